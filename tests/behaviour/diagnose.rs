@@ -414,7 +414,10 @@ async fn before_there_is_a_relay() {
 async fn a_proxy_that_opens_tls_is_not_let_in_between() {
     let joined = Joined::new(Plan::default()).await;
     // Most take what protocols the client names; some know only their own.
-    for (alpn, says) in [(&b""[..], "its key differs"), (b"http/1.1", "is not a relay")] {
+    for (alpn, says) in [
+        (&b""[..], "its key differs"),
+        (b"http/1.1", "is not a relay"),
+    ] {
         let kind = Kind {
             intercepts: Some(alpn),
             ..Kind::default()

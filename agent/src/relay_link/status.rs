@@ -333,9 +333,8 @@ mod tests {
         let lost = || ConnectionError::Ended("over".to_owned());
         status.closed(&line("one:443", 0), &lost(), &reporter);
         assert!(
-            said(&mut reports)[0].contains(
-                "lost a connection to one:443 (the tunnel's task ended: over); 1 more"
-            )
+            said(&mut reports)[0]
+                .contains("lost a connection to one:443 (the tunnel's task ended: over); 1 more")
         );
         status.closed(&line("one:443", 1), &lost(), &reporter);
 

@@ -1,5 +1,5 @@
-//! The signature doctor: on a mismatch it tries what would have been right, and says so to the
-//! tunnel's owner. Never to the sender. Its work is counted in bytes, and ends with its bound.
+//! The signature doctor. After a mismatch it tries likely causes, and reports what would have
+//! matched to the tunnel's owner, never to the sender. Its work is counted in bytes and bounded.
 
 mod causes;
 mod rewrites;
@@ -18,11 +18,10 @@ use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::limits::DOCTOR_BYTES;
 use hookward_core::secret::Secret;
 
-/// Other providers that are tried.
+/// Maximum number of other providers to try.
 const MAX_PROVIDERS: usize = 8;
 
-/// Finds causes of a wrong signature. Returns none if the signature is right, or no cause was
-/// found.
+/// Finds causes of a wrong signature. Returns none if the signature matches, or no cause was found.
 #[must_use]
 pub(crate) fn diagnose(
     check: &SignatureCheck,
@@ -70,7 +69,7 @@ pub(crate) fn diagnose(
     doctor.found
 }
 
-/// Larger bodies are not tried at all: each try hashes all of it.
+/// Maximum body size to try, in bytes, because each try hashes the whole body.
 const BODY_BYTES: usize = 256 * 1024;
 
 struct Doctor<'d> {
@@ -85,7 +84,7 @@ struct Doctor<'d> {
 }
 
 impl Doctor<'_> {
-    /// Tries the causes that fit this error.
+    /// Tries the causes that match this error.
     fn examine(
         &mut self,
         fault: &SignatureError,
@@ -123,7 +122,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// Returns `true` if the request is right with these schemes and secrets.
+    /// Returns `true` if the request verifies with these schemes and secrets.
     fn fits(
         &self,
         schemes: &[Scheme],
@@ -147,9 +146,9 @@ impl Doctor<'_> {
         keyed.is_ok_and(|keyed| self.verifies(&keyed, request, self.now))
     }
 
-    /// Returns `true` if it is right at that time, and work is left.
+    /// Returns `true` if the request verifies at that time, and work is left.
     fn verifies(&self, keyed: &SignatureVerifier, request: &Request<'_>, at: UnixMillis) -> bool {
-        // A body counts as read also where nothing of it is hashed, so that every try counts.
+        // Charges the body even if nothing of it is hashed, so that every try counts.
         if self
             .work
             .spend(Kind::Parsed, request.body.len() + ATTEMPT_BYTES)
@@ -169,7 +168,7 @@ impl Doctor<'_> {
     }
 }
 
-/// Minimum cost of a try in bytes: it makes a key.
+/// Minimum cost of a try, in bytes, for creating a key.
 const ATTEMPT_BYTES: usize = 1024;
 
 #[cfg(test)]
@@ -193,7 +192,8 @@ mod tests {
         }
     }
 
-    /// What the doctor says when a provider signs this body with this secret, and that one arrives.
+    /// Returns the doctor's hints when a provider signs one body with a secret, and another body
+    /// arrives.
     fn say(
         provider: &str,
         signed_with: &[u8],

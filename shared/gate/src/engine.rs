@@ -1,17 +1,16 @@
-//! The gate: a policy compiled, and the functions that decide.
+//! The gate: a compiled policy, and the functions that decide.
 //!
-//! [`Gate::check_head`] runs what needs no body, [`PendingBody::check_body`] the rest. Both are
-//! pure: the request, the client address, `now` and the memory go in, a verdict comes out. Only
-//! they make a [`Permit`], and nothing is forwarded without one. Relay and agent run the same code
-//! on the same policy.
+//! [`Gate::check_head`] runs the checks that need no body, [`PendingBody::check_body`] the others.
+//! Both are pure: request, client address, `now` and state go in, and a verdict comes out. Only
+//! they create a [`Permit`], and nothing is forwarded without one. Relay and agent run the same
+//! code on the same policy.
 //!
-//! Order: shape → lockout and the client address's own rate → route (the first whose path and
-//! method both match) → address → token → content type and headers → body → signature → body rules
-//! → replay → the route's and the tunnel's rates. Checks combine with AND inside an `accept`
-//! alternative, alternatives with OR.
+//! Order: syntax → lockout and client rate → route (the first whose path and method both match) →
+//! address → token → content type and headers → body → signature → body rules → replay → rates of
+//! route and tunnel. All checks of an accept rule must pass, and one accept rule is enough.
 //!
-//! Anybody can send from a provider's addresses, by a webhook of his own: a right signature passes
-//! lockout and client rate, and counts by itself.
+//! Anyone can send from a provider's addresses with a webhook of their own. So a valid signature
+//! passes lockout and client rate, and has a bucket of its own.
 
 mod accept;
 mod admit;
@@ -52,8 +51,8 @@ use hookward_core::rate::Rate;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::syntax::{EscapedSlashes, has_escaped_slash, with_plain_slashes};
 
-/// Which of the two gates this is. The relay alone counts, remembers and knows the named sets; a
-/// signing secret that never leaves the agent can only be used there.
+/// Side of a gate. Only the relay counts requests, remembers deliveries and has named sets. Only
+/// the agent checks a signing secret that never leaves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// Gate of the relay.
@@ -62,12 +61,12 @@ pub enum Side {
     Agent,
 }
 
-/// A policy made ready to decide.
+/// A compiled policy.
 pub struct Gate {
     side: Side,
     client_rate: Option<Rate>,
     rate: Option<Rate>,
-    /// Maximum rate of every tunnel, by the operator.
+    /// Operator's maximum rate of every tunnel.
     operators_rate: Option<Rate>,
     lockout: Option<Lockout>,
     routes: Vec<CompiledRoute>,
@@ -83,7 +82,7 @@ impl Gate {
     /// Compiles a policy for one side.
     ///
     /// # Errors
-    /// Every reason for which the policy can't be used (see [`Policy::errors`]).
+    /// All reasons why the policy is unusable (see [`Policy::errors`]).
     pub fn compile(policy: &Policy, side: Side, now: UnixMillis) -> Result<Self, Vec<String>> {
         let mistakes = policy.errors(now);
         if !mistakes.is_empty() {
@@ -120,7 +119,7 @@ impl Gate {
     /// Runs every check that needs no body.
     ///
     /// # Errors
-    /// The first check that refused.
+    /// The first refusal.
     pub fn check_head(
         self: &Arc<Self>,
         head: RequestHead<'_>,
@@ -145,8 +144,8 @@ impl Gate {
                 .iter()
                 .any(|alternative| alternative.may_be_signed(head))
         {
-            // A right signature lifts the bar, and to find it costs a body: so often may a barred
-            // client try.
+            // A valid signature passes the bar, but checking it costs a body, so the number of
+            // attempts is bounded.
             let tries = Rate::per_second(BARRED_ATTEMPTS_PER_SECOND);
             state
                 .admit(Counted::Barred(source(client)), tries, now.steady)
@@ -165,13 +164,13 @@ impl Gate {
             tries |= barred.is_some() && alternative.needs_body();
             match alternative.check_head(&route.deny, head, client, now.wall, state, observing) {
                 Ok(evidence) => candidates.push((number, evidence)),
-                // The alternative that came furthest says the most about what is missing.
+                // The accept rule with the most progress gives the most useful reason.
                 Err(refusal) => furthest = Some(further(furthest, refusal)),
             }
         }
 
-        // A barred client learns nothing of its token: right or wrong, its body is read before it
-        // is refused.
+        // A barred client learns nothing about its token: its body is read before the refusal,
+        // whether the token matches or not.
         if candidates.is_empty() && !tries {
             return Err(barred.or(furthest).unwrap_or_else(no_route));
         }
@@ -190,7 +189,7 @@ impl Gate {
             return Ok(HeadVerdict::Decided(decision));
         }
 
-        // Without a failure first: an observed one is only taken when nothing better is there.
+        // Rules without failures first; an observed failure is used only without them.
         let ready = |wanted: bool| {
             pending.candidates.iter().find(|(number, evidence)| {
                 let needs = route
@@ -228,7 +227,7 @@ impl Gate {
             .map(HeadVerdict::Decided)
     }
 
-    /// Escaped slashes are for the route that allows them; everything else is refused for all.
+    /// Runs the syntax checks. Only a route that allows escaped slashes accepts them.
     fn check_shape(&self, head: RequestHead<'_>) -> Result<(), Refusal> {
         let slashes = self
             .routes
@@ -246,7 +245,7 @@ impl Gate {
         )
     }
 
-    /// The named sets of addresses that it asks for.
+    /// Returns the named address sets of the policy.
     #[must_use]
     pub fn named_sets(&self) -> Vec<String> {
         let rules = |route: &CompiledRoute| {
@@ -260,8 +259,8 @@ impl Gate {
         self.routes.iter().flat_map(rules).collect()
     }
 
-    /// Finds causes of a wrong signature, for the tunnel's owner. Begins with the accept rules
-    /// whose signature the request carries. `work` bounds the cost.
+    /// Finds causes of a wrong signature, for the tunnel's owner. Starts with the accept rules
+    /// whose signature the request has. `work` bounds the cost.
     #[must_use]
     pub fn diagnose(
         &self,
@@ -289,7 +288,7 @@ impl Gate {
             .collect()
     }
 
-    /// The first route whose path and method both match.
+    /// Returns the first route whose path and method both match.
     fn find_route(&self, head: RequestHead<'_>) -> Result<usize, Refusal> {
         let path = head.path();
         let found = self.route_of(path, head.method);
@@ -321,16 +320,16 @@ impl Gate {
 }
 
 impl Gate {
-    /// The first route with this path and method.
+    /// Returns the first route with this path and method.
     fn route_of(&self, path: &[u8], method: &Method) -> Option<usize> {
         self.routes
             .iter()
             .position(|route| route.has_path(path) && route.methods.contains(method))
     }
 
-    /// The paths that are open, for an owner whose sender uses another one.
+    /// Describes the allowed paths, for an owner whose sender uses another one.
     fn no_path(&self) -> String {
-        /// Paths that are named.
+        /// Maximum number of paths in the description.
         const NAMED_PATHS: usize = 4;
 
         let all = || self.routes.iter().flat_map(|route| &route.settings.paths);

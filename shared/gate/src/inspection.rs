@@ -1,9 +1,9 @@
-//! Results of the gate about one request, kept so that none is computed twice, and their cost.
+//! Results about one request, cached so that none is computed twice, and their cost.
 //!
-//! A stranger's body is read before its signature is known to be right. One [`Inspection`] per
-//! request holds each scan of the body, each signed text and each message authentication code;
-//! every alternative, scheme and secret shares them. [`Work`] counts the bytes and ends a request
-//! that costs more than its limit.
+//! The gate parses a body before its signature is verified. One [`Inspection`] per request caches
+//! each scan of the body, each signed text and each message authentication code; all accept rules,
+//! schemes and secrets share them. [`Work`] counts the bytes, and ends a request that exceeds its
+//! limit.
 
 mod body_fields;
 mod message;
@@ -23,13 +23,13 @@ pub use self::work::{Kind, Work};
 use hookward_core::form::{FormError, FormFields};
 use hookward_core::json::{JsonError, JsonPath, JsonPaths, Scan};
 
-/// Identifies a key of an algorithm: the digest of both.
+/// Id of a key and its algorithm: the digest of both.
 pub(crate) type KeyId = [u8; 32];
 
-/// A message with its number, which no other message of the request has.
+/// A message with its number, which is unique in the request.
 pub(crate) type Numbered = (usize, Arc<SignedMessage>);
 
-/// Authentication codes, by the number of the signed text and the key.
+/// Authentication codes, by signed text and key.
 type Macs = BTreeMap<(usize, KeyId), Arc<[u8]>>;
 
 /// Results about one request.
@@ -44,7 +44,7 @@ pub struct Inspection {
     macs: RefCell<Macs>,
 }
 
-/// JSON in the field of a form.
+/// JSON in a field of a form.
 #[derive(Debug)]
 struct BodyDocument {
     text: Vec<u8>,
@@ -73,7 +73,7 @@ impl Default for Inspection {
 }
 
 impl Inspection {
-    /// Nothing is known yet. The values at `places` are found together.
+    /// Creates an empty inspection. It finds the values at `places` in one pass.
     #[must_use]
     pub(crate) const fn new(places: Arc<BodyFields>, work: Arc<Work>) -> Self {
         Self {
@@ -99,7 +99,7 @@ impl Inspection {
         &self.work
     }
 
-    /// The texts that stand at this place of a JSON body. At least one.
+    /// Returns the values at this path of a JSON body, as text. At least one.
     ///
     /// # Errors
     /// [`BodyReadError`].
@@ -113,7 +113,7 @@ impl Inspection {
             .map_err(BodyReadError::Json)
     }
 
-    /// The one text that stands at this place of a JSON body.
+    /// Returns the only value at this path of a JSON body, as text.
     ///
     /// # Errors
     /// [`BodyReadError`].
@@ -127,7 +127,7 @@ impl Inspection {
             .map_err(BodyReadError::Json)
     }
 
-    /// The values as they stand in a JSON body. At least one.
+    /// Returns the values as written in a JSON body. At least one.
     ///
     /// # Errors
     /// [`BodyReadError`].
@@ -163,7 +163,7 @@ impl Inspection {
         Ok(scan)
     }
 
-    /// The value of a form's field, which may stand once.
+    /// Returns the value of a form's field, which may occur once.
     ///
     /// # Errors
     /// [`BodyReadError`], also for another kind of body.
@@ -190,7 +190,7 @@ impl Inspection {
         Ok(value)
     }
 
-    /// The texts that stand in the JSON of a form's field, at least one; `Ok(None)` without the
+    /// Returns the values in the JSON of a form's field as text, at least one, or `None` without the
     /// field.
     ///
     /// # Errors
@@ -220,7 +220,7 @@ impl Inspection {
         texts.map(Some).map_err(BodyReadError::Json)
     }
 
-    /// The one text that stands in the JSON of a form's field; `Ok(None)` without the field.
+    /// Returns the only value in the JSON of a form's field as text, or `None` without the field.
     ///
     /// # Errors
     /// [`BodyReadError`].
@@ -272,8 +272,7 @@ impl Inspection {
         Ok(document)
     }
 
-    /// The signed text that `key` stands for: the one that was put together before, or what `make`
-    /// puts together.
+    /// Returns the signed text for `key`: the cached one, or the result of `make`.
     ///
     /// # Errors
     /// Those of `make`.
@@ -294,7 +293,7 @@ impl Inspection {
         Ok(numbered)
     }
 
-    /// The code of a message by a key: the one that was computed before, or what `make` computes.
+    /// Returns the code of a message by a key: the cached one, or the result of `make`.
     ///
     /// # Errors
     /// [`WorkLimitExceeded`].
@@ -323,7 +322,7 @@ impl Inspection {
     }
 }
 
-/// The media type of a body: what stands before the first `;`.
+/// Returns the media type of a body, without parameters.
 fn media_type(headers: &HeaderMap) -> &str {
     headers
         .get(header::CONTENT_TYPE)
@@ -331,7 +330,7 @@ fn media_type(headers: &HeaderMap) -> &str {
         .unwrap_or_default()
 }
 
-/// The fields of a body that is a form: urlencoded, or multipart.
+/// Returns the fields of a form body: urlencoded, or multipart.
 fn fields(headers: &HeaderMap, body: &[u8]) -> Result<FormFields, FormError> {
     let kind = media_type(headers);
     let media = kind.split(';').next().unwrap_or_default().trim();
@@ -339,7 +338,7 @@ fn fields(headers: &HeaderMap, body: &[u8]) -> Result<FormFields, FormError> {
         return FormFields::multipart(kind, body);
     }
 
-    // Another kind of body is read in another way by the application.
+    // The application parses other kinds of bodies differently.
     if media.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         return FormFields::urlencoded(body);
     }

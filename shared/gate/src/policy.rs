@@ -1,6 +1,6 @@
-//! The policy: what may pass, as plain data. It is written as flags or as a TOML file (with the
-//! same meaning), travels from the agent to the relay, and is compiled into a [`crate::engine::Gate`]
-//! on both sides. What is wrong with one is found in [`validate`].
+//! The policy as plain data. It is written as flags or as a TOML file (with the same meaning), sent
+//! from the agent to the relay, and compiled into a [`crate::engine::Gate`] on both sides.
+//! [`validate`] finds its errors.
 
 mod accept;
 pub mod file;
@@ -21,29 +21,29 @@ pub use self::accept::{
 pub use self::signature::{ActiveSecret, SecretAt, SignatureCheck};
 pub use validate::PolicyLimits;
 
-/// Paths that are open by default: FlexDeploy's webhook resource, in both versions.
+/// Default paths: FlexDeploy's webhook resource, in both versions.
 pub const PRESET_PATHS: [&str; 2] = ["/flexdeploy/webhooks/v1/**", "/flexdeploy/webhooks/v2/**"];
-/// The query parameter that holds a token when no other is named.
+/// Default query parameter of a token.
 pub const TOKEN_NAME: &str = "token";
 
-/// Routes in order; the first whose path and method match decides.
+/// A policy.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Routes in order; the first whose path and method match decides.
     pub routes: Vec<Route>,
-    /// Requests of one client address, before anything else is looked at. Only the relay counts.
+    /// Rate of one client address, checked first. Only the relay counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_rate: Option<Rate>,
-    /// Requests that pass everything else. Only the relay counts.
+    /// Rate of permitted requests. Only the relay counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
-    /// When an address that keeps failing is locked out. Only the relay does it.
+    /// Lockout of addresses that keep failing, by the relay only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lockout: Option<Lockout>,
 }
 
-/// One route: which requests it is about, and who may send them.
+/// A route: the requests that it covers, and who may send them.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
@@ -51,22 +51,22 @@ pub struct Route {
     pub name: String,
     /// Path patterns; any of them.
     pub paths: Vec<String>,
-    /// Methods; empty for all that may pass at all.
+    /// Methods; empty for all allowed methods.
     pub methods: Vec<String>,
-    /// Most bytes of a body that a check must read whole.
+    /// Maximum size of a body that a check reads, in bytes.
     pub max_body: u64,
-    /// Wait for the head of the application's answer, in milliseconds.
+    /// Timeout for the head of the application's response, in milliseconds.
     pub answer_timeout_ms: u64,
     /// `true` if WebSockets are allowed.
     pub websocket: bool,
     /// `true` if the token is forwarded to the application.
     pub keep_token: bool,
-    /// `true` if escaped slashes (`%2F`) may stand below a path's final `/**`.
+    /// `true` if escaped slashes (`%2F`) may occur below a path's final `/**`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub encoded_slashes: bool,
-    /// Client addresses that are refused whatever else passes.
+    /// Client addresses that are always refused.
     pub deny_ips: Addresses,
-    /// Requests that pass everything else. Only the relay counts.
+    /// Rate of permitted requests. Only the relay counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
     /// Replay protection, by the relay only.
@@ -74,7 +74,7 @@ pub struct Route {
     pub replay: Option<ReplayProtection>,
     /// Mode of failed checks.
     pub mode: Mode,
-    /// Alternatives; one must accept.
+    /// Accept rules; one must accept.
     pub accept: Vec<Accept>,
 }
 
@@ -84,23 +84,22 @@ pub struct Route {
 pub enum Mode {
     /// Failed checks refuse the request.
     Enforce,
-    /// Address, token, signature and replay are checked and shown, and the request passes all the
-    /// same.
+    /// Failed checks of address, token, signature and replay are reported, and the request passes.
     Observe {
-        /// From this moment on (seconds since 1970) the route enforces.
+        /// Time from which the route enforces, in seconds since 1970.
         until: u64,
     },
 }
 
-/// When an address that keeps failing is locked out. An address that a route allows never is.
+/// Lockout of an address that keeps failing. An address that a route allows is never locked out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lockout {
-    /// Failed tokens and signatures.
+    /// Number of failed tokens and signatures.
     pub failures: u32,
-    /// Within so many milliseconds.
+    /// Window of the failures, in milliseconds.
     pub within_ms: u64,
-    /// For so many milliseconds.
+    /// Duration of the lockout, in milliseconds.
     pub for_ms: u64,
 }
 
@@ -110,7 +109,7 @@ pub struct Lockout {
 pub struct ReplayProtection {
     /// Response to a duplicate.
     pub on_duplicate: OnDuplicate,
-    /// For so many milliseconds a delivery is remembered.
+    /// Time for which a delivery is remembered, in milliseconds.
     pub window_ms: u64,
 }
 
@@ -120,7 +119,7 @@ pub struct ReplayProtection {
 pub enum OnDuplicate {
     /// Refuse it with 403.
     Refuse,
-    /// Answer 200 and do not forward it: the sender stops trying.
+    /// Answer 200 and do not forward it, so that the sender stops retrying.
     Acknowledge,
     /// Forward it, and report it.
     Forward,
@@ -137,7 +136,7 @@ impl From<TokenLocation> for String {
 }
 
 impl Route {
-    /// A route with the defaults, still without anybody to accept.
+    /// Creates a route with the defaults, without accept rules.
     #[must_use]
     pub fn new(name: impl Into<String>, paths: Vec<String>) -> Self {
         Self {
@@ -158,7 +157,7 @@ impl Route {
         }
     }
 
-    /// The methods it admits.
+    /// Returns the allowed methods.
     #[must_use]
     pub(crate) fn admitted_methods(&self) -> Vec<Method> {
         if self.methods.is_empty() {
@@ -182,7 +181,7 @@ impl Route {
 }
 
 impl Policy {
-    /// A policy of these routes.
+    /// Creates a policy with these routes.
     #[must_use]
     pub fn new(routes: Vec<Route>) -> Self {
         Self {
@@ -191,7 +190,7 @@ impl Policy {
         }
     }
 
-    /// The copy for the relay: without the secrets that stay on the agent.
+    /// Returns the copy for the relay, without the secrets that stay on the agent.
     #[must_use]
     pub fn for_relay(&self) -> Self {
         let mut copy = self.clone();
@@ -209,7 +208,7 @@ impl Policy {
     }
 }
 
-/// Digests travel as hex.
+/// Serializes digests as hex.
 mod digest {
     use data_encoding::HEXLOWER;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -234,7 +233,7 @@ mod digest {
     }
 }
 
-/// Header names travel as text.
+/// Serializes header names as text.
 mod header_name {
     use http::HeaderName;
     use serde::{Deserialize, Deserializer, Serializer};

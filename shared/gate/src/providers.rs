@@ -1,9 +1,8 @@
-//! The catalogue of webhook providers: who signs how, as data.
+//! The catalog of webhook providers: their signing schemes, as data.
 //!
-//! A row pins its scheme; the sender never chooses it. The rows stand in
-//! `providers/catalog.toml`, sorted, each with its source; adding a provider that signs in a
-//! known way means adding a row and its fixtures there, and no code. The same fields make a scheme
-//! that a user writes in a policy.
+//! A provider's row pins its scheme; the sender never chooses it. `providers/catalog.toml` has the
+//! rows, sorted, each with its source. A new provider with a known kind of scheme needs a row and
+//! its fixtures, and no code. A custom scheme in a policy has the same fields.
 
 pub(crate) mod canonical;
 pub mod challenge;
@@ -39,47 +38,46 @@ pub use verifier::{SignatureVerifier, Verified};
 pub struct Provider {
     /// Id: lower case, words joined by `_`.
     pub id: String,
-    /// Other names by which it is known.
+    /// Aliases of the id.
     #[serde(default)]
     pub aliases: Vec<String>,
     /// Display name.
     pub name: String,
     /// Default scheme.
     scheme: Scheme,
-    /// Other ways that are as good: other names of the headers, other slots for keys.
+    /// Equivalent schemes: other names of the headers, other slots for keys.
     #[serde(default, rename = "or")]
     others: Vec<Scheme>,
-    /// Ways that are weaker, or that the provider's settings choose. A policy names one.
+    /// Schemes that are weaker, or that the provider's settings select. A policy must name one.
     #[serde(default, rename = "variant")]
     pub variants: BTreeMap<String, Scheme>,
-    /// The parts of its secret, with what each is, when it has several.
+    /// Parts of the secret with their descriptions, if it has several.
     #[serde(default)]
     parts: BTreeMap<String, String>,
-    /// The part that a secret is which is no JSON object.
+    /// Part that a secret is if it is not a JSON object.
     #[serde(default)]
     plain: Option<String>,
-    /// Locations of the delivery's id; several together if an id is unique within a channel only. A
+    /// Locations of the delivery's id; several together if an id is unique only within a channel. A
     /// header with the id must not repeat with another value, on any route.
     #[serde(default, deserialize_with = "one_or_several")]
     pub delivery: Vec<ValueLocator>,
-    /// Location of the event's kind.
+    /// Location of the event type.
     #[serde(default)]
     pub event: Option<ValueLocator>,
-    /// `true` if the provider signs with one key for all its customers. A right signature then
+    /// `true` if the provider signs with one key for all its customers. A valid signature then
     /// identifies the provider, not the account.
     #[serde(default)]
     pub shared_key: bool,
-    /// `true` if one signature may stand for several deliveries.
+    /// `true` if one signature may cover several deliveries.
     #[serde(default)]
     pub signature_repeats: bool,
     /// Challenges.
     #[serde(default, rename = "challenge")]
     pub challenges: Vec<Challenge>,
-    /// The named set of addresses that it sends from.
+    /// Named set of addresses that it sends from.
     #[serde(default)]
     pub addresses: Option<String>,
-    /// The status that a wrong signature gets: 403, unless the provider tries out whether it gets
-    /// another one.
+    /// Status of a wrong signature: 403, unless the provider tests for another one.
     #[serde(default)]
     pub refused_with: Option<u16>,
     /// Time that the provider waits for a response, and its retries.
@@ -95,7 +93,7 @@ pub struct Provider {
     pub source: String,
 }
 
-/// A sender of webhooks that can't be verified.
+/// A sender of webhooks that cannot be verified.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Unverifiable {
@@ -103,7 +101,7 @@ pub struct Unverifiable {
     pub id: String,
     /// Display name.
     pub name: String,
-    /// Reason, and an alternative.
+    /// Reason, and what to use instead.
     pub reason: String,
 }
 
@@ -114,7 +112,7 @@ struct Catalog {
     unverifiable: Vec<Unverifiable>,
 }
 
-/// Reads one place, or a list of them.
+/// Reads one location, or a list.
 fn one_or_several<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<ValueLocator>, D::Error> {
@@ -131,16 +129,16 @@ fn one_or_several<'de, D: serde::Deserializer<'de>>(
     })
 }
 
-/// All providers, sorted by id.
+/// Returns all providers, sorted by id.
 #[must_use]
 pub fn all() -> &'static [Provider] {
     &CATALOG.provider
 }
 
 static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
-    // The data is part of the program and read by a unit test; a broken row can't be released.
-    // Were it broken all the same, the catalogue is empty, and every policy that names a provider
-    // is refused.
+    // The data is part of the program, and a unit test parses it, so a malformed row cannot be
+    // released. If it were malformed, the catalog would be empty, and every policy that names a
+    // provider would be refused.
     toml::from_str(include_str!("providers/catalog.toml")).unwrap_or_default()
 });
 
@@ -150,7 +148,7 @@ pub fn unverifiable() -> &'static [Unverifiable] {
     &CATALOG.unverifiable
 }
 
-/// The provider of that id or alias; `-` and `_` are alike, and so is case.
+/// Returns the provider with this id or alias; ignores case, and `-` and `_` are equal.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Provider> {
     let wanted = name.replace('-', "_").to_ascii_lowercase();
@@ -164,9 +162,9 @@ pub fn find(name: &str) -> Option<&'static Provider> {
 /// Returns the error for an unknown provider name. Does not repeat a text that could be a secret.
 #[must_use]
 pub fn unknown(name: &str) -> String {
-    /// From here on two names are alike (Jaro-Winkler, 0 to 1).
+    /// Similarity from which a name is suggested (Jaro-Winkler, 0 to 1).
     const MIN_SIMILARITY: f64 = 0.85;
-    /// Names that are suggested.
+    /// Maximum number of suggestions.
     const MAX_SUGGESTIONS: usize = 3;
 
     let plain = |byte: u8| {
@@ -209,8 +207,8 @@ pub fn unknown(name: &str) -> String {
     format!("no provider is called {name:?}; is it one of {alike}? {all}")
 }
 
-/// Returns `true` for headers of which a request has one: those that identify a provider's
-/// delivery, or hold its signature, unless some provider repeats it.
+/// Returns `true` for headers that occur once: those that identify a provider's delivery, or
+/// contain its signature, unless some provider repeats them.
 #[must_use]
 pub(crate) fn stands_once(name: &HeaderName) -> bool {
     SINGULAR_HEADERS.contains(name)
@@ -243,7 +241,7 @@ static SINGULAR_HEADERS: LazyLock<HashSet<HeaderName>> = LazyLock::new(|| {
 });
 
 impl Provider {
-    /// Returns the default schemes, any of which is enough.
+    /// Returns the default schemes, any of which is sufficient.
     #[must_use]
     pub fn schemes(&self) -> Vec<Scheme> {
         std::iter::once(&self.scheme)
@@ -258,10 +256,10 @@ impl Provider {
         &self.scheme
     }
 
-    /// The ways that a policy pins: those of a variant, or the usual ones.
+    /// Returns the schemes that a policy pins: those of a variant, or the default ones.
     ///
     /// # Errors
-    /// A sentence that lists the variants, when it has none of this name.
+    /// A sentence that lists the variants, if there is none of this name.
     pub fn pinned(&self, variant: Option<&str>) -> Result<Vec<Scheme>, Reason> {
         match variant {
             None => Ok(self.schemes()),
@@ -425,7 +423,7 @@ mod tests {
         }
     }
 
-    /// Every host that the catalogue fetches from, and hosts that only look like one.
+    /// Every host that the catalog fetches from, and hosts that only resemble one.
     #[test]
     fn no_pattern_of_the_catalogue_takes_a_bucket_or_a_longer_name() {
         let fetched = all().iter().flat_map(|row| {

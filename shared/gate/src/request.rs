@@ -1,4 +1,4 @@
-//! A request as the gate sees it: the bytes that were received, before anything interprets them.
+//! A request as the gate sees it: the received bytes, before any interpretation.
 
 use http::{HeaderMap, Method};
 
@@ -13,13 +13,13 @@ pub struct RequestHead<'r> {
     pub target: &'r [u8],
     /// Header fields.
     pub headers: &'r HeaderMap,
-    /// Scheme and authority of the tunnel's public URL, such as `https://hooks.example.com`: from
-    /// configuration, never from the request.
+    /// Origin of the tunnel's public URL, such as `https://hooks.example.com`: from configuration,
+    /// never from the request.
     pub origin: &'r str,
 }
 
 impl<'r> RequestHead<'r> {
-    /// The target up to its query.
+    /// Returns the path of the target.
     #[must_use]
     pub(crate) fn path(&self) -> &'r [u8] {
         self.target
@@ -28,7 +28,7 @@ impl<'r> RequestHead<'r> {
             .unwrap_or_default()
     }
 
-    /// The target behind its `?`; `None` without one.
+    /// Returns the query of the target, or `None` without one.
     #[must_use]
     pub(crate) fn query(&self) -> Option<&'r [u8]> {
         let question = self.target.iter().position(|byte| *byte == b'?')?;
@@ -36,7 +36,7 @@ impl<'r> RequestHead<'r> {
     }
 }
 
-/// A request's head for another thread.
+/// Head of a request, for another thread.
 #[derive(Debug, Clone)]
 pub struct OwnedHead {
     method: Method,
@@ -57,7 +57,7 @@ impl From<RequestHead<'_>> for OwnedHead {
 }
 
 impl OwnedHead {
-    /// As the gate takes it.
+    /// Returns the head for the gate.
     #[must_use]
     pub fn head(&self) -> RequestHead<'_> {
         let Self {
@@ -81,14 +81,14 @@ impl OwnedHead {
 pub struct Request<'r> {
     /// Head of the request.
     pub head: RequestHead<'r>,
-    /// The body, after transfer coding and before anything else.
+    /// Body, after transfer decoding and before any other step.
     pub body: &'r [u8],
-    /// Results that are computed once.
+    /// Cached results.
     pub inspection: Option<&'r Inspection>,
 }
 
 impl<'r> Request<'r> {
-    /// A request about which nothing has been worked out yet.
+    /// Creates a request without cached results.
     #[must_use]
     pub const fn new(head: RequestHead<'r>, body: &'r [u8]) -> Self {
         Self {

@@ -1,5 +1,5 @@
-//! Signs a request as a provider would, for `hookward send`: the test of a webhook before the
-//! provider sends one. Not for fixtures: those are signed by other programs.
+//! Signing of a request as a provider does, for `hookward send`, to test a webhook before the
+//! provider sends one. Not for fixtures, which other programs sign.
 
 mod draft;
 mod private_key;
@@ -27,19 +27,19 @@ use private_key::Signer;
 /// Failure to sign a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
-    /// The secret or the scheme.
+    /// The secret or the scheme is unusable.
     #[error(transparent)]
     Scheme(#[from] SchemeError),
-    /// The private key can't be read.
+    /// The private key is unreadable.
     #[error("the private key is no PKCS #8 key in PEM of this provider's algorithm")]
     PrivateKey,
-    /// An algorithm that is too old to sign with.
+    /// The algorithm is too old to sign with.
     #[error("this provider signs by RSA with SHA-1, which is verified here and can't be made")]
     RsaSha1,
-    /// Nothing can be put where the provider puts it.
+    /// The location does not accept a value.
     #[error("{0} can't be written into this request; is its body what this provider sends?")]
     Place(Reason),
-    /// Something that is signed is not in the request, or can't be read.
+    /// A signed value is missing from the request, or malformed.
     #[error("{0}; this provider signs it: give it with the URL, the header fields or the body")]
     Missing(String),
     /// The body is not the JSON that the provider signs.
@@ -47,11 +47,10 @@ pub enum SignError {
     Body(#[from] JsonError),
 }
 
-/// Signs a request by a scheme, at `now`: gives it with the signature and what else the scheme
-/// reads. `id` stands for a delivery id or a nonce where one is signed.
+/// Signs a request by a scheme, at `now`. Returns it with the signature and the other values that
+/// the scheme reads. `id` is the delivery id or the nonce, if one is signed.
 ///
-/// A time of signing that stands in the request gives way to `now`; a body without `Content-Type`
-/// gets one.
+/// Replaces an existing time of signing by `now`. Adds a `Content-Type` if there is none.
 ///
 /// # Errors
 /// [`SignError`].
@@ -70,7 +69,7 @@ pub fn sign(
     let Some(path) = &scheme.each else {
         return sign_one(scheme, &parts, draft, now, id);
     };
-    // Each item of a batch is signed for itself, and holds its signature.
+    // Each item of a batch is signed separately, and contains its signature.
     let whole = draft.clone();
     draft.body = path.edit(&whole.body, &mut |item| {
         let body = item.map_or(b"{}".to_vec(), |item| item.get().as_bytes().to_vec());
@@ -124,8 +123,8 @@ fn sign_one(
     Ok(draft)
 }
 
-/// Puts in what the scheme reads beside the signature: the time, ids, fixed texts. Gives the
-/// members of the signature's list.
+/// Adds the values that the scheme reads beside the signature: the time, ids, fixed texts. Returns
+/// the members of the signature's list.
 fn complete(
     scheme: &Scheme,
     parts: &SecretParts,
@@ -199,8 +198,8 @@ fn complete(
                     members.0.push((Some(key), id.into()));
                 }
             }
-            // A header or a value of JSON may be any; a whole form or a query is for the caller to
-            // say.
+            // A header or a value of JSON may be anything; the caller provides a whole form or a
+            // query.
             ValueLocator::Header(_) | ValueLocator::Json(_) if draft.at(&place)?.is_none() => {
                 draft.put(&place, id)?
             }
@@ -208,7 +207,7 @@ fn complete(
         }
     }
 
-    // Another of the provider's ways is for this request, or none.
+    // Another scheme of the provider applies to this request, or none.
     scheme
         .require
         .iter()
@@ -223,8 +222,8 @@ fn missing(fault: SignatureError) -> SignError {
     SignError::Missing(fault.to_string())
 }
 
-/// Says of a body what it is, where nothing does: a form where the provider sends one, else JSON.
-/// JSON for a provider that sends it in a form's field is put there.
+/// Sets the media type of a body without one: a form if the provider sends forms, else JSON. Moves
+/// JSON into a form field for a provider that sends it there.
 fn give_type(scheme: &Scheme, draft: &mut DraftRequest) {
     if draft.headers.contains_key(header::CONTENT_TYPE) {
         return;
@@ -296,7 +295,7 @@ fn signature(
     key.sign(message).ok_or(SignError::PrivateKey)
 }
 
-/// The signature as the provider writes it, in its list if there is one.
+/// Returns the signature in the provider's format, in its list if there is one.
 fn written(
     scheme: &Scheme,
     parts: &SecretParts,
@@ -360,7 +359,7 @@ mod tests {
 
     const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 
-    /// A private key, and how its public key is written in the forms of the catalogue.
+    /// A private key, with its public key in the forms of the catalog.
     struct Pair {
         private: String,
         spki: Vec<u8>,
@@ -397,7 +396,7 @@ mod tests {
                 pair.public_key().as_ref().to_vec(),
             );
 
-            // Behind the byte that says that it is not compressed (SEC 1 §2.3.3).
+            // After the byte for an uncompressed point (SEC 1 §2.3.3).
             let (x, y) = raw[1..].split_at(32);
             let (x, y) = (BASE64URL_NOPAD.encode(x), BASE64URL_NOPAD.encode(y));
             let jwk = json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y });
@@ -443,7 +442,7 @@ mod tests {
     }
 
     impl Pairs {
-        /// The key that signs by a scheme and the one that verifies.
+        /// Returns the keys that sign and verify by a scheme.
         fn of(&self, scheme: &Scheme) -> (String, String) {
             let jwt = scheme
                 .jwt
@@ -468,7 +467,7 @@ mod tests {
         }
     }
 
-    /// The key as the secret of a row, whose other parts are any.
+    /// Returns the key as the secret of a row, with arbitrary other parts.
     fn secret(scheme: &Scheme, shape: &SecretShape, key: String) -> Secret {
         let text = if shape.parts.is_empty() {
             key
@@ -491,7 +490,7 @@ mod tests {
         Secret::new(text.into_bytes()).unwrap()
     }
 
-    /// A body that the provider could send, where it is not any JSON.
+    /// Returns a body that the provider could send, if arbitrary JSON is not accepted.
     fn body(id: &str) -> &'static str {
         match id {
             "aws_sns" => {
@@ -564,7 +563,7 @@ mod tests {
         assert_eq!(left, ["aws_sns#1", "travis#0"]);
     }
 
-    /// Where a value of the signed text stands in the request that is made of it.
+    /// Sets the location of a value of the signed text.
     fn put(
         scheme: &Scheme,
         draft: &mut DraftRequest,
@@ -598,7 +597,7 @@ mod tests {
         Some(())
     }
 
-    /// Requests with the same signed text as this one, cut at another place, whose bodies differ.
+    /// Returns requests with the same signed text, split at another place, whose bodies differ.
     fn other_cuts(
         scheme: &Scheme,
         parts: &SecretParts,
@@ -660,7 +659,7 @@ mod tests {
         cuts
     }
 
-    /// Bodies that are hard to cut: with times, separators, URLs and brackets in and around them.
+    /// Bodies that are hard to split: with times, separators, URLs and brackets in and around them.
     const BODIES: [&str; 8] = [
         r#"{"a":1}"#,
         r#"{"a":1,"b":{"a":999}}"#,
@@ -717,7 +716,7 @@ mod tests {
                         continue;
                     };
 
-                    // Of some providers only JSON is accepted, as they send nothing else.
+                    // Some providers send only JSON, so nothing else is accepted.
                     if keyed
                         .verify(&signed.request(), &FetchedKeys::default(), NOW)
                         .is_err()
@@ -740,7 +739,7 @@ mod tests {
             }
         }
 
-        // Those that the test is about were tried.
+        // The providers that the test is about were tried.
         for id in [
             "sourcehut",
             "square",
@@ -759,8 +758,8 @@ mod tests {
         }
     }
 
-    /// Bodies of so many bytes that are hard to read: many names, long names, depth, letters that
-    /// fold, numbers.
+    /// Returns bodies of this size that are hard to parse: many names, long names, depth, folding
+    /// letters, numbers.
     fn hostile_bodies(length: usize) -> Vec<(&'static str, Vec<u8>)> {
         let filled = |begin: &str, piece: &str, end: &str| {
             [begin, &piece.repeat(length / piece.len()), end]
@@ -803,16 +802,16 @@ mod tests {
         ]
     }
 
-    /// What a stranger sends costs a few times its length, whatever the provider: each body is read
+    /// The cost of any request is a few times its length, for every provider: each body is parsed
     /// once as JSON or as a form, and hashed once for each key and text.
     #[test]
     fn hostile_bodies_cost_a_few_times_their_length() {
         const LENGTH: usize = 24 * 1024;
-        /// The same text may stand in the signed text twice, and be hashed before it is signed.
+        /// Number of times that a signed text may contain the same text, and hash it before.
         const HASHED: u64 = 3;
         const PARSED: u64 = 2;
         const RENDERED: u64 = 2;
-        /// What the rest of a request may cost: its head.
+        /// Maximum cost of the rest of a request: its head.
         const HEAD: u64 = 8 * 1024;
 
         let pairs = Pairs {
@@ -851,7 +850,7 @@ mod tests {
                     ..Accept::default()
                 });
 
-                // A row whose ways have keys of different kinds takes each in its turn.
+                // If the schemes of a row need keys of different kinds, each gets its own.
                 let Ok(gate) = Gate::compile(&Policy::new(vec![route]), Side::Relay, NOW) else {
                     continue;
                 };
@@ -918,7 +917,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever a challenge signs for anybody is no event's text, in any way of its provider.
+        /// A text that a challenge signs for anyone is no event, in any scheme of its provider.
         #[test]
         fn what_challenges_sign_is_no_event(seed in "[A-Za-z0-9._~+/=-]{1,130}", hex in "[0-9a-f]{1,40}") {
             for row in providers::all().iter().filter(|row| row.challenges.iter().any(Challenge::signs)) {

@@ -17,7 +17,7 @@ use std::borrow::Cow;
 use subtle::ConstantTimeEq as _;
 
 impl Doctor<'_> {
-    /// The secret as somebody else may have copied or read it, and the secrets of other checks.
+    /// Tries the secret as it may have been miscopied, and the secrets of other checks.
     pub(super) fn secrets(&mut self, request: &Request<'_>, others: &[ActiveSecret]) {
         let (schemes, shape) = (self.schemes, self.shape);
         for secret in self.secrets {
@@ -70,7 +70,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// The body as something on the way may have written it anew.
+    /// Tries the body as an intermediary may have rewritten it.
     pub(super) fn body(&mut self, request: &Request<'_>) {
         let (schemes, shape, secrets) = (self.schemes, self.shape, self.secrets);
         for (body, what) in rewritten(request.body) {
@@ -83,7 +83,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// The URL as the provider may know it, behind a proxy or under another name.
+    /// Tries the URL as the provider may know it, behind a proxy or by another name.
     pub(super) fn url(&mut self, request: &Request<'_>) {
         if !self.schemes.iter().any(Scheme::signs_url) {
             return;
@@ -177,7 +177,8 @@ impl Doctor<'_> {
         }
     }
 
-    /// A legacy header with a weaker signature, which is not accepted beside the strong one.
+    /// Detects a legacy header with a weaker signature, which is not accepted beside the strong
+    /// one.
     pub(super) fn weaker_header(&mut self, request: &Request<'_>) {
         let has = |name: &str| request.head.headers.contains_key(name);
         let wants = |name: &str| {
@@ -190,7 +191,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// A token as it was meant, with what stands in front of it.
+    /// Tries a token without its prefix.
     pub(super) fn token(&mut self, request: &Request<'_>) {
         let secrets: Vec<_> = self
             .secrets
@@ -226,7 +227,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// A body that the provider packed after it had signed it, or before.
+    /// Tries a body that was compressed after signing, or before.
     pub(super) fn compressed(&mut self, request: &Request<'_>) {
         let coding = request
             .head
@@ -244,7 +245,7 @@ impl Doctor<'_> {
         }
     }
 
-    /// Oddities of a secret, when nothing else was found.
+    /// Reports oddities of a secret, if no other cause was found.
     pub(super) fn odd_secrets(&mut self) {
         let live = &self.check.secrets;
         let found: Vec<_> = live

@@ -1,4 +1,4 @@
-//! Ways in which programs between a provider and the gate rewrite a body.
+//! Rewrites of a body by programs between a provider and the gate.
 
 use crate::providers::locator::SignatureParams;
 use crate::providers::scheme::Scheme;
@@ -6,7 +6,7 @@ use crate::request::Request;
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
 use hookward_core::secret::oddities::{from_utf16, unquoted};
 
-/// A member of a signature's list.
+/// Returns a member of a signature's list.
 pub(super) fn member_of(scheme: &Scheme, request: &Request<'_>, key: &str) -> Option<Vec<u8>> {
     let value = scheme
         .sig
@@ -24,7 +24,7 @@ pub(super) fn member_of(scheme: &Scheme, request: &Request<'_>, key: &str) -> Op
         .map(|(_, value)| value.as_bytes().to_vec())
 }
 
-/// A secret in other spellings, with words for each.
+/// Returns variants of a secret, each with a description.
 pub(super) fn respelled(secret: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
     let mut spellings = vec![
         (
@@ -67,7 +67,7 @@ pub(super) fn respelled(secret: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
     spellings
 }
 
-/// A body in other spellings, with words for each.
+/// Returns variants of a body, each with a description.
 pub(super) fn rewritten(body: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
     let mut spellings = vec![
         ([body, b"\n"].concat(), "with a newline at its end"),
@@ -124,7 +124,7 @@ pub(super) fn rewritten(body: &[u8]) -> Vec<(Vec<u8>, &'static str)> {
     spellings
 }
 
-/// JSON with other spaces between its tokens.
+/// Returns JSON with other spaces between its tokens.
 pub(super) fn respaced(json: &[u8], comma: &str, colon: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(json.len());
     let (mut quoted, mut escaped) = (false, false);

@@ -1,4 +1,4 @@
-//! One `accept` alternative: its checks in order, all of which must pass.
+//! Evaluation of one accept rule: its checks in order, all of which must pass.
 
 mod address;
 mod evidence;
@@ -31,7 +31,7 @@ pub(crate) struct AcceptRule {
 }
 
 impl AcceptRule {
-    /// `remembers`: deliveries have to be told from each other.
+    /// Compiles an accept rule. `remembers` requires an identity of each delivery.
     pub(crate) fn new(accept: &Accept, side: Side, remembers: bool) -> Result<Self, Reason> {
         Ok(Self {
             side,
@@ -53,7 +53,7 @@ impl AcceptRule {
         !self.body.is_empty() || self.signatures.iter().any(SignatureRule::needs_body)
     }
 
-    /// Adds what its checks read of bodies.
+    /// Adds the body fields that its checks read.
     pub(crate) fn add_body_fields(&self, places: &mut BodyFieldsBuilder) {
         self.signatures
             .iter()
@@ -64,17 +64,17 @@ impl AcceptRule {
         }
     }
 
-    /// Returns `true` if the request carries what could be a right signature, checked on this side.
+    /// Returns `true` if the request has a candidate signature that this side can check.
     pub(crate) fn may_be_signed(&self, head: RequestHead<'_>) -> bool {
         !self.signatures.is_empty() && self.signatures.iter().all(|rule| rule.may_be_signed(head))
     }
 
-    /// The addresses that it allows.
+    /// Returns the allowed addresses.
     pub(crate) const fn allowed(&self) -> Option<&AddressRule> {
         self.allow.as_ref()
     }
 
-    /// The signing secrets, for the doctor.
+    /// Returns the signing secrets, for the doctor.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &ActiveSecret> {
         self.signatures.iter().flat_map(SignatureRule::secrets)
     }
@@ -105,8 +105,8 @@ impl AcceptRule {
             }
         }
 
-        // A challenge, too, passes all that needs no signature: some are answered with the key of
-        // the events.
+        // A challenge also passes all checks without a signature, because some responses use the
+        // key of events.
         self.check_fields(head)?;
 
         let no_body = Request::new(head, b"");
@@ -144,7 +144,7 @@ impl AcceptRule {
         Ok(evidence)
     }
 
-    /// The client address. The agent has no named sets, and takes the relay's word for them.
+    /// Checks the client address. The agent has no named sets, and trusts the relay for them.
     pub(crate) fn check_address(
         &self,
         deny: &AddressRule,
@@ -176,7 +176,7 @@ impl AcceptRule {
         Err(Refusal::failed(Check::Address, reason))
     }
 
-    /// Content type and header rules.
+    /// Checks content type and header rules.
     pub(crate) fn check_fields(&self, head: RequestHead<'_>) -> Result<(), Refusal> {
         self.check_content_type(head)?;
         self.check_headers(head)
@@ -268,7 +268,7 @@ impl AcceptRule {
             .collect()
     }
 
-    /// Returns the spans of right tokens, whatever else failed.
+    /// Returns the spans of valid tokens, even if other checks failed.
     pub(crate) fn find_tokens(&self, head: RequestHead<'_>) -> Vec<TokenSpan> {
         let find = |check: &TokenCheck| {
             token::check(check, head.target, head.headers)

@@ -9,16 +9,17 @@ use hookward_core::rate::Rate;
 use hookward_core::reason::{Check, Code, Refusal};
 use std::net::IpAddr;
 
-/// Unsigned challenges that one client address may send in a second: providers send one when a
-/// webhook is registered, and some again every hour.
+/// Maximum number of unsigned challenges a second of one client address. Providers send one when a
+/// webhook is registered, and some repeat it every hour.
 pub(super) const CHALLENGES_PER_SECOND: u32 = 5;
 
-/// Signed requests a second of a client that is locked out or beyond its rate: a provider sends
-/// less in a retry, and each costs a body of at most `max_body`.
+/// Maximum number of signed requests a second of a client that is locked out or exceeds its rate.
+/// Providers send fewer retries, and each costs a body of up to `max_body`.
 pub(super) const BARRED_ATTEMPTS_PER_SECOND: u32 = 20;
 
 impl Gate {
-    /// Notes a refusal by a check that only strangers fail: who keeps failing is locked out.
+    /// Records a refusal by a check that only unknown senders fail. Repeated failures cause a
+    /// lockout.
     pub fn note_refusal(
         &self,
         refusal: &Refusal,
@@ -70,7 +71,7 @@ impl Gate {
         })
     }
 
-    /// Counts against the rates of the route and of the tunnel, which strangers can't use up.
+    /// Counts against the rates of the route and the tunnel, which unknown senders cannot use up.
     pub(super) fn count(
         &self,
         route: usize,
@@ -102,7 +103,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Returns `true` if an accept rule allows this address by name or range. Such an address is
+    /// Returns `true` if an accept rule allows this address by set or range. Such an address is
     /// never locked out.
     pub(super) fn allows(&self, client: IpAddr, state: &GateState) -> bool {
         let alternatives = self.routes.iter().flat_map(|route| &route.accept);

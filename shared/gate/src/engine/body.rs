@@ -1,4 +1,4 @@
-//! Decides about a request whose body was read.
+//! Decision about a request whose body was read.
 
 use super::accept::{AcceptRule, Evidence};
 use super::admit::CHALLENGES_PER_SECOND;
@@ -18,34 +18,34 @@ use hookward_core::reason::{Check, Refusal};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// A request whose head has passed, and whose body must be seen.
+/// A request whose head has passed, and whose body is needed.
 #[derive(Debug)]
 pub struct PendingBody {
     pub(super) gate: Arc<Gate>,
     pub(super) route: usize,
     pub(super) client: IpAddr,
-    /// Reason why this client may only send with a right signature.
+    /// Reason why only a valid signature permits this client.
     pub(super) barred: Option<Refusal>,
-    /// Alternatives whose head checks passed, in order, with what they found.
+    /// Accept rules whose head checks passed, in order, with their findings.
     pub(super) candidates: Vec<(usize, Evidence)>,
     pub(super) inspection: Inspection,
 }
 
 impl PendingBody {
-    /// Most bytes that the body may have.
+    /// Returns the maximum size of the body.
     #[must_use]
     pub fn max_body(&self) -> u64 {
         self.route().map_or(0, |route| route.settings.max_body)
     }
 
-    /// Returns `true` if a check could need a public key that has to be fetched.
+    /// Returns `true` if a check may need a public key that must be fetched.
     #[must_use]
     pub fn may_want_keys(&self) -> bool {
         self.alternatives()
             .any(|(_, alternative)| alternative.may_want_keys())
     }
 
-    /// The public keys that have to be fetched before the body is judged.
+    /// Returns the public keys to fetch before the checks of the body.
     #[must_use]
     pub fn wanted_keys(&self, head: RequestHead<'_>, body: &[u8]) -> Vec<WantedKey> {
         let request = Request::new(head, body).inspected(&self.inspection);
@@ -59,7 +59,7 @@ impl PendingBody {
         wanted
     }
 
-    /// Bytes that the checks of this request have worked on so far.
+    /// Returns the work that the checks of this request have done so far.
     #[must_use]
     pub fn work(&self) -> Arc<Work> {
         Arc::clone(self.inspection.work())
@@ -68,7 +68,7 @@ impl PendingBody {
     /// Runs the checks of the body.
     ///
     /// # Errors
-    /// Why no alternative accepts the request.
+    /// Reason why no accept rule accepts the request.
     pub fn check_body(
         self,
         head: RequestHead<'_>,
@@ -113,8 +113,8 @@ impl PendingBody {
         }
     }
 
-    /// A right signature passes a lockout, and counts apart from what strangers send from the same
-    /// address. Whatever else passed does not lift a bar.
+    /// Admits a client that is barred. Only a valid signature passes a lockout and the client rate,
+    /// with a bucket of its own.
     pub(super) fn admit_signed(
         &self,
         evidence: &Evidence,
@@ -145,8 +145,8 @@ impl PendingBody {
             .admit_at(Counted::Signed(source), self.client, rate, now, state)
     }
 
-    /// The answer to a challenge that no signature protects. Anybody can send one: each client has
-    /// a rate of its own for them, and they use up no other.
+    /// Answers a challenge without a signature. Anyone can send one, so each client has a separate
+    /// rate for them.
     pub(super) fn answer_unsigned(
         &self,
         request: &Request<'_>,
@@ -187,8 +187,7 @@ impl PendingBody {
             .filter_map(move |(number, _)| Some((*number, route?.accept.get(*number)?)))
     }
 
-    /// The answer to a handshake that no signature protects, after address and token of its
-    /// alternative.
+    /// Answers an unsigned challenge after the address and token checks of its accept rule.
     fn answer(
         &self,
         request: &Request<'_>,
@@ -225,7 +224,7 @@ impl PendingBody {
             }))
     }
 
-    /// Every check of an alternative has passed: replay, and the rates at the end.
+    /// Passes an accept rule whose checks have all passed: replay protection, then the rates.
     pub(super) fn pass(
         &self,
         evidence: Evidence,
@@ -246,13 +245,13 @@ impl PendingBody {
             ..
         } = evidence;
 
-        // An id that nothing vouches for makes no other delivery of a signed one.
+        // An unsigned id must not distinguish deliveries of a signed request.
         if identity.iter().any(|part| part.signed) {
             identity.retain(|part| part.signed);
         }
 
         let identity: Vec<Vec<u8>> = identity.into_iter().map(|part| part.value).collect();
-        // A right token goes, also when another alternative asked for it.
+        // Valid tokens are removed, even those of other accept rules.
         for alternative in &route.accept {
             for spot in alternative.find_tokens(request.head) {
                 if !tokens.contains(&spot) {
@@ -286,17 +285,17 @@ impl PendingBody {
         }
     }
 
-    /// The gate whose verdict it is.
+    /// Returns the gate of this verdict.
     #[must_use]
     pub fn gate(&self) -> Arc<Gate> {
         Arc::clone(&self.gate)
     }
 }
 
-/// Of two alternatives' refusals the one that came further; the other's reason stands behind it
-/// where the check is the same.
+/// Returns the refusal with more progress, of two accept rules. For the same check, appends the
+/// other reason.
 pub(super) fn further(before: Option<Refusal>, refusal: Refusal) -> Refusal {
-    /// Bytes of a reason: what stands behind may be left out.
+    /// Length in bytes above which no further reason is appended.
     const REASON: usize = 400;
 
     let Some(before) = before else { return refusal };

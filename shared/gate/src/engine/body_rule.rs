@@ -1,4 +1,4 @@
-//! Rules about single values of a JSON body, such as `ref` = `refs/heads/main`.
+//! Rules for values of a JSON body, such as `ref` = `refs/heads/main`.
 
 use hookward_core::reason::Reason;
 use http::header;
@@ -8,15 +8,14 @@ use crate::policy::BodyRule;
 use crate::request::Request;
 use hookward_core::json::JsonError;
 
-/// Form field in which GitHub, Gitea and others send their JSON (docs.github.com, "Creating
-/// webhooks", content type).
+/// Form field in which GitHub, Gitea and others send JSON (docs.github.com, "Creating webhooks",
+/// content type).
 pub(crate) const FORM_FIELD: &str = "payload";
 
-/// Checks that the body has one of the allowed values. If the path has several values, all must be
-/// allowed.
+/// Checks that the value in the body is allowed. If the path has several values, all must be.
 ///
 /// # Errors
-/// Why not, for the tunnel's owner.
+/// Reason for the tunnel's owner.
 pub(crate) fn check(
     rule: &BodyRule,
     request: &Request<'_>,

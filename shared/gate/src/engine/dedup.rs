@@ -1,13 +1,14 @@
-//! Deliveries that came before: what identifies one, and what happens when it comes again.
+//! Deduplication: the identity of a delivery, and the response to a duplicate.
 //!
-//! The gate names the delivery; the relay claims it atomically in its store and tells the gate the
-//! outcome. A claim is given back when the answer was not 2xx, so that a sender may try again.
+//! The gate computes the identity. The relay claims it atomically in its store, and passes the
+//! result to the gate. A claim is released unless the response is 2xx, so that the sender may
+//! retry.
 
 use sha2::{Digest as _, Sha256};
 
 use crate::policy::{OnDuplicate, ReplayProtection};
 
-/// Key of a delivery: a digest of the route and of the delivery's identity.
+/// Key of a delivery: a digest of the route and the delivery's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryKey(pub [u8; 32]);
 
@@ -16,7 +17,7 @@ pub struct DeliveryKey(pub [u8; 32]);
 pub struct DeliveryClaim {
     /// Key of the delivery.
     pub key: DeliveryKey,
-    /// For how many milliseconds it is remembered.
+    /// Time for which the delivery is remembered, in milliseconds.
     pub window_ms: u64,
     /// Response to a duplicate.
     pub on_duplicate: OnDuplicate,
@@ -29,12 +30,12 @@ pub enum Claimed {
     New,
     /// The delivery was accepted before.
     Duplicate,
-    /// The store can't tell: the delivery is refused for now, and not taken for new.
+    /// The store cannot decide: the delivery is refused for now.
     Pending,
 }
 
 impl DeliveryClaim {
-    /// The claim of a delivery on a route.
+    /// Creates the claim of a delivery on a route.
     #[must_use]
     pub(crate) fn new(route: &str, identity: &[Vec<u8>], replay: ReplayProtection) -> Self {
         let mut digest = Sha256::new();

@@ -1,5 +1,5 @@
-//! The verdict of every check, in order, of one request: also of those that the gate itself would
-//! not have come to, since the first refusal wins there. The verdict is the gate's own.
+//! Explanation of a verdict: the result of every check of one request, in order, including those
+//! after the first refusal. The overall verdict is the gate's own.
 
 mod steps;
 
@@ -27,9 +27,9 @@ pub enum CheckOutcome {
     Refuse,
     /// The check would refuse, but the route only observes.
     Observed,
-    /// Only the running relay can judge it: it counts or remembers.
+    /// Only the running relay can decide, because it counts or remembers.
     RelayOnly,
-    /// The relay leaves it to the agent, which holds the secret.
+    /// The relay leaves the check to the agent, which has the secret.
     AgentOnly,
 }
 
@@ -40,9 +40,9 @@ pub struct CheckStep {
     pub check: Check,
     /// Result of the check.
     pub outcome: CheckOutcome,
-    /// Reason of the result, or what the check found.
+    /// Reason of the result, or the finding of the check.
     pub reason: String,
-    /// The route's alternative that it belongs to, from 1 on.
+    /// Accept rule of the route that the check belongs to, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alternative: Option<usize>,
 }
@@ -55,15 +55,15 @@ pub struct Explanation {
     /// Check that refuses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
-    /// Reason of the refusal, or what happens to the request.
+    /// Reason of the refusal, or the handling of the request.
     pub reason: String,
-    /// The status that the sender gets from the relay, when it is refused or answered there.
+    /// Status that the relay sends, if it refuses or answers the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// The route that decides.
+    /// Route that decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
-    /// The names of the secrets and tokens that were right.
+    /// Names of the secrets and tokens that matched.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
     /// Every check in order.
@@ -80,7 +80,7 @@ pub struct Explanation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The request would reach the application, or be answered as a handshake.
+    /// The gate permits the request, or answers it as a challenge.
     Allow,
     /// The request is refused.
     Refuse,
@@ -145,7 +145,7 @@ pub fn explain(
     explanation
 }
 
-/// The gate's own way, as the relay walks it.
+/// Runs the gate as the relay does.
 fn decide(
     gate: &Arc<Gate>,
     request: &Request<'_>,

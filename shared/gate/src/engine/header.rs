@@ -1,4 +1,4 @@
-//! Rules about header fields: one of the values that are allowed, and a media type.
+//! Rules for header fields: allowed values, and media types.
 
 use hookward_core::reason::Reason;
 use http::{HeaderMap, HeaderName, header};
@@ -6,10 +6,10 @@ use http::{HeaderMap, HeaderName, header};
 use crate::policy::HeaderRule;
 use hookward_core::text::Escaped;
 
-/// Checks that the field stands once, with one of the allowed values, compared exactly.
+/// Checks that the field occurs once, with one of the allowed values, compared exactly.
 ///
 /// # Errors
-/// Why not, for the tunnel's owner.
+/// Reason for the tunnel's owner.
 pub(crate) fn check(rule: &HeaderRule, headers: &HeaderMap) -> Result<(), Reason> {
     let value = single(headers, &rule.name)?;
     if rule
@@ -29,10 +29,10 @@ pub(crate) fn check(rule: &HeaderRule, headers: &HeaderMap) -> Result<(), Reason
     .into())
 }
 
-/// Checks that the body's media type is one of these. Ignores parameters (RFC 9110 §8.3.1).
+/// Checks that the body has one of these media types. Ignores parameters (RFC 9110 §8.3.1).
 ///
 /// # Errors
-/// Why not, for the tunnel's owner.
+/// Reason for the tunnel's owner.
 pub(crate) fn check_content_type(allowed: &[String], headers: &HeaderMap) -> Result<(), Reason> {
     let value = single(headers, &header::CONTENT_TYPE)?;
     let kind = value
@@ -41,7 +41,7 @@ pub(crate) fn check_content_type(allowed: &[String], headers: &HeaderMap) -> Res
         .unwrap_or_default()
         .trim_ascii();
 
-    // A reader that takes the last of a list reads another type.
+    // A parser that uses the last member of a list would read another type.
     let plain = value.split(|byte| *byte == b'"').step_by(2);
     if plain.flatten().any(|byte| *byte == b',') {
         return Err("the content type is a list".to_owned().into());

@@ -1,4 +1,4 @@
-//! Permits, pending checks and verdicts: the values that only the gate makes.
+//! Permits, pending checks and verdicts: values that only the gate creates.
 
 use super::dedup::{Claimed, DeliveryClaim};
 use super::state::GateState;
@@ -17,29 +17,29 @@ use std::time::Duration;
 pub struct RouteSettings {
     /// Display name of the route.
     pub name: String,
-    /// Most bytes of a body that a check must read whole.
+    /// Maximum size of a body that a check reads, in bytes.
     pub max_body: u64,
-    /// Wait for the head of the application's answer.
+    /// Timeout for the head of the application's response.
     pub answer_timeout: Duration,
     /// `true` if WebSockets are allowed.
     pub websocket: bool,
     /// `true` if the token is forwarded to the application.
     pub keep_token: bool,
-    /// `true` if escaped slashes may stand below the path's final `/**`.
+    /// `true` if escaped slashes may occur below the path's final `/**`.
     pub encoded_slashes: bool,
     /// Path patterns, as written.
     pub paths: Vec<String>,
 }
 
-/// The outcome of the checks that need no body.
+/// Verdict of the checks that need no body.
 pub enum HeadVerdict {
-    /// Everything passed; no check needs the body.
+    /// Every check passed, and none needs the body.
     Decided(Decision),
-    /// A check needs the whole body first.
+    /// A check needs the whole body.
     ReadBody(PendingBody),
 }
 
-/// The outcome of all checks, when none refused.
+/// Decision after all checks, if none refused.
 pub enum Decision {
     /// The request may be forwarded.
     Forward(Permit),
@@ -51,7 +51,7 @@ pub enum Decision {
     Pair(Secret, Box<ChallengeResponse>),
 }
 
-/// The proof that the gate let a request pass. Only the gate makes one; forwarding takes it.
+/// Proof that the gate permitted a request. Only the gate creates one, and forwarding consumes it.
 #[derive(Debug)]
 pub struct Permit {
     pub(super) gate: Arc<Gate>,
@@ -80,11 +80,11 @@ pub enum AfterClaim {
 }
 
 impl PendingClaim {
-    /// Judges the request by how its claim went.
+    /// Decides about the request by the result of its claim.
     ///
     /// # Errors
-    /// When it is refused as a duplicate, when nobody can tell, or when a rate is used up. A claim
-    /// that was new is then to be given back.
+    /// A refusal if the delivery is a duplicate, if the store cannot decide, or if a rate is exceeded.
+    /// The caller must then release a new claim.
     pub fn judged(
         self,
         claimed: Claimed,
@@ -120,7 +120,7 @@ impl Permit {
     /// Returns the route's settings for forwarding.
     #[must_use]
     pub fn settings(&self) -> &RouteSettings {
-        // A permit is made with the index of a route of its own gate, which never changes.
+        // A permit has the index of a route of its own gate, which never changes.
         static NONE: RouteSettings = RouteSettings {
             name: String::new(),
             max_body: 0,
@@ -147,13 +147,13 @@ impl Permit {
         }
     }
 
-    /// The names of the secrets and tokens that were right: `env:NAME` or `file:PATH`.
+    /// Returns the names of the secrets and tokens that matched: `env:NAME` or `file:PATH`.
     #[must_use]
     pub fn secrets(&self) -> &[String] {
         &self.secrets
     }
 
-    /// The check that failed on a route that only observes.
+    /// Returns the failed check on a route that only observes.
     #[must_use]
     pub const fn observed(&self) -> Option<&Refusal> {
         self.observed.as_ref()

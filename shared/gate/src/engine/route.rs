@@ -23,7 +23,7 @@ pub(super) struct CompiledRoute {
     pub(super) replay: Option<ReplayProtection>,
     pub(super) mode: Mode,
     pub(super) accept: Vec<AcceptRule>,
-    /// Fields of bodies that its checks read.
+    /// Body fields that its checks read.
     pub(super) body_fields: Arc<BodyFields>,
 }
 
@@ -32,7 +32,7 @@ pub(super) fn no_route() -> Refusal {
 }
 
 impl CompiledRoute {
-    /// Returns `true` if failed checks are only shown at this time.
+    /// Returns `true` if failed checks are only reported at this time.
     pub(super) const fn observes(&self, now: UnixMillis) -> bool {
         matches!(self.mode, Mode::Observe { until } if now.seconds() < until)
     }

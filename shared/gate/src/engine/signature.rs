@@ -1,4 +1,4 @@
-//! A provider's signature, as a check of the gate: the keys compiled, the handshakes at hand.
+//! Signature check of the gate: a provider's compiled keys and challenges.
 
 mod challenge;
 mod delivery;
@@ -22,33 +22,33 @@ use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::secret::Secret;
 use hookward_core::url::HttpsUrl;
 
-/// A public key that has to be fetched.
+/// A public key that must be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WantedKey {
     /// URL of the key.
     pub url: HttpsUrl,
-    /// `true` if a row of the catalog names the URL. Otherwise the operator's list must contain the
-    /// host.
+    /// `true` if the catalog names the URL. Otherwise the operator's settings must allow the host.
     pub in_catalogue: bool,
 }
 
-/// A signature check, ready.
+/// A compiled signature check.
 pub(crate) struct SignatureRule {
     check: SignatureCheck,
     title: String,
     schemes: Vec<Scheme>,
-    /// Origin that tells deliveries of this rule from others; `None` where none is remembered.
+    /// Origin that distinguishes deliveries of this rule from others; `None` without replay
+    /// protection.
     remembered_as: Option<ChallengeOrigin>,
     /// `None` on the relay when the secret stays on the agent.
     verifier: Option<SignatureVerifier>,
-    /// The status of a refusal, where the provider wants another one than 403.
+    /// Status of a refusal, if the provider requires another one than 403.
     refused_with: Option<StatusCode>,
-    /// The handshakes that are answered here.
+    /// Challenges that this side answers.
     challenges: Vec<Challenge>,
 }
 
 impl SignatureRule {
-    /// `remembers`: deliveries have to be told from each other.
+    /// Compiles a signature check. `remembers` requires an identity of each delivery.
     pub(crate) fn new(check: &SignatureCheck, side: Side, remembers: bool) -> Result<Self, Reason> {
         let schemes = check.schemes()?;
         let secrets: Vec<Secret> = check
@@ -102,11 +102,11 @@ impl SignatureRule {
                 && self.delivery_places().iter().any(ValueLocator::is_in_body)
     }
 
-    /// Adds what it reads of bodies.
+    /// Adds the body fields that it reads.
     pub(crate) fn add_places(&self, places: &mut BodyFieldsBuilder) {
         for scheme in &self.schemes {
             match &scheme.each {
-                // What stands in an item is read there.
+                // The fields of an item are read within the item.
                 Some(path) => places.json(path),
                 None => scheme.places().for_each(|place| place.add_to(places)),
             }
@@ -121,8 +121,7 @@ impl SignatureRule {
             .for_each(|place| place.add_to(places));
     }
 
-    /// Returns `true` if the request carries what could be a right signature, and it is checked on
-    /// this side.
+    /// Returns `true` if the request has a candidate signature that this side can check.
     pub(crate) fn may_be_signed(&self, head: RequestHead<'_>) -> bool {
         self.verifier.is_some()
             && self
@@ -141,9 +140,9 @@ impl SignatureRule {
         self.verifier.is_some() && self.schemes.iter().any(|scheme| scheme.fetch.is_some())
     }
 
-    /// The keys that have to be fetched for this request.
+    /// Returns the keys to fetch for this request.
     pub(crate) fn wanted(&self, request: &Request<'_>) -> Vec<WantedKey> {
-        // What can't be named is refused by `verify`, with the reason.
+        // `verify` refuses what has no valid URL, with the reason.
         let urls = self
             .verifier
             .as_ref()
@@ -190,8 +189,8 @@ impl SignatureRule {
     }
 
     fn refusal(&self, fault: &SignatureError) -> Refusal {
-        // An outage of the provider's, or of the way to it, is none of the sender's, nor is a key
-        // that was published a moment ago: it may try again.
+        // The sender is not responsible for an outage of the provider's key server, or for a key
+        // published a moment ago, and may retry.
         let fetched = || self.schemes.iter().any(|scheme| scheme.fetch.is_some());
 
         if matches!(fault, SignatureError::NoKey(_))

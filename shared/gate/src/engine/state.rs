@@ -1,7 +1,7 @@
-//! What the relay's gate remembers between requests: rates and lockouts of one tunnel, and the
-//! named sets of addresses. The gate stays a function: this is given to it, with the time.
+//! State of the relay's gate between requests: rates and lockouts of one tunnel, and the named
+//! address sets. The gate itself is pure and gets this state together with the time.
 //!
-//! Everything here is bounded: a stranger can choose his address, but not fill the memory.
+//! Everything here is bounded, because an attacker has many addresses but must not fill the memory.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,31 +17,30 @@ use hookward_core::rate::Rate;
 /// Bucket of a rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Counted {
-    /// Requests of one client address (an IPv6 /64 is one).
+    /// Requests of one client address (an IPv6 /64 counts as one).
     Client(IpAddr),
-    /// Requests of one client address with a right signature: what a stranger sends from it does
-    /// not count.
+    /// Requests of one client address with a valid signature, apart from unsigned ones.
     Signed(IpAddr),
-    /// Unsigned challenges of one client address, which anybody can send.
+    /// Unsigned challenges of one client address, which anyone can send.
     Challenge(IpAddr),
     /// Signed requests of one client address that is locked out or beyond its rate.
     Barred(IpAddr),
-    /// Requests of all the client addresses for which there is no place.
+    /// Requests of all client addresses beyond the table's capacity.
     Others,
-    /// Requests that one route let pass.
+    /// Permitted requests of one route.
     Route(usize),
-    /// Requests that the tunnel let pass.
+    /// Permitted requests of the tunnel.
     Tunnel,
     /// Requests of a tunnel, against the operator's maximum.
     Operator,
 }
 
-/// The memory of one tunnel's gate.
+/// State of one tunnel's gate.
 #[derive(Default)]
 pub struct GateState {
-    /// The named sets of addresses.
+    /// Named address sets.
     pub sets: NamedSets,
-    /// Addresses that are never locked out: trusted proxies stand for many senders.
+    /// Addresses that are never locked out, because trusted proxies carry many senders.
     pub exempt: AddressSet,
     // A std mutex: it guards two maps, and nothing waits while it is held.
     counts: Mutex<Counts>,
@@ -49,15 +48,16 @@ pub struct GateState {
 
 #[derive(Default)]
 struct Counts {
-    /// Used part of each bucket, in microseconds of the steady clock.
+    /// Used part of each bucket, in microseconds of the monotonic clock.
     spent: HashMap<Counted, u64>,
     failures: HashMap<IpAddr, Failures>,
-    /// When each of the two, being full, was last looked through.
+    /// Time of the last sweep of each full table.
     swept_spent: SteadyMillis,
     swept_failures: SteadyMillis,
 }
 
-/// A full table is looked through once a second at most: that is work for each of its entries.
+/// Returns `true` if a full table may be swept: at most once a second, because a sweep visits all
+/// entries.
 fn may_sweep(swept: &mut SteadyMillis, now: SteadyMillis) -> bool {
     let due = now.0 < swept.0 || now.0 - swept.0 >= 1000;
     if due {
@@ -66,7 +66,7 @@ fn may_sweep(swept: &mut SteadyMillis, now: SteadyMillis) -> bool {
     due
 }
 
-/// Failures of one source.
+/// Failures of one client.
 struct Failures {
     count: u32,
     since: SteadyMillis,
@@ -74,7 +74,7 @@ struct Failures {
 }
 
 impl GateState {
-    /// A memory that shares the named sets.
+    /// Creates a state that shares the named sets.
     #[must_use]
     pub fn new(sets: NamedSets, exempt: AddressSet) -> Self {
         Self {
@@ -107,14 +107,14 @@ impl GateState {
         Ok(())
     }
 
-    /// Takes a request back that was counted.
+    /// Takes back a counted request.
     pub(crate) fn give_back(&self, what: Counted, rate: Rate) {
         if let Some(spent) = self.lock().spent.get_mut(&what) {
             *spent = spent.saturating_sub(rate.cost());
         }
     }
 
-    /// For how many milliseconds more this address is locked out; `None` when it is not.
+    /// Returns the remaining lockout of this address in milliseconds, or `None`.
     #[must_use]
     pub(crate) fn locked_out(&self, address: IpAddr, now: SteadyMillis) -> Option<u64> {
         let counts = self.lock();
@@ -122,7 +122,7 @@ impl GateState {
         until.0.checked_sub(now.0).filter(|left| *left > 0)
     }
 
-    /// Notes that a request of this address failed a check that only a stranger fails.
+    /// Records that a request of this address failed a check that only unknown senders fail.
     pub(crate) fn note_failure(&self, address: IpAddr, lockout: Lockout, now: SteadyMillis) {
         if self.exempt.contains(address) {
             return;
@@ -141,7 +141,7 @@ impl GateState {
         let full = counts.failures.len() >= MAX_SOURCES;
         let seen = match counts.failures.entry(source(address)) {
             Entry::Occupied(seen) => seen.into_mut(),
-            // Who comes when the table is full is not remembered: nobody else is forgotten for him.
+            // A full table ignores new addresses, and forgets no other for them.
             Entry::Vacant(_) if full => return,
             Entry::Vacant(place) => place.insert(Failures {
                 count: 0,
@@ -161,16 +161,16 @@ impl GateState {
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
-        // A panic elsewhere can't leave a count half changed.
+        // A panic elsewhere cannot leave a count half changed.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Sources that are counted one by one, in each table: some 5 MB a tunnel under attack.
+/// Maximum number of clients in each table: some 5 MB for a tunnel under attack.
 const MAX_SOURCES: usize = 65_536;
 
 impl Failures {
-    /// Returns `true` if the failures still count.
+    /// Returns `true` if the failures are still relevant.
     const fn is_fresh(&self, lockout: Lockout, now: SteadyMillis) -> bool {
         now.0.saturating_sub(self.since.0) < lockout.within_ms || self.locked_until.0 > now.0
     }

@@ -1,5 +1,5 @@
-//! Whether a request can be read in one way only. Refused, never normalised: what two parsers could
-//! read differently does not reach the application, whatever the policy says.
+//! Syntax checks. The gate refuses a request that two parsers could read differently; it never
+//! normalises it, regardless of the policy.
 
 use http::HeaderMap;
 use http::header::{self, HeaderName};
@@ -11,7 +11,7 @@ use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::syntax::{EscapedSlashes, check_target};
 use hookward_core::text::Escaped;
 
-/// Checks target and headers. The target is what is forwarded: path and query.
+/// Checks target and headers. The target is forwarded as it is: path and query.
 ///
 /// # Errors
 /// The first ambiguity.
@@ -49,8 +49,8 @@ pub fn check(target: &[u8], fields: &HeaderMap, slashes: EscapedSlashes) -> Resu
     Ok(())
 }
 
-/// Another field that a server in the manner of CGI takes for this one: it reads `_` for every
-/// character that is no letter or digit (RFC 3875 §4.1.18).
+/// Returns another field that CGI servers read as this one: they read every character other than a
+/// letter or digit as `_` (RFC 3875 §4.1.18).
 fn twin<'h>(fields: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderName> {
     if headers::is_usual_name(name) {
         return None;
@@ -64,7 +64,7 @@ fn is_singular(name: &HeaderName) -> bool {
     SINGULAR.contains(name) || *name == WEBHOOK_ID || providers::stands_once(name)
 }
 
-/// Fields that stand once (RFC 9110): two different values are two different requests.
+/// Fields that occur once (RFC 9110): two different values are two different requests.
 const SINGULAR: [HeaderName; 9] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
@@ -77,7 +77,7 @@ const SINGULAR: [HeaderName; 9] = [
     header::USER_AGENT,
 ];
 
-/// The delivery id of Standard Webhooks: singular like those of the catalogue's rows.
+/// Delivery id of Standard Webhooks, which occurs once, like those of the catalog.
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 
 fn differ(headers: &HeaderMap, name: &HeaderName) -> bool {

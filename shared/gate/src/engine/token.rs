@@ -1,4 +1,4 @@
-//! The token in a webhook's URL or in a header, and Basic authentication.
+//! Tokens in a webhook's URL or header, and Basic authentication.
 
 use hookward_core::reason::Reason;
 use std::ops::Range;
@@ -11,20 +11,19 @@ use hookward_core::form::decode;
 use hookward_core::limits::TOKEN_BYTES;
 use hookward_core::text::Escaped;
 
-/// Span of a token that the agent removes as the last change.
+/// Span of a token, which the agent removes as the last change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenSpan {
-    /// Bytes of the target: the parameter, and one adjoining `&` or the `?`.
+    /// Bytes of the target: the parameter, and one adjacent `&` or the `?`.
     Target(Range<usize>),
     /// Header field.
     Header(HeaderName),
 }
 
-/// Checks that the request carries exactly one token, and a right one. Returns its span and its
-/// name.
+/// Checks that the request has exactly one token, and a valid one. Returns its span and its name.
 ///
 /// # Errors
-/// Why not, for the tunnel's owner.
+/// Reason for the tunnel's owner.
 pub fn check<'c>(
     check: &'c TokenCheck,
     target: &[u8],
@@ -62,9 +61,9 @@ pub fn check<'c>(
     }
 }
 
-/// The name of the token that this is.
+/// Returns the name of the matching token.
 fn right<'c>(check: &'c TokenCheck, value: &[u8]) -> Option<&'c str> {
-    // All are compared, so that the time taken does not tell which one came close.
+    // All are compared, so that the time does not reveal a near match.
     let matching = |found, live: &'c ActiveToken| {
         if live.digest.matches(value) {
             Some(live.name.as_str())
@@ -75,8 +74,7 @@ fn right<'c>(check: &'c TokenCheck, value: &[u8]) -> Option<&'c str> {
     check.active.iter().fold(None, matching)
 }
 
-/// Returns the reason why a token is wrong, for the tunnel's owner. Some senders write a word in
-/// front of it.
+/// Returns the reason why a token is wrong, for the tunnel's owner. Some senders add a prefix.
 fn wrong(check: &TokenCheck, value: &[u8]) -> String {
     let (word, rest) = value.split_at(
         value
@@ -104,8 +102,8 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], &'s
     Ok(value.as_bytes())
 }
 
-/// The decoded value of the one parameter of that name. A second one, one whose name is spelled
-/// otherwise (escaped, or in another case), and a `;`, which some servers read as `&`, are refused.
+/// Returns the decoded value of the only parameter of this name. Refuses a second one, one with an
+/// escaped name or another case, and a `;`, which some servers read as `&`.
 fn find_parameter(target: &[u8], name: &str) -> Result<(Vec<u8>, TokenSpan), &'static str> {
     let question = target
         .iter()
@@ -148,12 +146,12 @@ fn find_parameter(target: &[u8], name: &str) -> Result<(Vec<u8>, TokenSpan), &'s
     ))
 }
 
-/// The parameter's range, grown by one adjoining separator: the `&` before it, else the `&` behind
-/// it; and the `?` when nothing else is left.
+/// Extends the parameter's range by one adjacent separator: the `&` before it, else the `&` after
+/// it; and the `?` if nothing else is left.
 fn with_separator(parameter: Range<usize>, query_start: usize, target_len: usize) -> Range<usize> {
     let Range { start, end } = parameter;
     match (start > query_start, end < target_len) {
-        // "?a&token": takes "&token". "?&token" would leave a lone "?", which goes too.
+        // "?a&token": removes "&token". "?&token" would leave a lone "?", which is removed, too.
         (true, _) if start == query_start + 1 && end == target_len => query_start - 1..end,
         (true, _) => start - 1..end,
         (false, true) if end + 1 == target_len => query_start - 1..target_len,

@@ -1,16 +1,16 @@
-//! Fields of a body that the checks of a route read.
+//! Body fields that the checks of a route read.
 
 use hookward_core::json::{JsonPath, JsonPaths};
 use std::collections::BTreeMap;
 
-/// Places in bodies that checks read: of a JSON body, and of JSON in the fields of a form.
+/// Body fields that checks read: of a JSON body, and of JSON in form fields.
 #[derive(Debug, Clone)]
 pub(crate) struct BodyFields {
     pub(super) json: JsonPaths,
     pub(super) documents: BTreeMap<String, JsonPaths>,
 }
 
-/// Collects what [`BodyFields`] are made of.
+/// Builder of [`BodyFields`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BodyFieldsBuilder {
     json: Vec<JsonPath>,
@@ -18,7 +18,7 @@ pub(crate) struct BodyFieldsBuilder {
 }
 
 impl Default for BodyFields {
-    /// No places: what is read is looked for by itself.
+    /// Without fields, each value is searched for on its own.
     fn default() -> Self {
         BodyFieldsBuilder::default().finish()
     }
@@ -30,7 +30,7 @@ impl BodyFieldsBuilder {
         self.json.push(path.clone());
     }
 
-    /// Adds a value of JSON that stands in a field of a form.
+    /// Adds a value of JSON in a form field.
     pub(crate) fn form_json(&mut self, field: &str, path: &JsonPath) {
         self.documents
             .entry(field.to_owned())

@@ -1,9 +1,9 @@
-//! Signed texts, put together from pieces of the body and of the request.
+//! Signed texts, composed of pieces of the body and the request.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// A signed text. What stands in the body is not copied.
+/// A signed text. Parts of the body are not copied.
 #[derive(Debug, Default)]
 pub(crate) struct SignedMessage {
     pieces: Vec<MessagePiece>,
@@ -16,7 +16,7 @@ pub(super) enum MessagePiece {
 }
 
 impl SignedMessage {
-    /// Adds bytes. Those that lie in the body are not copied; the number of the others is returned.
+    /// Adds bytes. Does not copy those of the body; returns the number of copied ones.
     pub(crate) fn push(&mut self, bytes: Cow<'_, [u8]>, body: &[u8]) -> usize {
         let piece = match bytes {
             Cow::Borrowed(inside) if inside.len() > size_of::<MessagePiece>() => {
@@ -36,18 +36,18 @@ impl SignedMessage {
         copied
     }
 
-    /// The number of pieces.
+    /// Returns the number of pieces.
     #[must_use]
     pub(crate) fn pieces(&self) -> usize {
         self.pieces.len()
     }
 
-    /// Takes pieces off its end, until it has so many.
+    /// Removes pieces from the end, down to this number.
     pub(crate) fn truncate(&mut self, pieces: usize) {
         self.pieces.truncate(pieces);
     }
 
-    /// The bytes, piece by piece.
+    /// Returns the pieces.
     #[must_use]
     pub(crate) fn slices<'m>(&'m self, body: &'m [u8]) -> Vec<&'m [u8]> {
         let bytes = |piece: &'m MessagePiece| match piece {
@@ -62,7 +62,7 @@ impl SignedMessage {
         self.slices(body).concat()
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     #[must_use]
     pub(crate) fn len(&self) -> usize {
         let length = |piece: &MessagePiece| match piece {
@@ -77,7 +77,6 @@ impl SignedMessage {
 pub(super) fn position(inside: &[u8], body: &[u8]) -> Option<Range<usize>> {
     let start = (inside.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
     let end = start.checked_add(inside.len())?;
-    // A slice of the same bytes at the same address: a neighbour in memory could not pass the
-    // comparison by chance.
+    // An equal slice at the same address: adjacent memory could not pass the comparison by chance.
     (end <= body.len() && std::ptr::eq(body.get(start..end)?, inside)).then_some(start..end)
 }

@@ -1,10 +1,10 @@
-//! Work that the gate may do for one request, in bytes.
+//! Limits of the gate's work for one request, in bytes.
 
 use hookward_core::limits::{GATE_HASHED_BYTES, GATE_PARSED_BYTES, GATE_RENDERED_BYTES};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes that the gate has worked on for one request.
+/// Bytes that the gate has processed for one request.
 #[derive(Debug)]
 pub struct Work {
     parsed: Meter,
@@ -18,23 +18,23 @@ pub(super) struct Meter {
     most: u64,
 }
 
-/// The kinds of work.
+/// Kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Bytes read as JSON, as a form, or decoded.
+    /// Bytes parsed as JSON or as a form, or decoded.
     Parsed,
-    /// Bytes that went through a hash function.
+    /// Bytes that were hashed.
     Hashed,
-    /// Bytes of signed texts that had to be put together.
+    /// Bytes of signed texts that were rendered.
     Rendered,
 }
 
-/// A request costs more work than its limit.
+/// A request exceeded its work limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WorkLimitExceeded(pub Kind);
 
 impl Work {
-    /// The work that one request may cost.
+    /// Creates a meter with the limits of one request.
     #[must_use]
     pub(crate) fn of_a_request() -> Arc<Self> {
         let meter = |most| Meter {
@@ -64,10 +64,10 @@ impl Work {
         })
     }
 
-    /// Counts bytes before they are worked on.
+    /// Charges bytes before they are processed.
     ///
     /// # Errors
-    /// [`WorkLimitExceeded`] when there are more than the limit.
+    /// [`WorkLimitExceeded`] above the limit.
     pub(crate) fn spend(&self, kind: Kind, bytes: usize) -> Result<(), WorkLimitExceeded> {
         let meter = self.meter(kind);
         let before = meter.used.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -78,13 +78,13 @@ impl Work {
         }
     }
 
-    /// Bytes of this kind so far.
+    /// Returns the bytes of this kind so far.
     #[must_use]
     pub fn used(&self, kind: Kind) -> u64 {
         self.meter(kind).used.load(Ordering::Relaxed)
     }
 
-    /// Bytes of all kinds so far.
+    /// Returns the bytes of all kinds so far.
     #[must_use]
     pub fn total(&self) -> u64 {
         [Kind::Parsed, Kind::Hashed, Kind::Rendered]

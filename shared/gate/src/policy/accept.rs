@@ -13,30 +13,30 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Accept {
-    /// Said in words: whoever knows the path may send.
+    /// `true` if anyone who knows the path may send; must be explicit.
     pub open: bool,
-    /// Client addresses; `None` for no such check.
+    /// Allowed client addresses; `None` without this check.
     pub allow_ips: Option<Addresses>,
     /// Token check.
     pub token: Option<TokenCheck>,
     /// User and password (RFC 7617).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basic: Option<TokenCheck>,
-    /// Media types that the body may have; empty for any.
+    /// Allowed media types of the body; empty for any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub content_types: Vec<String>,
-    /// Header fields and the values that they may have.
+    /// Header fields and their allowed values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<HeaderRule>,
-    /// Signatures; all must be right.
+    /// Signatures; all must match.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verify: Vec<SignatureCheck>,
-    /// Values of a JSON body and what they may be.
+    /// Values of a JSON body, and their allowed values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub body: Vec<BodyRule>,
 }
 
-/// Client addresses: ranges, and named sets that the relay keeps.
+/// Client addresses: ranges, and named sets of the relay.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Addresses {
@@ -47,17 +47,17 @@ pub struct Addresses {
     pub named: Vec<String>,
 }
 
-/// A token that the sender must know. Only its digest is kept and sent.
+/// Token that the sender must know. The policy has only its digest.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenCheck {
     /// Location of the token.
     pub location: TokenLocation,
-    /// The tokens that are live; several during a change.
+    /// Valid tokens; several during a rotation.
     pub active: Vec<ActiveToken>,
 }
 
-/// A token that is live.
+/// A valid token.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActiveToken {
@@ -87,22 +87,22 @@ pub struct HeaderRule {
     /// Name of the field.
     #[serde(with = "super::header_name")]
     pub name: HeaderName,
-    /// The values, compared exactly.
+    /// Allowed values, compared exactly.
     pub allowed: Vec<String>,
 }
 
-/// A value of a JSON body that must be one of some.
+/// A value of a JSON body that must have one of some values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BodyRule {
     /// Path of the value.
     pub path: JsonPath,
-    /// The values, as text.
+    /// Allowed values, as text.
     pub allowed: Vec<String>,
 }
 
 impl Addresses {
-    /// The ranges as a set. The named sets are not in it.
+    /// Returns the ranges as a set, without the named sets.
     #[must_use]
     pub(crate) fn set(&self) -> AddressSet {
         AddressSet::new(&self.ranges)
@@ -125,7 +125,7 @@ impl From<Vec<IpNet>> for Addresses {
 }
 
 impl TokenCheck {
-    /// A check of tokens with their names.
+    /// Creates a check of tokens with their names.
     #[must_use]
     pub fn new(place: TokenLocation, tokens: &[(&str, SecretDigest)]) -> Self {
         let live = tokens.iter().map(|(name, digest)| ActiveToken {
@@ -141,10 +141,10 @@ impl TokenCheck {
 }
 
 impl TokenLocation {
-    /// Reads `NAME` (a query parameter) or `header:NAME`.
+    /// Parses `NAME` (a query parameter) or `header:NAME`.
     ///
     /// # Errors
-    /// What is wrong with the name.
+    /// The mistake in the name.
     pub fn parse(text: &str) -> Result<Self, Reason> {
         if let Some(name) = text.strip_prefix("header:") {
             return HeaderName::from_bytes(name.as_bytes())
@@ -165,7 +165,7 @@ impl TokenLocation {
     }
 }
 
-/// Form of [`TokenLocation::Basic`] on the wire. No query parameter can have this name.
+/// Serialized form of [`TokenLocation::Basic`]. No query parameter can have this name.
 pub(super) const BASIC: &str = "basic:";
 
 impl TryFrom<String> for TokenLocation {
@@ -181,8 +181,8 @@ impl TryFrom<String> for TokenLocation {
 }
 
 impl Accept {
-    /// Returns `true` if a check keeps strangers out. A range that covers a whole address family
-    /// does not.
+    /// Returns `true` if a check refuses unknown senders. A range that covers a whole address
+    /// family does not.
     #[must_use]
     pub fn is_protected(&self) -> bool {
         let address = self

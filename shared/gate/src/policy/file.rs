@@ -48,11 +48,11 @@ use hookward_core::diagnostics::{Diagnostics, TableReader, TomlDocument};
 use hookward_core::json::JsonPath;
 use hookward_core::secret::SecretReader;
 
-/// A policy as it was read, with what the user should be told.
+/// A policy with notes for the user.
 pub struct LoadedPolicy {
     /// The policy that was read.
     pub policy: Policy,
-    /// Notes, such as a newline that was taken off a secret.
+    /// Notes, such as a trailing newline that was removed from a secret.
     pub notes: Vec<String>,
 }
 
@@ -90,7 +90,7 @@ pub fn read(
         for route in top.tables("route") {
             let place = route.offset();
             let (route, accepts) = loader.route(route);
-            // Each mistake gets the line of what it is about.
+            // Each mistake gets the line that it is about.
             for mistake in route
                 .own_mistakes(now)
                 .into_iter()
@@ -100,7 +100,7 @@ pub fn read(
             }
 
             for (accept, (place, could_be_read)) in route.accept.iter().zip(accepts) {
-                // What could not be read is told already, and lacks nothing.
+                // A value with a syntax error was reported already, and is not missing.
                 let lacks = if could_be_read {
                     accept.lacks()
                 } else {
@@ -146,7 +146,8 @@ struct Loader<'s> {
 }
 
 impl Loader<'_> {
-    /// A route, and where its alternatives stand and whether they could be read.
+    /// Reads a route. Also returns the offset of each accept rule, and `true` for those without
+    /// mistakes.
     fn route(&mut self, mut reader: TableReader<'_>) -> (Route, Vec<(usize, bool)>) {
         let paths = reader.strings("path").unwrap_or_default();
         let name = reader

@@ -6,36 +6,35 @@ use hookward_core::reason::Reason;
 use hookward_core::secret::Secret;
 use serde::{Deserialize, Serialize};
 
-/// A signature, by a provider's scheme or by one of the user's own.
+/// A signature check, by a provider's scheme or a custom one.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignatureCheck {
-    /// The provider's id or alias.
+    /// Id or alias of the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
-    /// The provider's variant, where its settings choose one.
+    /// Variant of the provider, if its settings select one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    /// A scheme of the user's own, instead of a provider.
+    /// Custom scheme, instead of a provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheme: Option<Box<Scheme>>,
     /// Programs that may hold the secret.
     pub secret_at: SecretAt,
-    /// The secrets that are live; empty on the relay's copy when they stay on the agent.
+    /// Valid secrets; empty in the relay's copy if they stay on the agent.
     pub secrets: Vec<ActiveSecret>,
-    /// Scheme and authority of the URL as it is registered at the provider, where it is not the
-    /// tunnel's.
+    /// Origin of the URL that is registered at the provider, if it differs from the tunnel's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
     /// `true` if the gate answers the provider's challenges.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub challenge: bool,
-    /// `true` if the gate takes a secret from the provider's challenge. Only while pairing.
+    /// `true` if the gate accepts a secret from the provider's challenge, only while pairing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pair: bool,
 }
 
-/// A secret that is live.
+/// A valid secret.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActiveSecret {
@@ -49,15 +48,15 @@ pub struct ActiveSecret {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SecretAt {
-    /// On both sides: forged webhooks end at the edge. Who takes over the relay can sign.
+    /// Both: forged webhooks end at the edge. A compromised relay could sign.
     #[default]
     Relay,
-    /// On the agent only: the relay can't check it, and can't forge it either.
+    /// The agent only: the relay can neither check nor forge.
     Agent,
 }
 
 impl SignatureCheck {
-    /// A check by a provider's row.
+    /// Creates a check by a provider of the catalog.
     #[must_use]
     pub fn by(provider: &str) -> Self {
         Self {
@@ -66,16 +65,16 @@ impl SignatureCheck {
         }
     }
 
-    /// The provider's row, if it names one.
+    /// Returns the provider, if the check names one.
     #[must_use]
     pub(crate) fn row(&self) -> Option<&'static Provider> {
         self.provider.as_deref().and_then(providers::find)
     }
 
-    /// The ways of signing that it pins.
+    /// Returns the schemes that the check pins.
     ///
     /// # Errors
-    /// What is wrong with the names.
+    /// The mistake in the names.
     pub fn schemes(&self) -> Result<Vec<Scheme>, Reason> {
         match (&self.provider, &self.scheme) {
             (Some(name), None) => {
@@ -104,7 +103,7 @@ impl SignatureCheck {
     /// Compiles these schemes with these secrets.
     ///
     /// # Errors
-    /// When a scheme contradicts itself or a secret has not the provider's form.
+    /// If a scheme contradicts itself, or a secret has the wrong format.
     pub(crate) fn verifier(
         &self,
         schemes: &[Scheme],
@@ -141,7 +140,7 @@ impl SignatureCheck {
         }
     }
 
-    /// Returns how much of the body a right signature covers: of several schemes, the least.
+    /// Returns how much of the body a valid signature covers: of several schemes, the least.
     #[must_use]
     pub(crate) fn coverage(&self) -> Coverage {
         let schemes = self.schemes().unwrap_or_default();

@@ -1,5 +1,4 @@
-//! A policy in plain words: what it lets in, and from whom. For `hookward check` and for the
-//! relay's log.
+//! Summary of a policy: what it allows, and from whom. For `hookward check` and the relay's log.
 
 use std::sync::LazyLock;
 
@@ -10,21 +9,21 @@ use crate::policy::{Accept, Addresses, Lockout, Mode, Policy, Route, TokenCheck,
 use hookward_core::secret::{Secret, SecretDigest};
 use hookward_core::text::printable;
 
-/// Summary of the requests that a policy lets in.
+/// Summary of the requests that a policy allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// Tells this policy from others: the first digits of its SHA-256 without secrets and tokens,
-    /// which a log must not let guess.
+    /// First digits of the policy's SHA-256, without secrets and tokens, which a log must not help
+    /// to guess.
     pub digest: String,
-    /// One line for each way in, and for each general rule.
+    /// One line for each accept rule, and for each general rule.
     pub lines: Vec<String>,
 }
 
 impl Summary {
-    /// The summary of a policy.
+    /// Summarizes a policy.
     #[must_use]
     pub fn of(policy: &Policy) -> Self {
-        // What can't be written as JSON can't have come from an agent.
+        // A policy of an agent can always be serialized as JSON.
         let json = serde_json::to_vec(&without_secrets(policy)).unwrap_or_default();
         let mut digest = HEXLOWER.encode(&Sha256::digest(json));
         digest.truncate(DIGEST_DIGITS);
@@ -44,13 +43,13 @@ impl Summary {
     }
 }
 
-/// Hexadecimal digits of a policy's digest that are shown: enough to tell policies apart.
+/// Number of hexadecimal digits of a policy's digest to show: enough to distinguish policies.
 const DIGEST_DIGITS: usize = 16;
 
-/// Most lines of a summary.
+/// Maximum number of lines of a summary.
 const LINES: usize = 40;
 
-/// The policy with the names of its secrets and tokens, and nothing of their values.
+/// Returns the policy with the names of its secrets and tokens, without their values.
 fn without_secrets(policy: &Policy) -> Policy {
     let mut policy = policy.clone();
     let nothing = SecretDigest::of(b"");
@@ -77,7 +76,7 @@ fn without_secrets(policy: &Policy) -> Policy {
     policy
 }
 
-/// Stands in the place of every secret.
+/// Replacement of every secret.
 static PLACEHOLDER: LazyLock<Secret> = LazyLock::new(Secret::placeholder);
 
 fn lines_of_route(route: &Route) -> Vec<String> {
@@ -204,7 +203,7 @@ fn addresses(addresses: &Addresses) -> String {
     )
 }
 
-/// Rules that hold for the whole tunnel.
+/// Describes the rules for the whole tunnel.
 fn general(policy: &Policy) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(rate) = policy.client_rate {
@@ -248,14 +247,14 @@ fn list(values: &[String]) -> String {
     }
 }
 
-/// Values of a list that are named; the others are counted.
+/// Maximum number of values to list; the others are counted.
 const NAMED_PATHS: usize = 5;
 
 fn shortened(line: &str) -> String {
     printable(&line.chars().take(LINE_CHARACTERS).collect::<String>())
 }
 
-/// Most characters of a line: policies come from agents, and lines go to a log.
+/// Maximum number of characters of a line, because agents send policies, and lines go to a log.
 const LINE_CHARACTERS: usize = 1000;
 
 fn date(seconds: u64) -> String {

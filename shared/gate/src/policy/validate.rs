@@ -1,5 +1,4 @@
-//! What is wrong with a policy, and what its owner should know of it. Both sides ask, each for
-//! itself.
+//! Validation of policies: errors, and warnings for the owner. Relay and agent each run it.
 
 mod accept;
 mod policy_limits;
@@ -21,7 +20,7 @@ use hookward_core::secret::Secret;
 use hookward_core::syntax;
 
 impl Policy {
-    /// Every reason for which this policy can't be used. Both sides ask, each for itself.
+    /// Returns all reasons why this policy is unusable.
     #[must_use]
     pub fn errors(&self, now: UnixMillis) -> Vec<String> {
         let mut mistakes = Vec::new();
@@ -92,7 +91,7 @@ impl Policy {
     }
 }
 
-/// Longest lockout, in milliseconds: an address changes hands.
+/// Maximum lockout, in milliseconds, because addresses change hands.
 const LOCKOUT_MS: u64 = 86_400_000;
 
 impl Route {
@@ -202,9 +201,9 @@ impl Route {
             .collect()
     }
 
-    /// Returns a mistake if one request could make the gate hash more than its limit: distinct keys
-    /// and signed texts, each over the largest body. Keys of which this side has none are not
-    /// counted: the other side counts them.
+    /// Returns an error if one request could make the gate hash more than its limit: distinct keys
+    /// and signed texts, each over the largest body. The other side counts keys that this side
+    /// lacks.
     pub(crate) fn excessive_work(&self) -> Option<String> {
         let checks = self
             .accept
@@ -247,7 +246,7 @@ impl Route {
         })
     }
 
-    /// Every mistake but those of its alternatives.
+    /// Returns every error except those of its accept rules.
     pub(crate) fn own_mistakes(&self, now: UnixMillis) -> Vec<String> {
         let mut mistakes = Vec::new();
         let mut mistake = |what: String| mistakes.push(what);
@@ -388,11 +387,11 @@ impl Route {
     }
 }
 
-/// Shortest and longest time for which deliveries are remembered, in milliseconds: a second, and
-/// the 30 days of the longest retries.
+/// Minimum and maximum time for which deliveries are remembered, in milliseconds: a second, and the
+/// 30 days of the longest retries.
 const REPLAY_WINDOW_MS: std::ops::RangeInclusive<u64> = 1000..=30 * 86_400_000;
 
-/// Which requests a route is about.
+/// Requests that a route covers.
 struct DeliveryReach {
     paths: Vec<PathPattern>,
     methods: Vec<Method>,
@@ -412,7 +411,7 @@ impl DeliveryReach {
         }
     }
 
-    /// Returns `true` if this route takes every request of the other.
+    /// Returns `true` if this route covers every request of the other.
     fn covers(&self, other: &Self) -> bool {
         !other.paths.is_empty()
             && other

@@ -1,5 +1,4 @@
-//! Signed texts of single providers, and of forms and header lists: each provider in a file of its
-//! own.
+//! Signed texts of single providers, one file each, and of forms and header lists.
 
 pub(crate) mod atlassian;
 pub(crate) mod contentful;
@@ -8,7 +7,7 @@ pub(crate) mod hubspot;
 pub(crate) mod plivo;
 pub(crate) mod sns;
 
-/// Percent-encodes what is neither alphanumeric nor in `plain`.
+/// Percent-encodes all bytes that are neither alphanumeric nor in `plain`.
 pub(crate) fn escape(text: &[u8], plain: &[u8]) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text {

@@ -1,11 +1,9 @@
-//! Handshakes: what a provider sends once, or again and again, to learn whether a URL is its
-//! customer's, and the answer that it expects. The gate gives it, so that the application need not
-//! know them.
+//! Challenges: requests by which a provider verifies that a URL belongs to its customer, and the
+//! responses that it expects. The gate answers them, so that applications need not.
 //!
-//! An answer replaces nothing but the signature check of a provider whose challenge is unsigned.
-//! Text that is reflected is guarded: some handshakes sign what a stranger sends with the key of
-//! the events (Zoom, X, LinkedIn, Braintree), and without the guard anybody could have an event
-//! signed.
+//! An answer replaces only the signature check of a provider whose challenge is unsigned. Reflected
+//! text is restricted: some challenges sign any sender's text with the key of events (Zoom, X,
+//! LinkedIn, Braintree), and without a guard anyone could have an event signed.
 
 mod guard;
 
@@ -31,7 +29,7 @@ use hookward_core::url::{HostPattern, HttpsUrl};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Challenge {
-    /// The method that it comes with; any when absent.
+    /// Method of the challenge; `None` for any.
     #[serde(default)]
     pub method: Option<String>,
     /// Conditions that make a request this challenge.
@@ -40,8 +38,8 @@ pub struct Challenge {
     /// `true` if the provider signs it like an event.
     #[serde(default)]
     pub signed: bool,
-    /// `true` if it is answered also where the policy asks for no answers to challenges: the answer
-    /// holds nothing, and the provider sends it before there could be a signature.
+    /// `true` if it is answered even without `challenge` in the policy: the response reveals nothing,
+    /// and the provider sends it before there could be a signature.
     #[serde(default)]
     pub always: bool,
     /// Allowed form of text from the request in the response.
@@ -50,19 +48,19 @@ pub struct Challenge {
     /// Status of the response.
     #[serde(default = "ok")]
     pub status: u16,
-    /// The answer's media type.
+    /// Media type of the response.
     #[serde(default, rename = "type")]
     pub media_type: Option<String>,
     /// Body of the response.
     #[serde(default)]
     pub body: Option<Template>,
-    /// The answer's header fields.
+    /// Header fields of the response.
     #[serde(default)]
     pub headers: BTreeMap<String, Template>,
-    /// The secret that the provider tells here, once: only taken while `hookward pair` runs.
+    /// Secret that the provider sends here, once; accepted only while `hookward pair` runs.
     #[serde(default)]
     pub pair: Option<ValueLocator>,
-    /// A URL in the request that confirms the subscription when it is fetched.
+    /// URL in the request that confirms the subscription when it is fetched.
     #[serde(default)]
     pub confirm: Option<Confirmation>,
 }
@@ -73,40 +71,40 @@ pub struct Challenge {
 pub enum ChallengeCondition {
     /// A value as declared.
     Value(Required),
-    /// Anything at this place.
+    /// Any value at this location.
     Present {
         /// Location that must have a value.
         has: ValueLocator,
     },
 }
 
-/// A URL that is fetched to confirm a subscription, after the signature was right.
+/// URL that is fetched to confirm a subscription, after its signature was verified.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Confirmation {
     /// Location of the URL in the request.
     pub from: ValueLocator,
-    /// Hosts that it may have.
+    /// Allowed hosts.
     pub hosts: Vec<HostPattern>,
 }
 
-/// The answer to a challenge.
+/// Response to a challenge.
 #[derive(Debug, Clone)]
 pub struct ChallengeResponse {
     /// Status of the response.
     pub status: StatusCode,
     /// Header fields of the response.
     pub headers: HeaderMap,
-    /// The body, at most 512 bytes.
+    /// Body, up to 512 bytes.
     pub body: Bytes,
-    /// A URL to fetch first; the answer is only given when that went well.
+    /// URL to fetch first; the response is sent only if that succeeds.
     pub confirm: Option<HttpsUrl>,
 }
 
 /// Action that a challenge requires.
 pub(crate) enum ChallengeAction {
     Respond(Box<ChallengeResponse>),
-    /// The provider tells its secret, and waits for this answer.
+    /// The provider sends its secret, and expects this response.
     Pair(Secret, Box<ChallengeResponse>),
 }
 
@@ -139,8 +137,8 @@ impl Challenge {
         })
     }
 
-    /// Returns `Some` if the request would be this challenge with another part of the secret, and
-    /// then the place and the name of that part. Challenges in bodies are not considered.
+    /// Returns `Some` if the request would be this challenge with another part of the secret, with
+    /// the location and the name of that part. Ignores challenges in bodies.
     pub(crate) fn missed(&self, request: &Request<'_>) -> Option<Option<(String, String)>> {
         let is_method = self
             .method
@@ -195,7 +193,7 @@ impl Challenge {
             || self.headers.values().any(template_reads)
     }
 
-    /// Returns `true` if its answer signs a text of the request with the provider's key.
+    /// Returns `true` if its response signs text of the request with the provider's key.
     #[must_use]
     pub(crate) fn signs(&self) -> bool {
         let signs = |part: &TemplatePart| {
@@ -211,7 +209,7 @@ impl Challenge {
             .any(|template| template.parts().iter().any(signs))
     }
 
-    /// All places of a request that are read to tell it and to answer it.
+    /// Returns all locations that are read to recognise and to answer it.
     pub(crate) fn places(&self) -> impl Iterator<Item = &ValueLocator> {
         let conditions = self.conditions.iter().map(|condition| match condition {
             ChallengeCondition::Value(required) => &required.at,
@@ -234,10 +232,10 @@ impl Challenge {
             .chain(confirmed)
     }
 
-    /// The answer.
+    /// Returns the action for this challenge.
     ///
     /// # Errors
-    /// When the text to reflect is not what the guard admits, or something is missing.
+    /// If the guard rejects the text to reflect, or a value is missing.
     pub(crate) fn react(
         &self,
         request: &Request<'_>,
@@ -324,7 +322,7 @@ impl Challenge {
     }
 }
 
-/// Most bytes of an answer's body.
+/// Maximum size of a response's body, in bytes.
 const RESPONSE_BYTES: usize = 512;
 
 impl Confirmation {

@@ -1,4 +1,4 @@
-//! Whether a condition on a request holds.
+//! Evaluation of conditions on a request.
 
 use subtle::ConstantTimeEq as _;
 
@@ -50,7 +50,7 @@ impl Required {
                 .message(template, parts)
                 .map(|(_, wanted)| wanted.concat(request.body));
             match wanted {
-                // Of a body every byte counts.
+                // Every byte of a body counts.
                 Ok(wanted) if template.is_caseless() && self.at != ValueLocator::Body => {
                     wanted.eq_ignore_ascii_case(&value)
                 }

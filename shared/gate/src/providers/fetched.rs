@@ -1,5 +1,4 @@
-//! Keys that a request's scheme has published at a URL: which URL that may be, and the key in what
-//! stands there.
+//! Published keys of a scheme: their allowed URLs, and parsing of the fetched content.
 
 use crate::providers::error::SignatureError;
 use crate::providers::key::VerifyingKey;
@@ -9,7 +8,7 @@ use crate::request::Request;
 use hookward_core::url::HttpsUrl;
 
 impl KeySource {
-    /// The key's URL for this request.
+    /// Returns the key's URL for this request.
     pub(crate) fn address(&self, request: &Request<'_>) -> Result<HttpsUrl, SignatureError> {
         let text = match (&self.url, &self.from) {
             (Some(url), _) => url.clone(),
@@ -35,7 +34,7 @@ impl KeySource {
         Ok(url)
     }
 
-    /// The key in what was fetched.
+    /// Parses the key in the fetched content.
     pub(crate) fn key(
         &self,
         scheme: &Scheme,
@@ -53,8 +52,8 @@ impl KeySource {
         VerifyingKey::new(scheme, &text).map_err(no_key)
     }
 
-    /// Returns `true` if the path of a URL in a request is one of the provider's. Otherwise a
-    /// stranger could have the relay fetch one key under many names.
+    /// Returns `true` if the path of a URL in a request is one of the provider's. Otherwise anyone
+    /// could make the relay fetch one key by many names.
     fn admits(&self, target: &str) -> bool {
         let Some((start, end)) = self.path.split_once('*') else {
             return target == self.path;

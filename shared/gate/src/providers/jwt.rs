@@ -1,5 +1,5 @@
-//! JSON Web Tokens (RFC 7519): the signature by a well-kept library, the claims here, by the time
-//! and the request that the gate was given.
+//! JSON Web Tokens (RFC 7519): a library verifies the signature; this module checks the claims,
+//! with the gate's time and request.
 
 use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{Algorithm, Validation};
@@ -15,7 +15,7 @@ use crate::providers::signing_input::SigningContext;
 use hookward_core::clock::UnixMillis;
 
 impl JwtKey {
-    /// The claims of a token that this key signed, and that says what it must.
+    /// Returns the claims of a token that this key signed, and that has the required values.
     pub(crate) fn claims(
         &self,
         rules: &JwtRules,
@@ -39,7 +39,7 @@ impl JwtKey {
         let key = self.decoding_key(header.kid.as_deref())?;
 
         let mut validation = Validation::new(header.alg);
-        // Time and claims are judged below: by the gate's time, and with a reason.
+        // Time and claims are checked below, with the gate's time and a reason.
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
@@ -67,8 +67,8 @@ impl JwtKey {
     }
 }
 
-/// Refuses a token whose header asks for an extension: none is understood here (RFC 7515 §4.1.11),
-/// nor a payload that is not encoded (`b64`, RFC 7797).
+/// Rejects a token whose header requires an extension: none is supported (RFC 7515 §4.1.11), nor an
+/// unencoded payload (`b64`, RFC 7797).
 fn check_critical(token: &[u8]) -> Result<(), SignatureError> {
     let malformed = || SignatureError::Token("it is no JSON Web Token");
     let header = token.split(|byte| *byte == b'.').next().unwrap_or_default();
@@ -87,7 +87,7 @@ fn check_critical(token: &[u8]) -> Result<(), SignatureError> {
     Ok(())
 }
 
-/// The token with the body as its payload; `None` when it has one already.
+/// Returns the token with the body as its payload, or `None` if it has one already.
 fn attached(token: &[u8], body: &[u8]) -> Option<Vec<u8>> {
     let mut parts = token.split(|byte| *byte == b'.');
     let (header, payload, signature) = (parts.next()?, parts.next()?, parts.next()?);
@@ -102,7 +102,7 @@ fn check_time(
 ) -> Result<(), SignatureError> {
     let time = |name: &str| match claims.get(name) {
         None => Ok(None),
-        // RFC 7519 §2: seconds, perhaps with a fraction.
+        // RFC 7519 §2: seconds, possibly with a fraction.
         Some(value) => match value
             .as_u64()
             .or_else(|| value.as_f64().filter(|at| *at >= 0.0).map(|at| at as u64))
@@ -183,7 +183,7 @@ fn check_claims(
     Ok(())
 }
 
-/// Returns `true` if a claim is this text. Some libraries pad base64, others don't.
+/// Returns `true` if a claim equals this text. Some libraries pad base64.
 fn same(said: &Value, wanted: &[u8]) -> bool {
     let said = match said {
         Value::String(text) => text.clone().into_bytes(),

@@ -9,7 +9,7 @@ use crate::providers::scheme::{JwtAlgorithm, JwtRules, KeyForm, SchemeError};
 /// Keys that may have signed a token.
 pub(crate) enum JwtKey {
     One(Box<DecodingKey>),
-    /// A published set; the token names one.
+    /// A published set; the token selects one.
     Set(JwkSet),
 }
 
@@ -36,7 +36,7 @@ impl JwtKey {
         Ok(Self::One(Box::new(key)))
     }
 
-    /// Returns the key of this id; of a set with one key, that one.
+    /// Returns the key with this id; of a set with one key, that one.
     pub(super) fn decoding_key(&self, id: Option<&str>) -> Result<DecodingKey, SignatureError> {
         match self {
             Self::One(key) => Ok(key.as_ref().clone()),

@@ -1,4 +1,4 @@
-//! From a secret's text to a key that is ready for use.
+//! Keys of signatures: parsing of a secret's text, and comparison.
 
 mod secret_parts;
 
@@ -24,7 +24,8 @@ use crate::providers::scheme::{Algorithm, KeyForm, Scheme, SchemeError};
 use crate::request::Request;
 use hookward_core::secret::{Secret, SecretDigest};
 
-/// A key ready for use: an HMAC has taken it in, so that a request only pays for its own bytes.
+/// A key that is ready for use. An HMAC has processed it, so that a request only pays for its own
+/// bytes.
 pub(crate) enum VerifyingKey {
     Token(SecretDigest),
     Public(ParsedPublicKey),
@@ -40,14 +41,14 @@ pub(crate) enum VerifyingKey {
 }
 
 impl VerifyingKey {
-    /// The key that this text is, by the scheme.
+    /// Parses the key from this text, as the scheme defines.
     pub(crate) fn new(scheme: &Scheme, text: &[u8]) -> Result<Self, SchemeError> {
         if let Some(rules) = &scheme.jwt {
             return JwtKey::new(rules, scheme.key, &decoded(scheme.key, text)?).map(Self::Jwt);
         }
 
         let key = Secret::new(decoded(scheme.key, text)?).ok_or(SchemeError::EmptyKey)?;
-        // HMAC takes keys of every length; the empty one is ruled out above.
+        // HMAC accepts keys of every length; the empty one is rejected above.
         let mac = match scheme.alg {
             Algorithm::Equals => return Ok(Self::Token(key.digest())),
             Algorithm::Sha1 => return Ok(Self::DigestSha1),
@@ -73,9 +74,9 @@ impl VerifyingKey {
         mac.map_err(|_| SchemeError::EmptyKey)
     }
 
-    /// Returns `true` if one of the candidates is right. The message is read once by keys that
-    /// sign, and once for each candidate by public ones; the time taken does not tell which came
-    /// close. `id` is the key's, if it has one.
+    /// Returns `true` if one of the candidates matches. Reads the message once for symmetric keys,
+    /// and once for each candidate for public keys. The time does not reveal a near match. `id` is
+    /// the key's, if it has one.
     pub(crate) fn verify(
         &self,
         id: Option<KeyId>,
@@ -106,7 +107,7 @@ impl VerifyingKey {
                     key.verify_sig(message, candidate).is_ok()
                 })
             }
-            // Judged by its claims, in `jwt.rs`.
+            // `jwt.rs` checks these, by their claims.
             Self::Jwt(_) => false,
             _ => {
                 let make = || {
@@ -123,7 +124,7 @@ impl VerifyingKey {
         })
     }
 
-    /// Identifies a key of an algorithm, so that equal ones are used once.
+    /// Returns the id of a key and its algorithm, so that equal keys are used once.
     pub(crate) fn id(scheme: &Scheme, text: &[u8]) -> KeyId {
         let mut digest = Sha256::new();
         digest.update(format!("{:?}/{:?}/", scheme.alg, scheme.key));
@@ -131,7 +132,7 @@ impl VerifyingKey {
         digest.finalize().into()
     }
 
-    /// The signature of a message, by a key that can sign.
+    /// Signs a message, if the key can sign.
     pub(crate) fn sign(&self, message: &[impl AsRef<[u8]>]) -> Option<Vec<u8>> {
         fn mac<M: Mac + Clone>(mac: &M, message: &[impl AsRef<[u8]>]) -> Vec<u8> {
             let mut mac = mac.clone();
@@ -197,7 +198,7 @@ pub(crate) fn decoded(form: KeyForm, text: &[u8]) -> Result<Vec<u8>, SchemeError
     })
 }
 
-/// The public key of a PEM text: the key itself, or a certificate's.
+/// Returns the public key of a PEM text: the key itself, or that of a certificate.
 fn pem(text: &[u8]) -> Option<Vec<u8>> {
     if let Ok(key) = SubjectPublicKeyInfoDer::from_pem_slice(text) {
         return Some(key.to_vec());

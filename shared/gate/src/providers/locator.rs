@@ -1,4 +1,4 @@
-//! Where a value stands in a request: a header, the query, the body.
+//! Locations of values in a request: a header, the query, the body.
 
 mod params;
 
@@ -17,35 +17,35 @@ use crate::request::{Request, RequestHead};
 use hookward_core::form::{self, FormError};
 use hookward_core::json::{JsonError, JsonPath};
 
-/// A place in a request.
+/// Location of a value in a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum ValueLocator {
     /// Header field, `header:NAME`.
     Header(HeaderField),
-    /// `header:NAME-*`: headers that are numbered, from `NAME-1` on.
+    /// `header:NAME-*`: numbered headers, from `NAME-1` on.
     Numbered(HeaderField),
-    /// `query:NAME`: a parameter of the query, decoded.
+    /// `query:NAME`: a query parameter, decoded.
     Query(String),
     /// `form:NAME`: a field of a form, decoded.
     Form(String),
     /// `json:PATH`: a value of a JSON body.
     Json(JsonPath),
-    /// `formjson:FIELD:PATH`: a value of JSON that stands in a field of a form.
+    /// `formjson:FIELD:PATH`: a value of JSON in a form field.
     FormJson(String, JsonPath),
     /// `body`: the whole body.
     Body,
     /// `sig:KEY`: a member of the signature's list.
     Member(String),
-    /// `sig:#N`: the list's member at this position, from 0 on.
+    /// `sig:#N`: the list's member at this position, from 0.
     Position(usize),
 }
 
 impl ValueLocator {
-    /// Reads a place as it is written in the catalogue and in policies.
+    /// Parses a location of the catalog or a policy.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The mistake.
     pub(crate) fn parse(text: &str) -> Result<Self, Reason> {
         let named = |name: &str| {
             if name.is_empty() {
@@ -90,7 +90,7 @@ impl ValueLocator {
         )
     }
 
-    /// Returns `false` if it can be told from the head alone that nothing stands there.
+    /// Returns `false` if the head alone shows that the location has no value.
     #[must_use]
     pub(crate) fn may_stand_in(&self, head: RequestHead<'_>) -> bool {
         match self {
@@ -100,10 +100,10 @@ impl ValueLocator {
         }
     }
 
-    /// The value that must stand there once; `Ok(None)` without one.
+    /// Returns the only value, or `None` without one.
     ///
     /// # Errors
-    /// When it can't be told which value it is, or the body can't be read as it should be.
+    /// If the value is ambiguous, or the body has another format.
     pub(crate) fn read<'r>(
         &self,
         request: &Request<'r>,
@@ -158,10 +158,10 @@ impl ValueLocator {
         }
     }
 
-    /// All values that stand there; at least one.
+    /// Returns all values; at least one.
     ///
     /// # Errors
-    /// As [`ValueLocator::read`], and when there is none.
+    /// As [`ValueLocator::read`], and if there is none.
     pub(crate) fn read_all<'r>(
         &self,
         request: &Request<'r>,
@@ -199,7 +199,7 @@ impl ValueLocator {
         }
     }
 
-    /// Adds what it reads of a body.
+    /// Adds the body field that it reads.
     pub(crate) fn add_to(&self, places: &mut BodyFieldsBuilder) {
         match self {
             Self::Json(path) => places.json(path),
@@ -208,7 +208,7 @@ impl ValueLocator {
         }
     }
 
-    /// A text; one that is absent is no fault.
+    /// Returns a text; an absent one is not an error.
     fn unless_absent<'r>(
         &self,
         text: Result<Option<String>, BodyReadError>,
@@ -242,7 +242,7 @@ impl ValueLocator {
     }
 }
 
-/// Reads by what is known of the request already, or anew.
+/// Reads from the request's inspection, or from a new one.
 pub(crate) fn inspected<T>(
     request: &Request<'_>,
     read: impl FnOnce(&Inspection) -> Result<T, BodyReadError>,
@@ -253,7 +253,7 @@ pub(crate) fn inspected<T>(
     }
 }
 
-/// The values of headers that are numbered.
+/// Returns the values of numbered headers.
 fn numbered<'r>(stem: &HeaderField, request: &Request<'r>) -> Vec<Cow<'r, [u8]>> {
     let is_number = |name: &HeaderName| {
         let rest = name

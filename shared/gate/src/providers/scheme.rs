@@ -30,7 +30,7 @@ pub use consistency::SchemeError;
 pub use coverage::Coverage;
 pub use time::TimeUnit;
 
-/// A provider's way of signing.
+/// A signing scheme.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scheme {
@@ -39,7 +39,7 @@ pub struct Scheme {
     /// Encoding of the secret's text.
     #[serde(default, skip_serializing_if = "is_default")]
     pub key: KeyForm,
-    /// The part of a secret of several parts that is the key.
+    /// Part of the secret that is the key, if it has several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<String>,
     /// Location and encoding of the signature.
@@ -47,26 +47,27 @@ pub struct Scheme {
     /// Template of the signed text.
     #[serde(default, skip_serializing_if = "is_default")]
     pub msg: Template,
-    /// Time of signing, if it is signed.
+    /// Time of signing, if the scheme signs one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ts: Option<Timestamp>,
     /// Conditions that select this scheme.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub require: Vec<Required>,
-    /// A batch whose items are signed one by one: where the items stand. All must be right.
+    /// Path of the items of a batch that are signed one by one. All must match.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub each: Option<JsonPath>,
     /// Rules of a JSON Web Token (with `alg = "jwt"`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt: Option<JwtRules>,
-    /// The provider may sign the URL with its port or without, whichever was sent.
+    /// `true` if the provider may sign the URL with or without its port, regardless of the one that
+    /// it sent.
     #[serde(default, skip_serializing_if = "is_default")]
     pub url_ports: bool,
-    /// The body is a JSON object or list, or empty; anything else is refused. Needed where the body
-    /// stands beside another value in `msg` with nothing between the two.
+    /// `true` if the body must be a JSON object or list, or empty. Needed if the body is adjacent
+    /// to another value in `msg`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub json_body: bool,
-    /// Source of the key if the policy has none.
+    /// Source of the key, if the policy has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<KeySource>,
 }
@@ -81,9 +82,9 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 pub struct SignatureField {
     /// Location.
     pub at: ValueLocator,
-    /// The encoding of the signature's bytes.
+    /// Encoding of the signature's bytes.
     pub enc: Encoding,
-    /// Text before the signature: required, compared exactly.
+    /// Prefix of the signature: required, compared exactly.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
     /// Separator of the members of a list.
@@ -92,15 +93,15 @@ pub struct SignatureField {
     /// Separator of a member's key and value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv: Option<String>,
-    /// The members that are signatures.
+    /// Members that are signatures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pick: Option<Pick>,
-    /// The header may stand several times: each is a signature.
+    /// `true` if the header may occur several times, each with a signature.
     #[serde(default, skip_serializing_if = "is_default")]
     pub repeats: bool,
 }
 
-/// Which members of a list are signatures.
+/// Selection of the list members that are signatures.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Pick {
@@ -108,7 +109,7 @@ pub enum Pick {
     Key(String),
     /// Members whose key is this part of the secret: `{secret:PART}`.
     Part(String),
-    /// Members from this position on: `1+`.
+    /// Members from this position: `1+`.
     From(usize),
 }
 
@@ -151,11 +152,11 @@ pub enum Encoding {
     Base64,
     /// Base64 with `-` and `_`, without padding (RFC 4648 §5), strict.
     Base64url,
-    /// As it is: tokens only.
+    /// Unencoded; for tokens only.
     Text,
 }
 
-/// The time of signing.
+/// Timestamp of a signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Timestamp {
@@ -163,29 +164,29 @@ pub struct Timestamp {
     pub at: ValueLocator,
     /// Unit.
     pub unit: TimeUnit,
-    /// Seconds that it may lie before or after the time of the check; absent where the provider
-    /// names no bound (it may send a delivery again, days later, with its first timestamp).
+    /// Maximum difference to the time of the check, in seconds, in either direction. `None` if the
+    /// provider names none, because it may retry days later with the first timestamp.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<u64>,
 }
 
-/// A condition on a request: exactly one of the fields beside `at`.
+/// Condition on a request: exactly one of the fields beside `at`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Required {
     /// Location.
     pub at: ValueLocator,
-    /// The value begins with this, in either case.
+    /// Prefix of the value, in either case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begins: Option<String>,
-    /// The value holds this.
+    /// Substring of the value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contains: Option<String>,
-    /// The value is a list, separated by commas, that has this member, in either case.
+    /// Member of the value, which is a comma-separated list, in either case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lists: Option<String>,
-    /// The value is what this template makes: a text, or a digest such as `{body|sha256}`. A part
-    /// of the secret that was not given asks for nothing.
+    /// Template that the value must equal: a text, or a digest such as `{body|sha256}`. A missing
+    /// part of the secret requires nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is: Option<Template>,
     /// The location must have no value.

@@ -1,4 +1,4 @@
-//! Puts together what a provider signed: a template filled from a request.
+//! Rendering of the signed text: a template filled from a request.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -24,23 +24,23 @@ use hookward_core::secret::Secret;
 
 /// Values that fill a template.
 pub(crate) struct SigningContext<'s, 'r> {
-    /// The request; for an item of a batch its body is the item.
+    /// Request; for an item of a batch, its body is the item.
     pub(crate) request: Request<'r>,
-    /// The members of the signature's list.
+    /// Members of the signature's list.
     pub(crate) members: &'s SignatureParams,
-    /// The timestamp, as it was sent.
+    /// Timestamp as received.
     pub(crate) ts: Option<&'s [u8]>,
-    /// Scheme and authority of the public URL.
+    /// Origin of the public URL.
     pub(crate) origin: &'s str,
 }
 
 type Piece<'m> = Cow<'m, [u8]>;
 
 impl<'s, 'r: 's> SigningContext<'s, 'r> {
-    /// The signed text, and its number among those of the request.
+    /// Returns the signed text, and its number among those of the request.
     ///
-    /// A value that stands before literal text does not hold that text, and a header's is not
-    /// empty: otherwise bytes could be moved across the separator under the same signature.
+    /// A value before literal text must not contain that text, and a header's value must not be empty.
+    /// Otherwise bytes could move across the separator under the same signature.
     pub(crate) fn message(
         &self,
         template: &Template,
@@ -53,8 +53,8 @@ impl<'s, 'r: 's> SigningContext<'s, 'r> {
         }
     }
 
-    /// Returns the key of a signed text among those of the same request: the template, and what the
-    /// request does not fix.
+    /// Returns the key of a signed text among those of the same request: the template, and the
+    /// values that vary within a request.
     fn key(&self, template: &Template, parts: &SecretParts) -> Vec<u8> {
         let mut key = Vec::with_capacity(128);
         let mut add = |part: &[u8]| {
@@ -87,7 +87,7 @@ impl<'s, 'r: 's> SigningContext<'s, 'r> {
         key
     }
 
-    /// Puts the signed text together.
+    /// Renders the signed text.
     pub(crate) fn render(
         &self,
         template: &Template,
@@ -98,7 +98,7 @@ impl<'s, 'r: 's> SigningContext<'s, 'r> {
         Ok(message)
     }
 
-    /// Renders a response, in which values may be signed by the key.
+    /// Renders a response, in which the key may sign values.
     pub(crate) fn render_signed(
         &self,
         template: &Template,
@@ -177,7 +177,7 @@ impl<'s, 'r: 's> SigningContext<'s, 'r> {
         Ok(())
     }
 
-    /// Adds bytes to a signed text, which has a bound beside the body.
+    /// Adds bytes to a signed text, whose size beside the body is bounded.
     fn add(&self, message: &mut SignedMessage, bytes: Piece<'_>) -> Result<(), SignatureError> {
         let most = self
             .request
@@ -279,7 +279,7 @@ fn filtered(value: Piece<'_>, filter: Filter) -> Result<Piece<'_>, SignatureErro
                 SignatureError::Malformed("the signed text".to_owned(), "it is no text")
             })?)
         }
-        // Only an answer signs; see `render_signed`.
+        // Only a response signs; see `render_signed`.
         Filter::SignedHex | Filter::SignedBase64 => {
             return Err(SignatureError::NoPart("key".to_owned()));
         }

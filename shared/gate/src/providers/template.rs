@@ -1,23 +1,23 @@
-//! What a provider signs, as a template: literal text and placeholders.
+//! Template of a signed text: literal text and placeholders.
 //!
-//! | placeholder | stands for |
+//! | placeholder | value |
 //! | --- | --- |
-//! | `{body}` `{crc32:body}` | the raw body, its CRC-32 in decimal |
-//! | `{ts}` | the timestamp, as it was sent |
-//! | `{secret}` `{secret:PART}` | the secret, or a part of one that has several |
-//! | `{url}` `{method}` `{path}` | of the request; the URL as it is public; path with query, as sent |
-//! | `{canonical}` | method, path and sorted query as Atlassian's `qsh` writes them |
-//! | `{header:N}` `{query:N}` `{form:N}` `{json:P}` `{formjson:F:P}` `{sig:K}` | the value there |
-//! | `{item:P}` | a value of the item, where a batch is signed item by item; empty when absent |
-//! | `{form-sorted}` | names and values of the form, decoded, sorted, joined without anything between |
-//! | `{signed-headers:N}` | the headers that header N names, each as `name:value`, joined by `;` |
-//! | `{sns}` `{plivo}` | the texts that Amazon SNS and Plivo put together |
+//! | `{body}` `{crc32:body}` | raw body; its CRC-32 in decimal |
+//! | `{ts}` | timestamp, as received |
+//! | `{secret}` `{secret:PART}` | secret, or one of its parts |
+//! | `{url}` `{method}` `{path}` | of the request: public URL, method, path with query as received |
+//! | `{canonical}` | method, path and sorted query as in Atlassian's `qsh` |
+//! | `{header:N}` `{query:N}` `{form:N}` `{json:P}` `{formjson:F:P}` `{sig:K}` | value at the location |
+//! | `{item:P}` | value of the item, if a batch is signed item by item; empty if absent |
+//! | `{form-sorted}` | names and values of the form, decoded, sorted, joined without separators |
+//! | `{signed-headers:N}` | headers that header N lists, each as `name:value`, joined by `;` |
+//! | `{sns}` `{plivo}` | signed texts of Amazon SNS and Plivo |
 //!
 //! A filter may follow: `{query:id|lower}`, `|jsonstr` (as a JSON string), `|sha256`,
 //! `|sha256-base64` and `|sha256-base64url` (the digest, in hex or base64), `|signed-hex` and
-//! `|signed-base64` (by the provider's key; in answers to challenges only), `|hubspot` and
-//! `|contentful` (their ways with escapes), `|free` (one value may hold the separator behind it).
-//! `[…]` is left out when a placeholder inside has no value. `{{`, `}}`, `[[` and `]]` are the
+//! `|signed-base64` (signed by the provider's key; only in responses to challenges), `|hubspot` and
+//! `|contentful` (their handling of escapes), `|free` (one value may contain the separator after
+//! it). `[…]` is omitted if a placeholder inside has no value. `{{`, `}}`, `[[` and `]]` are the
 //! characters themselves.
 
 mod parser;
@@ -39,13 +39,13 @@ pub struct Template {
     parts: Vec<TemplatePart>,
 }
 
-/// A piece of a template.
+/// Part of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TemplatePart {
-    /// Text as it stands.
+    /// Literal text.
     Literal(String),
     Value(ValueSource, Filter),
-    /// Left out when a value inside is absent.
+    /// Omitted if a value inside is absent.
     Optional(Vec<TemplatePart>),
 }
 
@@ -62,14 +62,14 @@ pub(crate) enum ValueSource {
     Method,
     /// The path and the query, as sent.
     Target,
-    /// Method, path and query as Atlassian's `qsh` writes them.
+    /// Method, path and query as in Atlassian's `qsh`.
     Canonical,
     /// A value of the request.
     At(ValueLocator),
     /// A value of one item of a batch.
     Item(JsonPath),
     FormSorted,
-    /// Headers that are named by this one.
+    /// Headers that this one lists.
     SignedHeaders(HeaderField),
     Sns,
     Plivo,
@@ -88,25 +88,24 @@ pub(crate) enum Filter {
     Sha256Base64,
     /// SHA-256, in base64url without padding.
     Sha256Base64url,
-    /// Signed by the provider's key, in hex: in answers to challenges.
+    /// Signature by the provider's key, in hex; only in responses to challenges.
     SignedHex,
-    /// Signed by the provider's key, in base64: in answers to challenges.
+    /// Signature by the provider's key, in base64; only in responses to challenges.
     SignedBase64,
-    /// HubSpot: some escapes of the URL are decoded.
+    /// HubSpot: decodes some escapes of the URL.
     Hubspot,
-    /// Contentful: path and query escaped once more.
+    /// Contentful: escapes path and query again.
     Contentful,
-    /// Unchanged; the value may hold the text that separates it from what follows, which no other
-    /// value of the template may. Where that is so of one value only, the signed text can still be
-    /// cut in one way only.
+    /// Unchanged. The value may contain the separator after it, which no other value of the
+    /// template may. With one such value, the signed text can still be split in only one way.
     Free,
 }
 
 impl Template {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The mistake.
     pub(crate) fn parse(text: &str) -> Result<Self, Reason> {
         let mut parser = Parser { rest: text };
         let parts = parser.parts(false)?;
@@ -125,7 +124,7 @@ impl Template {
         })
     }
 
-    /// The name of the part of the secret that stands in it.
+    /// Returns the part of the secret that it contains.
     #[must_use]
     pub(crate) fn secret_part(&self) -> Option<&str> {
         self.sources().find_map(|source| match source {
@@ -134,7 +133,7 @@ impl Template {
         })
     }
 
-    /// The template of one placeholder.
+    /// Returns the template of one placeholder.
     #[cfg(test)]
     pub(crate) fn of(source: ValueSource) -> Self {
         Self {
@@ -158,7 +157,7 @@ impl Template {
         &self.parts
     }
 
-    /// Everything that its placeholders stand for, also inside of what is optional.
+    /// Returns the sources of all placeholders, including optional ones.
     pub(crate) fn sources(&self) -> impl Iterator<Item = &ValueSource> {
         let mut stack: Vec<&TemplatePart> = self.parts.iter().rev().collect();
         std::iter::from_fn(move || {

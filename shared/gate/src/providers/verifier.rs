@@ -1,21 +1,20 @@
-//! Verifies requests by [`Scheme`]s and their keys: the one interpreter for all providers.
+//! Verification of requests by [`Scheme`]s and their keys: one interpreter for all providers.
 //!
 //! Its rules:
-//! 1. The bytes are verified as received, before any charset, compression or JSON step.
-//! 2. Signatures are compared as decoded bytes and in constant time; hex in either case.
-//! 3. No key is empty, no signature is empty, and a repeated signature or timestamp header is
-//!    refused, but for providers that repeat it themselves.
-//! 4. The timestamp is signed as the text that was received; the window has two sides.
-//! 5. A signed value does not hold the text that separates it from what follows (see `message.rs`).
-//! 6. The URL is the tunnel's public one, or the one of the policy; never the request's own word.
+//! 1. It verifies the bytes as received, before any charset, compression or JSON step.
+//! 2. It compares signatures as decoded bytes, in constant time; hex in either case.
+//! 3. It rejects empty keys, empty signatures, and repeated signature or timestamp headers, except
+//!    for providers that repeat them.
+//! 4. The timestamp is signed as the received text; the window has two sides.
+//! 5. A signed value does not contain the separator after it (see `signing_input.rs`).
+//! 6. The URL is the tunnel's public one, or the policy's; never the request's.
 //! 7. A token is no signature: it identifies the sender, and does not cover the body.
-//! 8. What stands side by side without a separator is pinned (see `joints.rs`), so that it can be
-//!    cut in one way only.
-//! 9. A text that a challenge signs for anybody is no event, whatever its signature.
+//! 8. Adjacent values without a separator are closed (see `joints.rs`), so that the text can be
+//!    split in only one way.
+//! 9. A text that a challenge signs for anyone is no event, whatever its signature.
 //!
-//! A provider may have several ways of signing that are as good as each other (two names of one
-//! header, two slots for keys): one right one is enough. Ways that are weaker are variants, which a
-//! policy names.
+//! A provider may have equivalent schemes (two names of one header, two slots for keys): one match
+//! is sufficient. Weaker schemes are variants, which a policy must name.
 
 mod active_key;
 mod scheme_verifier;
@@ -39,19 +38,19 @@ use hookward_core::url::HttpsUrl;
 /// Result of a successful verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// Which of the live secrets it was, by its position; `None` for a key that was fetched.
+    /// Position of the matching secret; `None` for a fetched key.
     pub secret: Option<usize>,
-    /// A digest that no other signed content has, whichever secret it was, if it is asked for;
-    /// `None` for a token, which signs nothing.
+    /// Digest that is unique for the signed content, regardless of the secret, if requested; `None` for
+    /// a token, which signs nothing.
     pub proof: Option<[u8; 32]>,
-    /// Which of the provider's ways it was.
+    /// Position of the matching scheme.
     pub way: usize,
-    /// `true` if the scheme signs, and is no token.
+    /// `true` if the scheme is a signature, and not a token.
     pub signs: bool,
 }
 
-/// A provider's ways of signing, with the keys. One right way by one key is enough; several keys
-/// are live during a rotation.
+/// Schemes of a provider, with their keys. One match by one key is sufficient; several keys are
+/// valid during a rotation.
 pub struct SignatureVerifier {
     schemes: Vec<SchemeVerifier>,
     origin: Option<String>,
@@ -60,11 +59,11 @@ pub struct SignatureVerifier {
 }
 
 impl SignatureVerifier {
-    /// The ways with the secrets. `origin` replaces the tunnel's public scheme and authority where
+    /// Creates a verifier of these schemes and secrets. `origin` replaces the tunnel's public origin if
     /// the URL is signed.
     ///
     /// # Errors
-    /// When a scheme contradicts itself or a secret has not the provider's form.
+    /// If a scheme contradicts itself, or a secret has the wrong format.
     pub fn new(
         schemes: &[Scheme],
         shape: &SecretShape,
@@ -85,8 +84,8 @@ impl SignatureVerifier {
             for (index, parts) in parts.iter().enumerate() {
                 match ActiveKey::new(scheme, index, parts) {
                     Ok(one) => live.push(one),
-                    // A secret may serve one way and not another: it lacks a part, or has another
-                    // form.
+                    // A secret may suit one scheme and not another: it lacks a part, or has another
+                    // format.
                     Err(error @ (SchemeError::MissingPart(_) | SchemeError::Key(_))) => {
                         last_missing = Some(error)
                     }
@@ -118,7 +117,7 @@ impl SignatureVerifier {
         })
     }
 
-    /// Returns the verifier for this provider, which refuses texts that the provider's challenges
+    /// Returns the verifier for this provider, which rejects texts that the provider's challenges
     /// sign.
     #[must_use]
     pub(crate) fn of_provider(self, row: &Provider) -> Self {
@@ -129,8 +128,8 @@ impl SignatureVerifier {
         }
     }
 
-    /// The codes and digests over the body that one request can ask for: pairs of a key and a
-    /// signed text, of which equal ones are computed once.
+    /// Returns the codes and digests over the body that one request may need: pairs of key and
+    /// signed text. Equal ones are computed once.
     pub(crate) fn body_hashes(&self) -> impl Iterator<Item = (KeyId, String, usize)> {
         self.schemes
             .iter()
@@ -166,7 +165,7 @@ impl SignatureVerifier {
     /// Returns the action for a challenge of this provider, if the request is one.
     ///
     /// # Errors
-    /// When it is one that must not be answered.
+    /// If it must not be answered.
     pub(crate) fn react(
         &self,
         challenge: &Challenge,
@@ -206,10 +205,10 @@ impl SignatureVerifier {
         self.schemes.iter().any(|way| way.scheme.needs_body())
     }
 
-    /// The URLs of the keys that this request is verified with.
+    /// Returns the URLs of the keys for this request.
     ///
     /// # Errors
-    /// When the request names one that is none of the provider's.
+    /// If the request names a URL that is not the provider's.
     pub(crate) fn wanted(&self, request: &Request<'_>) -> Result<Vec<HttpsUrl>, SignatureError> {
         let mut urls = Vec::new();
         let each = self
@@ -235,7 +234,7 @@ impl SignatureVerifier {
         Ok(urls)
     }
 
-    /// Verifies the request by one of the schemes and one of the keys, at about `now`.
+    /// Verifies the request by one of the schemes and one of the keys, at the time `now`.
     ///
     /// # Errors
     /// [`SignatureError`], for the tunnel's owner.
@@ -288,8 +287,8 @@ impl SignatureVerifier {
     }
 }
 
-/// Returns the digest that identifies a token. A signature over a curve can be written in two ways,
-/// so it does not.
+/// Returns the digest that identifies a token. It excludes an elliptic-curve signature, which has
+/// two valid forms.
 fn signed_of(token: &[u8], detached: Option<&[u8]>) -> [u8; 32] {
     let signed = token
         .iter()

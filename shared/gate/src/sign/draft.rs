@@ -1,4 +1,4 @@
-//! A request that is being made: what signing adds is put where the provider puts it.
+//! A request in preparation, in which signing sets values at the provider's locations.
 
 use std::borrow::Cow;
 
@@ -12,10 +12,10 @@ use crate::sign::SignError;
 use hookward_core::form;
 use hookward_core::json::{JsonError, JsonPath};
 
-/// A request that is being made.
+/// A request in preparation.
 #[derive(Debug, Clone)]
 pub struct DraftRequest {
-    /// Scheme and authority of the URL.
+    /// Origin of the URL.
     pub origin: String,
     /// Path and query.
     pub target: String,
@@ -28,7 +28,7 @@ pub struct DraftRequest {
 }
 
 impl DraftRequest {
-    /// The request as it stands.
+    /// Returns the request in its current state.
     #[must_use]
     pub(crate) fn request(&self) -> Request<'_> {
         let Self {
@@ -50,11 +50,11 @@ impl DraftRequest {
         )
     }
 
-    /// The value that stands there.
+    /// Returns the value at this location.
     pub(crate) fn at(&self, place: &ValueLocator) -> Result<Option<Cow<'_, [u8]>>, SignError> {
         let none = SignatureParams::default();
         match place {
-            // What is put there makes it.
+            // The value set there creates it.
             ValueLocator::Json(_) | ValueLocator::FormJson(..) | ValueLocator::Form(_)
                 if self.body.is_empty() =>
             {
@@ -67,7 +67,7 @@ impl DraftRequest {
         }
     }
 
-    /// Puts a text there, in the place of what stands there.
+    /// Sets the value at this location.
     pub(crate) fn put(&mut self, place: &ValueLocator, text: &str) -> Result<(), SignError> {
         let impossible = || SignError::Place(place.to_string().into());
         match place {
@@ -107,7 +107,7 @@ impl DraftRequest {
         Ok(())
     }
 
-    /// Makes a JSON document the field of a form, for providers that send it so.
+    /// Wraps a JSON document in a form field, for providers that send it so.
     pub(crate) fn wrap(&mut self, name: &str) {
         self.body = format!("{name}={}", escape(&self.body, UNRESERVED)).into_bytes();
     }
@@ -124,7 +124,7 @@ impl DraftRequest {
 /// Characters that need no escape in queries and forms (RFC 3986 §2.3).
 const UNRESERVED: &[u8] = b"-._~";
 
-/// The pairs as they are written, but those of this name, and one with it and the value.
+/// Returns the pairs as written, with those of this name replaced by one with the value.
 fn with_pair(pairs: &[u8], name: &str, value: &[u8]) -> Option<String> {
     let mut kept = Vec::new();
     for pair in pairs
@@ -146,7 +146,7 @@ fn with_pair(pairs: &[u8], name: &str, value: &[u8]) -> Option<String> {
     Some(kept.join("&"))
 }
 
-/// The document with a text there; as a number where one stood.
+/// Returns the document with a text at the path; with a number if one was there.
 fn with_json(path: &JsonPath, document: &[u8], text: &str) -> Result<Vec<u8>, SignError> {
     path.edit(document, &mut |stood| {
         let number =

@@ -1,4 +1,4 @@
-//! Signs by a private key, for providers that have one.
+//! Signing with a private key, for providers that have one.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -21,21 +21,21 @@ pub(crate) enum Signer {
 }
 
 impl Signer {
-    /// For a signature that stands alone; a curve's is in DER.
+    /// Returns the signer of a separate signature; an elliptic-curve signature is in DER.
     pub(crate) const fn of(alg: Algorithm) -> Result<Self, SignError> {
         Ok(match alg {
             Algorithm::Ed25519 => Self::Ed25519,
             Algorithm::EcdsaP256Sha256 => Self::Ecdsa(&ECDSA_P256_SHA256_ASN1_SIGNING),
             Algorithm::RsaSha256 => Self::Rsa(&RSA_PKCS1_SHA256),
             Algorithm::RsaSha512 => Self::Rsa(&RSA_PKCS1_SHA512),
-            // The library verifies such signatures for old providers, and makes none.
+            // The library verifies such signatures for old providers, and creates none.
             Algorithm::RsaSha1 => return Err(SignError::RsaSha1),
             _ => return Err(SignError::PrivateKey),
         })
     }
 
-    /// For a JSON Web Token; a curve's signature is its two numbers (RFC 7518 §3.4). `None` where
-    /// the key is a shared secret.
+    /// Returns the signer of a JSON Web Token; an elliptic-curve signature is its two numbers (RFC
+    /// 7518 §3.4). `None` if the key is a shared secret.
     pub(crate) const fn of_token(alg: JwtAlgorithm) -> Option<Self> {
         Some(match alg {
             JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512 => return None,
@@ -48,7 +48,7 @@ impl Signer {
         })
     }
 
-    /// The signature of a message by a private key in PEM; `None` for another kind of key.
+    /// Signs a message with a private key in PEM. Returns `None` for another kind of key.
     pub(crate) fn sign(self, pem: &[u8], message: &[u8]) -> Option<Vec<u8>> {
         let key = PrivateKeyDer::from_pem_slice(pem).ok()?;
         let der = key.secret_der();

@@ -1,4 +1,4 @@
-//! Makes the JSON Web Token that a provider would send (RFC 7519).
+//! Creation of the JSON Web Token that a provider would send (RFC 7519).
 
 use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::EncodingKey;
@@ -13,7 +13,7 @@ use crate::sign::SignError;
 use crate::sign::private_key::Signer;
 use hookward_core::clock::UnixMillis;
 
-/// The token for a request, at `now`.
+/// Creates the token for a request, at `now`.
 pub(crate) fn token(
     scheme: &Scheme,
     rules: &JwtRules,
@@ -35,13 +35,13 @@ pub(crate) fn token(
     } else {
         let mut claims = claims(rules, parts, scene, now)?;
         if scheme.sig.at == ValueLocator::Body {
-            // Wix: the body is the token, and what happened is its claim `data`.
+            // Wix: the body is the token, and its claim `data` has the event.
             claims.insert("data".to_owned(), String::from_utf8_lossy(body).into());
         }
         BASE64URL_NOPAD.encode(Value::Object(claims).to_string().as_bytes())
     };
 
-    // Of several algorithms, the one that the private key is for.
+    // Of several algorithms, the one of the private key.
     let signed = rules.algs.iter().find_map(|alg| {
         let header = json!({ "alg": alg, "typ": "JWT" }).to_string();
         let header = BASE64URL_NOPAD.encode(header.as_bytes());

@@ -6,7 +6,7 @@ use hookward_core::address::AddressSet;
 use hookward_core::clock::UnixMillis;
 use std::net::IpAddr;
 
-/// Ranges, and named sets.
+/// Address ranges and named sets.
 pub(crate) struct AddressRule {
     pub(super) ranges: AddressSet,
     pub(super) named: Vec<String>,
@@ -35,12 +35,12 @@ impl AddressRule {
                 .any(|name| state.sets.contains(name, client))
     }
 
-    /// The names of the sets.
+    /// Returns the names of the sets.
     pub(crate) fn named(&self) -> &[String] {
         &self.named
     }
 
-    /// The named sets, with the age of what they hold.
+    /// Describes the named sets with the age of their content.
     pub(crate) fn ages(&self, state: &GateState, now: UnixMillis) -> Vec<String> {
         let age = |name: &String| {
             state

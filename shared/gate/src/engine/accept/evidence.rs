@@ -9,19 +9,19 @@ use http::StatusCode;
 /// Findings of the checks of an accept rule.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Evidence {
-    /// Spans of right tokens.
+    /// Spans of valid tokens.
     pub(crate) tokens: Vec<TokenSpan>,
-    /// The names of the secrets and tokens that were right.
+    /// Names of the secrets and tokens that matched.
     pub(crate) secrets: Vec<String>,
     /// Values that identify the delivery.
     pub(crate) identity: Vec<DeliveryIdentity>,
-    /// All signatures were checked here and are right, and at least one is no token.
+    /// `true` if all signatures were checked here and match, and at least one is not a token.
     pub(crate) signed: bool,
-    /// The first check that failed, on a route that only observes.
+    /// First failed check, on a route that only observes.
     pub(crate) failed: Option<Refusal>,
 }
 
-/// The refusal of a token; of Basic authentication one that asks for it.
+/// Returns the refusal of a token. For Basic authentication, it requests credentials.
 pub(crate) fn token_refusal(check: &TokenCheck, reason: String) -> Refusal {
     let refusal = Refusal::failed(Check::Token, reason);
     match check.location {
@@ -35,7 +35,7 @@ pub(crate) fn token_refusal(check: &TokenCheck, reason: String) -> Refusal {
 }
 
 impl Evidence {
-    /// A failed check refuses, or is only noted.
+    /// Refuses after a failed check, or records the failure on a route that only observes.
     pub(super) fn record_or_fail(
         &mut self,
         refusal: Refusal,

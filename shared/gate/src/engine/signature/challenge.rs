@@ -8,9 +8,9 @@ use data_encoding::HEXLOWER;
 use hookward_core::reason::Refusal;
 use sha2::{Digest as _, Sha256};
 
-/// Origin of a rule's deliveries: the provider, or the scheme of the user's own, and the account
-/// there, by the name of the rule's first secret. Rules with the same secret have the same origin,
-/// wherever they stand in a policy.
+/// Origin of a rule's deliveries: the provider or the custom scheme, and the account, by the name
+/// of the rule's first secret. Rules with the same secret have the same origin anywhere in a
+/// policy.
 #[derive(Debug, Clone)]
 pub(super) struct ChallengeOrigin(pub(super) Vec<u8>);
 
@@ -19,7 +19,7 @@ impl ChallengeOrigin {
         let provider = match (check.row(), &check.scheme) {
             (Some(row), _) => format!("{}/", row.id),
             (None, scheme) => {
-                // A scheme came from TOML or JSON, and can be written as JSON.
+                // A scheme comes from TOML or JSON, so it can be serialized as JSON.
                 let scheme = serde_json::to_vec(scheme).unwrap_or_default();
                 format!("own scheme {}/", HEXLOWER.encode(&Sha256::digest(scheme)))
             }
@@ -37,7 +37,7 @@ impl ChallengeOrigin {
 }
 
 impl SignatureRule {
-    /// Returns the reason why a request that is the provider's challenge was not treated as one.
+    /// Returns the reason why a challenge of the provider was not treated as one.
     pub(super) fn missed_challenge(&self, request: &Request<'_>) -> Option<String> {
         let challenges = &self.check.row()?.challenges;
         let missed = challenges
@@ -57,8 +57,8 @@ impl SignatureRule {
         })
     }
 
-    /// Returns the action for a challenge, if the request is one: of the challenges that are signed
-    /// like events, or of the others.
+    /// Returns the action for a challenge, if the request is one: of the signed challenges, or of
+    /// the others.
     pub(crate) fn react(
         &self,
         request: &Request<'_>,
@@ -74,7 +74,7 @@ impl SignatureRule {
             .iter()
             .filter(|challenge| challenge.signed == signed)
         {
-            // A secret that a stranger could tell is only taken while pairing.
+            // A secret that anyone could send is accepted only while pairing.
             if challenge.pair.is_some() != self.check.pair {
                 continue;
             }

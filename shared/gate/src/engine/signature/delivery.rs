@@ -1,4 +1,4 @@
-//! Identity of a delivery: what tells it from others.
+//! Identity of a delivery, which distinguishes it from others.
 
 use super::SignatureRule;
 use crate::providers::locator::SignatureParams;
@@ -6,7 +6,7 @@ use crate::providers::{Coverage, Scheme, ValueLocator, Verified};
 use crate::request::Request;
 use sha2::{Digest as _, Sha256};
 
-/// Value that tells a delivery from others.
+/// Value that distinguishes a delivery from others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeliveryIdentity {
     /// `true` if the signature covers it.
@@ -21,10 +21,9 @@ impl SignatureRule {
 
     /// Returns the identity of the delivery: its id if the signature covers it, else the signature.
     ///
-    /// For a token it is the id alone, which anyone with the token can choose. A signature that
-    /// stands for several deliveries, such as a JSON Web Token, counts together with the id or the
-    /// body. That does not protect against a sender with such a token, and loses none of the
-    /// provider's deliveries.
+    /// For a token it is only the id, which anyone with the token can choose. If one signature may cover
+    /// several deliveries, as with a JSON Web Token, the identity also has the id or the body. That
+    /// does not protect against a sender with such a token, but loses no delivery of the provider.
     pub(crate) fn delivery(
         &self,
         request: &Request<'_>,
@@ -66,8 +65,8 @@ impl SignatureRule {
             return signed(id().unwrap_or(proof));
         }
 
-        // The row names the id of its usual headers; of others (svix-id beside webhook-id) the way
-        // knows it.
+        // The provider's row names the id of its usual headers; the scheme knows the id of others
+        // (svix-id beside webhook-id).
         let signed_id = || id_at(std::slice::from_ref(scheme.signed_id()?));
 
         if !places.is_empty()
@@ -106,7 +105,7 @@ impl Scheme {
         }
     }
 
-    /// The header among what is signed that holds the delivery's id.
+    /// Returns the signed header that contains the delivery's id.
     fn signed_id(&self) -> Option<&ValueLocator> {
         use crate::providers::template::ValueSource;
 

@@ -9,7 +9,7 @@ use crate::providers::{Scheme, ValueLocator};
 use hookward_core::diagnostics::TableReader;
 
 impl Loader<'_> {
-    /// `token = "env:NAME"`, or a table with `at`, and `secret` or `secrets`.
+    /// Reads `token = "env:NAME"`, or a table with `at`, and `secret` or `secrets`.
     pub(super) fn token(&mut self, reader: &mut TableReader<'_>) -> Option<TokenCheck> {
         if !reader.has("token") {
             return None;
@@ -38,7 +38,7 @@ impl Loader<'_> {
         })
     }
 
-    /// `basic = "env:NAME"`, or a list of such.
+    /// Reads `basic = "env:NAME"`, or a list.
     pub(super) fn basic(&mut self, reader: &mut TableReader<'_>) -> Option<TokenCheck> {
         let sources = reader.strings("basic")?;
         let mut live = Vec::new();
@@ -89,7 +89,7 @@ impl Loader<'_> {
             secret_at,
             ..SignatureCheck::default()
         };
-        // Where the key is fetched, none need be given.
+        // A check with a fetched key needs no secret.
         let fetched = check
             .schemes()
             .is_ok_and(|schemes| schemes.iter().any(|scheme| scheme.fetch.is_some()));
@@ -99,7 +99,7 @@ impl Loader<'_> {
         (check.provider.is_some() || check.scheme.is_some()).then_some(check)
     }
 
-    /// A JSON Web Token that anybody issues: a scheme of one's own, in short.
+    /// Reads a JSON Web Token of any issuer, which is a short form of a custom scheme.
     pub(super) fn jwt(&mut self, mut reader: TableReader<'_>) -> Option<SignatureCheck> {
         let at = reader
             .typed("at")
@@ -179,8 +179,7 @@ impl Loader<'_> {
         })
     }
 
-    /// `secret = "…"` or `secrets = ["…", "…"]`; one of them must be there, where they are
-    /// `needed`.
+    /// Reads `secret = "…"` or `secrets = ["…", "…"]`; one of them is required if `needed`.
     pub(super) fn secrets_of(
         &mut self,
         reader: &mut TableReader<'_>,
@@ -228,7 +227,7 @@ impl Loader<'_> {
     }
 }
 
-/// Tokens of which only the digests are kept.
+/// Keeps only the digests of tokens.
 pub(super) fn tokens(secrets: Vec<ActiveSecret>) -> Vec<ActiveToken> {
     secrets
         .into_iter()
@@ -239,7 +238,7 @@ pub(super) fn tokens(secrets: Vec<ActiveSecret>) -> Vec<ActiveToken> {
         .collect()
 }
 
-/// A scheme of the user's own. Each field's mistake gets its own place.
+/// Reads a custom scheme. The mistake of each field has its own location.
 pub(super) fn scheme(mut reader: TableReader<'_>) -> Option<Scheme> {
     for needed in ["alg", "sig"] {
         if !reader.has(needed) {

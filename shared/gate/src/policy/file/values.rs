@@ -5,8 +5,8 @@ use hookward_core::address::parse_network;
 use hookward_core::diagnostics::TableReader;
 use hookward_core::rate::Rate;
 
-/// For how long deliveries are remembered when nobody says otherwise: providers retry for up to a
-/// day or three, in milliseconds.
+/// Default time for which deliveries are remembered, in milliseconds: providers retry for one to
+/// three days.
 pub const REPLAY_WINDOW_MS: u64 = 3 * 86_400_000;
 
 pub(super) fn rate(reader: &mut TableReader<'_>, key: &'static str) -> Option<Rate> {
@@ -66,12 +66,12 @@ pub(super) fn lockout(top: &mut TableReader<'_>) -> Option<Lockout> {
     })
 }
 
-/// Ranges and names of sets.
+/// Reads ranges and names of sets.
 pub(super) fn addresses(reader: &TableReader<'_>, key: &str, texts: &[String]) -> Addresses {
     read_addresses(texts, |what| reader.report_value(key, what))
 }
 
-/// Reads ranges and names of sets; mistakes go to `wrong`.
+/// Reads ranges and names of sets. Calls `wrong` with each mistake.
 pub fn read_addresses(texts: &[String], mut wrong: impl FnMut(String)) -> Addresses {
     let name = |text: &str| {
         text.starts_with(|c: char| c.is_ascii_alphabetic())

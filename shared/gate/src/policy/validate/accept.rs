@@ -29,8 +29,8 @@ impl Accept {
         !self.body.is_empty() || self.verify.iter().any(signs_body)
     }
 
-    /// Returns `true` if a request without a body can pass: by what stands in its head, or by a
-    /// signature of its URL, as Twilio signs WebSockets (twilio.com/docs/usage/security).
+    /// Returns `true` if a request without a body can pass: by its head, or by a signature of its
+    /// URL, as Twilio signs WebSockets (twilio.com/docs/usage/security).
     pub(super) fn opens_websocket(&self) -> bool {
         let signs_url = |check: &SignatureCheck| {
             check
@@ -125,7 +125,7 @@ impl Accept {
     }
 }
 
-/// Returns `true` for a type and a subtype, both tokens (RFC 9110 §8.3.1).
+/// Returns `true` for `type/subtype`, both tokens (RFC 9110 §8.3.1).
 fn is_media_type(text: &str) -> bool {
     let is_token = |text: &str| !text.is_empty() && text.parse::<http::HeaderName>().is_ok();
     text.split_once('/')

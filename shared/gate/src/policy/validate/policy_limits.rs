@@ -8,13 +8,13 @@ use hookward_core::limits::Limits;
 pub struct PolicyLimits {
     /// Maximum number of routes.
     pub routes: usize,
-    /// Address ranges, in all.
+    /// Maximum number of address ranges.
     pub ranges: usize,
-    /// Bytes of a body that a check must read whole.
+    /// Maximum size of a body that a check reads, in bytes.
     pub body: u64,
-    /// Wait for the head of the application's answer, in milliseconds.
+    /// Maximum timeout for the head of the application's response, in milliseconds.
     pub answer_timeout_ms: u64,
-    /// Requests a second of the tunnel.
+    /// Maximum rate of the tunnel, in requests a second.
     pub rate: u64,
 }
 
@@ -32,7 +32,7 @@ impl PolicyLimits {
         }
     }
 
-    /// Every bound that the policy goes beyond, each named as in the relay's settings.
+    /// Returns every limit that the policy exceeds, by its name in the relay's settings.
     #[must_use]
     pub fn exceeded_by(&self, policy: &Policy) -> Vec<String> {
         let mut found = Vec::new();

@@ -5,15 +5,15 @@ use crate::providers::{Coverage, SignatureVerifier};
 use hookward_core::secret::Secret;
 
 impl SignatureCheck {
-    /// Returns `true` if the check can tell deliveries apart: by signed content, or by the
+    /// Returns `true` if the check can distinguish deliveries: by signed content, or by the
     /// provider's id.
     pub(super) fn identifies(&self) -> bool {
         self.coverage() > Coverage::Nothing
             || self.row().is_some_and(|row| !row.delivery.is_empty())
     }
 
-    /// Returns a mistake if it lacks a secret, unless the keys are fetched or the secret is
-    /// elsewhere.
+    /// Returns an error if the check lacks a secret, unless the keys are fetched or the other side
+    /// has the secret.
     pub(super) fn lacks(&self) -> Option<String> {
         let fetched = self
             .schemes()

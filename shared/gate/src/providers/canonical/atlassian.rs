@@ -8,7 +8,7 @@ use super::escape;
 use crate::providers::error::SignatureError;
 use crate::request::Request;
 
-/// Atlassian's canonical request: method, path, and the query sorted, without `jwt`
+/// Returns Atlassian's canonical request: method, path, and the sorted query without `jwt`
 /// (developer.atlassian.com, "Understanding JWT", query string hash).
 pub(in crate::providers) fn canonical(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
     const PLAIN: &[u8] = b"-_.~";

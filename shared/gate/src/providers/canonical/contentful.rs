@@ -2,8 +2,8 @@
 
 use super::escape;
 
-/// Contentful signs `encodeURI(path + "?" + querystring.escape(query))`
-/// (npm @contentful/node-apps-toolkit, `src/requests/utils.ts`).
+/// Returns Contentful's `encodeURI(path + "?" + querystring.escape(query))` (npm
+/// @contentful/node-apps-toolkit, `src/requests/utils.ts`).
 pub(in crate::providers) fn contentful(target: &str) -> String {
     const ENCODE_URI: &[u8] = b"-_.!~*'();/?:@&=+$,#";
     const COMPONENT: &[u8] = b"-_.!~*'()";

@@ -1,4 +1,4 @@
-//! Signed texts made of forms and header lists.
+//! Signed texts of forms and header lists.
 
 use crate::providers::error::SignatureError;
 use crate::providers::locator::{HeaderField, SignatureParams, ValueLocator};
@@ -8,11 +8,11 @@ use hookward_core::limits::SIGNED_FIELDS;
 use http::header;
 use std::collections::HashSet;
 
-/// A name with its value, decoded.
+/// A decoded name with its decoded value.
 pub(super) type OwnedPair = (Vec<u8>, Vec<u8>);
 
-/// The pairs of a urlencoded body, decoded, sorted by name and value; a request without a body has
-/// none. Another kind of body would not be covered.
+/// Returns the decoded pairs of a urlencoded body, sorted by name and value; none without a body.
+/// Rejects other kinds of bodies, which would not be covered.
 pub(in crate::providers) fn form_pairs(
     request: &Request<'_>,
 ) -> Result<Vec<OwnedPair>, SignatureError> {
@@ -43,7 +43,8 @@ pub(in crate::providers) fn form_pairs(
     Ok(pairs)
 }
 
-/// Twilio's way: each value of a name counts once (npm twilio 6.2.0, `webhooks.ts`).
+/// Returns Twilio's signed text: each value of a name counts once (npm twilio 6.2.0,
+/// `webhooks.ts`).
 pub(in crate::providers) fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
     let mut pairs = form_pairs(request)?;
     pairs.dedup();
@@ -54,8 +55,8 @@ pub(in crate::providers) fn sorted_form(request: &Request<'_>) -> Result<Vec<u8>
         .concat())
 }
 
-/// The headers that a header names, in its order: `name:value`, joined by `;`. The list must not be
-/// empty, and each must stand once, in the list and in the request.
+/// Returns the headers that a header lists, in its order: `name:value`, joined by `;`. The list
+/// must not be empty, and each must occur once, in the list and in the request.
 pub(in crate::providers) fn signed_headers(
     request: &Request<'_>,
     list: &HeaderField,

@@ -1,6 +1,6 @@
 //! Signed URL of HubSpot.
 
-/// HubSpot signs the URL with these twelve escapes decoded, and no others
+/// Returns HubSpot's signed URL, with these twelve escapes decoded, and no others
 /// (developers.hubspot.com, "Validating requests", v3).
 pub(in crate::providers) fn hubspot(url: &str) -> String {
     const DECODED: [(&str, &str); 12] = [

@@ -9,8 +9,8 @@ use hookward_core::form;
 /// Location of Plivo's nonce.
 pub(crate) const PLIVO_NONCE: &str = "header:X-Plivo-Signature-V3-Nonce";
 
-/// Plivo, version 3: the URL with its query sorted, then the sorted form, of which every value
-/// counts, then the nonce (PyPI plivo 4.63.0, `utils/signature_v3.py`).
+/// Returns Plivo's signed text, version 3: the URL with its query sorted, then the sorted form with
+/// all values, then the nonce (PyPI plivo 4.63.0, `utils/signature_v3.py`).
 pub(in crate::providers) fn plivo(
     request: &Request<'_>,
     origin: &str,

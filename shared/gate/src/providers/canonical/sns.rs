@@ -5,7 +5,7 @@ use crate::providers::locator::{SignatureParams, ValueLocator};
 use crate::request::Request;
 use hookward_core::json::JsonPath;
 
-/// The fields of Amazon SNS's messages that are signed, of one kind or another.
+/// Signed fields of Amazon SNS's messages, of any kind.
 pub(crate) const SNS_FIELDS: [&str; 8] = [
     "Message",
     "MessageId",
@@ -17,8 +17,8 @@ pub(crate) const SNS_FIELDS: [&str; 8] = [
     "Type",
 ];
 
-/// Amazon SNS: names and values of the fields that are signed, each followed by a line feed
-/// (docs.aws.amazon.com/sns, "Verifying the signatures of Amazon SNS messages").
+/// Returns the signed text of Amazon SNS: names and values of the signed fields, each followed by a
+/// line feed (docs.aws.amazon.com/sns, "Verifying the signatures of Amazon SNS messages").
 pub(in crate::providers) fn sns(request: &Request<'_>) -> Result<Vec<u8>, SignatureError> {
     let field = |name: &str| {
         let place = JsonPath::parse(name).map_err(|_| SignatureError::Missing(name.to_owned()))?;
@@ -57,7 +57,8 @@ pub(in crate::providers) fn sns(request: &Request<'_>) -> Result<Vec<u8>, Signat
     let mut text = String::new();
     for name in names {
         match field(name)? {
-            // A line feed inside could move bytes between fields; only the message may have some.
+            // A line feed in a value could move bytes between fields; only the message may contain
+            // some.
             Some(value) if *name != "Message" && value.contains('\n') => {
                 return Err(SignatureError::Malformed(
                     format!("json:{name}"),

@@ -1,4 +1,4 @@
-//! Allowed form of text that a challenge's response reflects.
+//! Guard of the text that a response to a challenge reflects.
 
 use serde::Deserialize;
 
@@ -6,10 +6,11 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChallengeGuard {
-    /// Characters beside letters and digits.
+    /// Characters allowed beside letters and digits.
     #[serde(default)]
     pub and: String,
-    /// Only hexadecimal digits (and [`ChallengeGuard::and`]) instead of all letters and digits.
+    /// `true` to allow only hexadecimal digits (and [`ChallengeGuard::and`]) instead of all letters
+    /// and digits.
     #[serde(default)]
     pub hex: bool,
     /// Minimum number of characters.
@@ -34,7 +35,7 @@ pub(super) const fn guard_most() -> usize {
 
 impl Default for ChallengeGuard {
     fn default() -> Self {
-        // Visible ASCII without what begins markup or ends a JSON string.
+        // Visible ASCII without the characters that begin markup or end a JSON string.
         Self {
             and: "-._~+/=:,@!*()$%?# ".to_owned(),
             hex: false,
@@ -57,7 +58,7 @@ impl ChallengeGuard {
             letter || self.and.as_bytes().contains(byte)
         };
 
-        // The padding of base64 stands at the end: anywhere else a `=` makes a form's pair.
+        // Padding of base64 is at the end; anywhere else a `=` creates a form pair.
         let unpadded = text
             .strip_suffix(b"==")
             .or_else(|| text.strip_suffix(b"="))

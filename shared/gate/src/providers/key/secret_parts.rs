@@ -4,20 +4,20 @@ use crate::providers::scheme::SchemeError;
 use hookward_core::secret::Secret;
 use std::collections::BTreeMap;
 
-/// The part of a secret that has no parts.
+/// Name of the only part of a secret without parts.
 pub(crate) const WHOLE: &str = "secret";
 
 /// Format of a provider's secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SecretShape {
-    /// The parts of a secret that is a JSON object, with what each is; empty: the text is the
+    /// Parts of a secret that is a JSON object, with their descriptions; empty if the text is the
     /// secret.
     pub parts: BTreeMap<String, String>,
-    /// The part that a text is which is no such object.
+    /// Part that a text is if it is no such object.
     pub plain: Option<String>,
 }
 
-/// A secret's parts by their names.
+/// Parts of a secret, by name.
 #[derive(Clone, Default)]
 pub(crate) struct SecretParts {
     parts: BTreeMap<String, Secret>,
@@ -25,10 +25,10 @@ pub(crate) struct SecretParts {
 }
 
 impl SecretShape {
-    /// Takes a secret apart.
+    /// Splits a secret into its parts.
     ///
     /// # Errors
-    /// [`SchemeError`] when it is written otherwise.
+    /// [`SchemeError`] if it has another format.
     pub(crate) fn split(&self, secret: &Secret) -> Result<SecretParts, SchemeError> {
         let plain = self.plain.clone().unwrap_or_else(|| WHOLE.to_owned());
         let whole = |name: &str| BTreeMap::from([(name.to_owned(), secret.clone())]);
@@ -70,7 +70,7 @@ impl SecretShape {
 }
 
 impl SecretParts {
-    /// No secret at all: the key will be fetched.
+    /// Returns no parts, for a key that is fetched.
     #[must_use]
     pub(crate) fn none() -> Self {
         Self {
@@ -79,7 +79,7 @@ impl SecretParts {
         }
     }
 
-    /// A part by its name; `None` for the one that is meant when none is named.
+    /// Returns a part by its name; `None` selects the default part.
     #[must_use]
     pub(crate) fn get(&self, name: Option<&str>) -> Option<&Secret> {
         self.parts.get(name.unwrap_or(&self.plain))

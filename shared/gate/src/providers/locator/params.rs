@@ -3,22 +3,22 @@
 use hookward_core::reason::Reason;
 use http::HeaderName;
 
-/// A header name, with its letters as the provider writes them.
+/// Header name, in the provider's case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderField {
     pub(super) written: String,
     pub(super) name: HeaderName,
 }
 
-/// The members of a signature's list: a key, where they have keys, and a value.
+/// Members of a signature list: an optional key, and a value.
 #[derive(Debug, Default)]
 pub(crate) struct SignatureParams(pub Vec<(Option<Vec<u8>>, Vec<u8>)>);
 
 impl HeaderField {
-    /// Reads a header name.
+    /// Parses a header name.
     ///
     /// # Errors
-    /// When it is none.
+    /// If it is not valid.
     pub(crate) fn parse(text: &str) -> Result<Self, Reason> {
         let name = HeaderName::from_bytes(text.as_bytes())
             .map_err(|_| format!("{text:?} is not a header name"))?;

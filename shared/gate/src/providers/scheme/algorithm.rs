@@ -2,17 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A message authentication code (RFC 2104), a digest with the secret inside, a signature that a
-/// public key verifies, a JSON Web Token (RFC 7519), or a shared token.
+/// Message authentication code (RFC 2104), digest that includes the secret, public-key signature,
+/// JSON Web Token (RFC 7519), or shared token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Algorithm {
-    /// No signature: the field is the secret itself.
+    /// No signature: the value is the secret itself.
     #[serde(rename = "equals")]
     Equals,
-    /// HMAC with MD5: weak as a hash, and a provider has nothing else.
+    /// HMAC with MD5: a weak hash, for a provider without an alternative.
     #[serde(rename = "hmac-md5")]
     HmacMd5,
-    /// HMAC with SHA-1: weak as a hash, sound in HMAC; some providers have nothing else.
+    /// HMAC with SHA-1: a weak hash, but sound in HMAC; some providers have no alternative.
     #[serde(rename = "hmac-sha1")]
     HmacSha1,
     /// HMAC with SHA-256 (RFC 2104).
@@ -24,10 +24,10 @@ pub enum Algorithm {
     /// HMAC with SHA-512 (RFC 2104).
     #[serde(rename = "hmac-sha512")]
     HmacSha512,
-    /// SHA-1 of a text that holds the secret.
+    /// SHA-1 of a text that contains the secret.
     #[serde(rename = "sha1")]
     Sha1,
-    /// SHA-256 of a text that holds the secret.
+    /// SHA-256 of a text that contains the secret.
     #[serde(rename = "sha256")]
     Sha256,
     /// Ed25519 (RFC 8032): the provider signs, the public key verifies.
@@ -36,7 +36,7 @@ pub enum Algorithm {
     /// ECDSA over P-256 with SHA-256, the signature in DER (RFC 3279 §2.2.3).
     #[serde(rename = "ecdsa-p256-sha256")]
     EcdsaP256Sha256,
-    /// RSA with SHA-1 (PKCS #1 v1.5, RFC 8017 §8.2): providers that have nothing else.
+    /// RSA with SHA-1 (PKCS #1 v1.5, RFC 8017 §8.2), for providers without an alternative.
     #[serde(rename = "rsa-sha1")]
     RsaSha1,
     /// RSA with SHA-256 (PKCS #1 v1.5).
@@ -45,13 +45,13 @@ pub enum Algorithm {
     /// RSA with SHA-512 (PKCS #1 v1.5).
     #[serde(rename = "rsa-sha512")]
     RsaSha512,
-    /// A JSON Web Token, signed by one of the algorithms that `JwtRules` names.
+    /// JSON Web Token, signed by an algorithm of `JwtRules`.
     #[serde(rename = "jwt")]
     Jwt,
 }
 
 impl Algorithm {
-    /// Returns `true` if the key is a public one, which verifies and can't sign.
+    /// Returns `true` if the key is public: it verifies and cannot sign.
     #[must_use]
     pub const fn is_public(self) -> bool {
         matches!(
@@ -80,7 +80,7 @@ pub enum KeyForm {
     Utf8,
     /// The text's bytes and an `&` are the key (OAuth 1.0).
     Utf8Amp,
-    /// The text of the timestamp and its bytes behind it are the key, made anew for each request.
+    /// The timestamp's text followed by the text's bytes is the key, computed for each request.
     TsUtf8,
     /// The text's bytes in Unicode's form NFKD are the key.
     Utf8Nfkd,
@@ -92,7 +92,7 @@ pub enum KeyForm {
     Sha1,
     /// The SHA-256 of the text is the key.
     Sha256,
-    /// A public key, or a certificate with it, in PEM (RFC 7468).
+    /// A public key, or a certificate, in PEM (RFC 7468).
     Pem,
     /// The base64 of a public key (SubjectPublicKeyInfo, RFC 5280 §4.1.2.7).
     SpkiBase64,

@@ -1,5 +1,4 @@
-//! Whether the fields of a scheme make sense together. Both sides ask: a scheme may come from a
-//! policy.
+//! Consistency of a scheme's fields. Both sides check it, because a scheme may come from a policy.
 
 use crate::providers::locator::ValueLocator;
 use crate::providers::scheme::{
@@ -13,16 +12,16 @@ pub enum SchemeError {
     /// The fields of the scheme contradict each other.
     #[error("{0}")]
     Contradiction(&'static str),
-    /// The secret has not the form that this provider gives its secrets.
+    /// The secret does not have the provider's format.
     #[error("the secret is not {0}, as this provider's secrets are")]
     Key(&'static str),
-    /// The secret has several parts, and is not written as they are.
+    /// The secret needs several parts, and is not written in that format.
     #[error("the secret is a JSON object with the keys {0}")]
     Parts(String),
     /// A part of the secret is missing.
     #[error("the secret has no part {0:?}")]
     MissingPart(String),
-    /// The key is none of the algorithm's.
+    /// The key is not one of the algorithm.
     #[error("the key is no public key of this provider's algorithm")]
     PublicKey,
     /// The decoded key is empty.
@@ -31,7 +30,7 @@ pub enum SchemeError {
 }
 
 impl Scheme {
-    /// Checks that the fields make sense together.
+    /// Checks that the fields are consistent.
     ///
     /// # Errors
     /// [`SchemeError`] for the first contradiction.
@@ -152,13 +151,13 @@ impl Scheme {
             };
         };
 
-        // A time that stands in a body that is signed whole is signed, too.
+        // A timestamp in a body that is signed as a whole is signed, too.
         let in_body = ts.at.is_in_body()
             && self
                 .msg
                 .sources()
                 .any(|source| *source == ValueSource::Body);
-        // Or in a header of the list of those that are signed, which `require` asks for.
+        // Or in a signed header of the list, which `require` demands.
         let listed = self
             .msg
             .sources()
@@ -190,8 +189,8 @@ impl JwtRules {
             ));
         }
 
-        // A token that could choose would present the public key as a shared secret (RFC 8725
-        // §2.1).
+        // A token that could choose the algorithm would use the public key as a shared secret (RFC
+        // 8725 §2.1).
         if self.algs.iter().any(|alg| alg.is_symmetric()) && !self.is_symmetric() {
             return Err(SchemeError::Contradiction(
                 "jwt.algs mixes shared secrets (HS…) and public keys",

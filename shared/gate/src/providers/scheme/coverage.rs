@@ -1,4 +1,4 @@
-//! What a scheme's signature is about: how much of the body, the URL, and who could have made it.
+//! Coverage of a scheme's signature: how much of the body, the URL, and who could have signed.
 
 use crate::providers::canonical::plivo::PLIVO_NONCE;
 use crate::providers::canonical::sns::SNS_FIELDS;
@@ -7,19 +7,19 @@ use crate::providers::scheme::{Algorithm, Scheme};
 use crate::providers::template::{Filter, Template, TemplatePart, ValueSource};
 use hookward_core::json::JsonPath;
 
-/// Share of the body that a right signature covers.
+/// Share of the body that a valid signature covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Coverage {
-    /// Nothing: it says who sends, and any body may come with it.
+    /// Nothing: it identifies the sender, and any body may follow.
     Nothing,
-    /// Some of it, or something that many bodies share: other fields may be anything.
+    /// A part, or a value that many bodies share: other fields may be anything.
     Part,
     /// The whole body.
     Body,
 }
 
 impl Scheme {
-    /// Returns how much of the body a right signature covers.
+    /// Returns how much of the body a valid signature covers.
     #[must_use]
     pub fn coverage(&self) -> Coverage {
         if let Some(rules) = &self.jwt {
@@ -37,7 +37,7 @@ impl Scheme {
             return Coverage::Nothing;
         }
 
-        // The digest of the body stands in the URL, and the URL is signed.
+        // The signed URL contains the body's digest.
         let bound = || {
             self.msg.sources().any(|source| *source == ValueSource::Url)
                 && self.require.iter().any(|required| {
@@ -46,7 +46,7 @@ impl Scheme {
                 })
         };
 
-        // A digest of a text that begins with the secret can be carried on by whoever has seen one.
+        // Anyone who has seen a digest of a text that begins with the secret can extend it.
         let ends_open = self.alg.is_digest()
             && !matches!(
                 self.msg.parts().last(),
@@ -57,7 +57,7 @@ impl Scheme {
         }
 
         let some = |source: &ValueSource| match source {
-            // Names and values stand in one line there, without what separates them.
+            // These join names and values without separators.
             ValueSource::FormSorted | ValueSource::Plivo => true,
             ValueSource::Body
             | ValueSource::BodyCrc32
@@ -112,7 +112,7 @@ impl Scheme {
         self.alg != Algorithm::Equals
     }
 
-    /// All places of a request that are read to judge it. Those of a batch are places of its items.
+    /// Returns all locations that are read to verify it; for a batch, those of its items.
     pub(crate) fn places(&self) -> impl Iterator<Item = ValueLocator> {
         let at = |template: &Template| template.sources().flat_map(places_of).collect::<Vec<_>>();
         let claims = self.jwt.iter().flat_map(|rules| rules.claims.values());
@@ -133,7 +133,7 @@ impl Scheme {
             .chain(required)
     }
 
-    /// Returns `true` if its key can't sign.
+    /// Returns `true` if its key cannot sign.
     #[must_use]
     pub(crate) fn only_verifies(&self) -> bool {
         self.alg.is_public() || self.jwt.as_ref().is_some_and(|rules| !rules.is_symmetric())
@@ -148,7 +148,7 @@ impl Scheme {
     }
 }
 
-/// The places that a placeholder reads.
+/// Returns the locations that a placeholder reads.
 fn places_of(source: &ValueSource) -> Vec<ValueLocator> {
     match source {
         ValueSource::At(place) => vec![place.clone()],
@@ -222,7 +222,7 @@ mod tests {
                 Coverage::Body,
                 true,
             ),
-            // Whoever has seen such a digest can carry it on.
+            // Anyone who has seen such a digest can extend it.
             (
                 "alg='sha256'\nmsg='{secret}{body}'\nsig={at='header:x', enc='hex'}",
                 Coverage::Part,

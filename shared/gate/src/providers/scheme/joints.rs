@@ -1,7 +1,6 @@
-//! Places in a signed text where two values stand side by side, with nothing between them: bytes
-//! could move from one to the other under the same signature. A joint is pinned by the length of a
-//! time, or by the brackets of a JSON body; a scheme with an open joint at the body does not vouch
-//! for all of it.
+//! Joints: adjacent values in a signed text without a separator, between which bytes could move
+//! under the same signature. The fixed length of a time, or the brackets of a JSON body, close a
+//! joint. A scheme with an open joint at the body does not cover all of it.
 
 use http::Method;
 
@@ -9,18 +8,18 @@ use crate::providers::scheme::{Scheme, TimeUnit};
 use crate::providers::template::{Filter, TemplatePart, ValueSource};
 use crate::request::Request;
 
-/// A joint, and what pins it.
+/// A joint, and what closes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Joint<'s> {
-    /// The time has one length only.
+    /// The time has a single length.
     Time(TimeUnit),
-    /// The body begins and ends with a bracket, and this other value holds none.
+    /// The body begins and ends with a bracket, and this other value contains none.
     Json(&'s ValueSource),
     Open,
 }
 
 impl Scheme {
-    /// The joints at which bytes of the body could move, and those of the time.
+    /// Returns the joints at which bytes of the body could move, and those of the time.
     pub(in crate::providers) fn joints(&self) -> impl Iterator<Item = Joint<'_>> {
         let parts = self.msg.parts();
         parts
@@ -31,7 +30,7 @@ impl Scheme {
 
     /// Returns `true` if bytes could move from the body to another value, or back.
     pub(in crate::providers) fn has_open_joint(&self) -> bool {
-        // A time between two values could move as a whole: its length pins one side only.
+        // A time between two values could move as a whole: its length closes one side only.
         let times = self
             .joints()
             .filter(|joint| matches!(joint, Joint::Time(_)))
@@ -40,13 +39,13 @@ impl Scheme {
             || times > 1 && !self.json_body && !self.has_window()
     }
 
-    /// Returns `true` if a time is only right within a span: then it can't move.
+    /// Returns `true` if a time must be within a window, so that it cannot move.
     fn has_window(&self) -> bool {
         self.ts.as_ref().is_some_and(|ts| ts.tolerance.is_some())
     }
 
-    /// Returns `true` for a body that can be told from what stands beside it. There is none where
-    /// the method is signed, too, and is one that has none.
+    /// Returns `true` for a body that is distinguishable from adjacent values. Methods without a
+    /// body need none if the method is signed, too.
     pub(in crate::providers) fn has_telling_body(&self, request: &Request<'_>) -> bool {
         let bodiless = || {
             matches!(
@@ -65,10 +64,10 @@ impl Scheme {
 
     fn joint<'s>(&'s self, left: &'s TemplatePart, right: &'s TemplatePart) -> Option<Joint<'s>> {
         let (left, right) = match (left, right) {
-            // Fixed text separates; what holds it is refused when the text is put together.
+            // Literal text separates values; rendering rejects a value that contains it.
             (TemplatePart::Literal(_), _) | (_, TemplatePart::Literal(_)) => return None,
             (TemplatePart::Value(left, left_filter), TemplatePart::Value(right, right_filter)) => {
-                // A digest has one length, and a JSON string ends at its quote.
+                // A digest has a fixed length, and a JSON string ends at its quote.
                 if is_closed(*left_filter) || is_closed(*right_filter) {
                     return None;
                 }
@@ -89,7 +88,7 @@ impl Scheme {
             return match unit {
                 // No such time begins or ends like another one.
                 TimeUnit::Iso8601 => None,
-                // One with a fraction begins like one without.
+                // A time with a fraction begins like one without.
                 TimeUnit::Iso8601Utc => Some(if self.json_body {
                     Joint::Json(&ValueSource::Timestamp)
                 } else {
@@ -119,7 +118,7 @@ const fn is_closed(filter: Filter) -> bool {
     )
 }
 
-/// Returns `true` if a value holds nothing that a JSON body begins or ends with.
+/// Returns `true` if a value contains no character with which a JSON body begins or ends.
 #[must_use]
 pub(crate) fn is_bare(value: &[u8]) -> bool {
     !value
@@ -128,8 +127,8 @@ pub(crate) fn is_bare(value: &[u8]) -> bool {
 }
 
 /// Returns `true` for a body that begins and ends with the brackets of a JSON object or list.
-/// Spaces and line ends around it stay where they are: no header's value and no URL begins or ends
-/// with one.
+/// Surrounding spaces and line ends are allowed: no header value and no URL begins or ends with
+/// one.
 #[must_use]
 pub(crate) fn is_json(body: &[u8]) -> bool {
     let body = body.trim_ascii();
@@ -138,9 +137,9 @@ pub(crate) fn is_json(body: &[u8]) -> bool {
 }
 
 impl TimeUnit {
-    /// Returns `true` if the text has the one length that times of this kind have: ten digits for
-    /// seconds until the year 2286, thirteen for milliseconds, 29 characters for a date of HTTP
-    /// (RFC 9110 §5.6.7).
+    /// Returns `true` if the text has the only length of times of this kind: ten digits for seconds
+    /// until the year 2286, thirteen for milliseconds, 29 characters for an HTTP date (RFC 9110
+    /// §5.6.7).
     #[must_use]
     pub(crate) fn is_pinned(self, text: &[u8]) -> bool {
         match self {

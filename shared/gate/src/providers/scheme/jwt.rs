@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JwtRules {
-    /// Algorithms that the token's header may name; all of one kind of key.
+    /// Algorithms that the token's header may name, all for one kind of key.
     pub algs: Vec<JwtAlgorithm>,
     /// Issuer (RFC 7519 §4.1.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -20,23 +20,22 @@ pub struct JwtRules {
     /// Audience (RFC 7519 §4.1.3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aud: Option<String>,
-    /// Seconds by which the provider's clock may differ.
+    /// Allowed clock difference of the provider, in seconds.
     #[serde(default = "leeway")]
     pub leeway: u64,
     /// `true` if the token must have an expiry.
     #[serde(default, skip_serializing_if = "is_default")]
     pub expires: bool,
-    /// Seconds since its time of issue (`iat`, then required) after which it is too old.
+    /// Maximum age since its time of issue (`iat`, then required), in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<u64>,
-    /// Claims, and what they must be: a text, or what a template makes of the request, such as
-    /// `{body|sha256}`.
+    /// Claims with their required values: a text, or the result of a template such as `{body|sha256}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub claims: BTreeMap<String, Template>,
-    /// The token has no payload of its own: the body is it (RFC 7515, appendix F).
+    /// `true` if the token has no payload: the body is the payload (RFC 7515, appendix F).
     #[serde(default, skip_serializing_if = "is_default")]
     pub detached: bool,
-    /// A claim that may be absent when the body is empty.
+    /// Claim that may be absent if the body is empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unless_empty: Option<String>,
 }
@@ -68,8 +67,8 @@ impl JwtAlgorithm {
     }
 }
 
-/// Source of a public key that is not in the policy: a fixed URL, or one that the request names,
-/// within these bounds.
+/// Source of a public key that is not in the policy: a fixed URL, or one in the request, within
+/// these bounds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeySource {
@@ -79,10 +78,10 @@ pub struct KeySource {
     /// Location of the URL in the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<ValueLocator>,
-    /// Hosts that the URL may have; `*` is one label.
+    /// Allowed hosts of the URL; `*` matches one label.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostPattern>,
-    /// The URL's path; `*` stands for letters, digits, `-`, `_` and `.`, and there is no query.
+    /// Path of the URL; `*` matches letters, digits, `-`, `_` and `.`. A query is not allowed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// Path of the key in the fetched JSON; `None` if the whole content is the key.

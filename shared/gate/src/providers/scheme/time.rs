@@ -1,4 +1,4 @@
-//! How providers write the time of a signature.
+//! Formats of a signature's time.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -13,20 +13,20 @@ pub enum TimeUnit {
     /// Milliseconds since 1970.
     #[serde(rename = "ms")]
     Milliseconds,
-    /// Not a number but a date and time with its offset (RFC 3339).
+    /// Date and time with an offset (RFC 3339).
     #[serde(rename = "iso8601")]
     Iso8601,
-    /// Date and time of ISO 8601 without an offset, in UTC. Where nothing separates such a time
-    /// from what follows, bytes could move between the two.
+    /// Date and time (ISO 8601) in UTC, without an offset. Without a separator after it, bytes
+    /// could move to the next value.
     #[serde(rename = "iso8601-utc")]
     Iso8601Utc,
-    /// A date as HTTP writes it (RFC 9110 §5.6.7).
+    /// HTTP date (RFC 9110 §5.6.7).
     #[serde(rename = "http-date")]
     HttpDate,
 }
 
 impl TimeUnit {
-    /// Seconds since 1970; `None` for a text that is no time of this kind.
+    /// Parses a time to seconds since 1970. Returns `None` for another format.
     #[must_use]
     pub(crate) fn seconds(self, text: &str) -> Option<u64> {
         let number = || {
@@ -50,7 +50,7 @@ impl TimeUnit {
         }
     }
 
-    /// This moment, as it is written.
+    /// Formats a time.
     #[must_use]
     pub(crate) fn write(self, seconds: u64) -> String {
         let date = || {

@@ -1,15 +1,15 @@
-//! Keys that are ready for use.
+//! Compiled keys.
 
 use crate::inspection::KeyId;
 use crate::providers::key::{SecretParts, VerifyingKey};
 use crate::providers::scheme::{Pick, Scheme, SchemeError};
 use crate::providers::template::{Template, ValueSource};
 
-/// A live secret, for one way.
+/// A valid secret, for one scheme.
 pub(super) struct ActiveKey {
     pub(super) secret: Option<usize>,
     pub(super) parts: SecretParts,
-    /// `None`: it is fetched.
+    /// `None` if the key is fetched.
     pub(super) key: Option<VerifyingKey>,
     /// Id that is equal for equal keys.
     pub(super) id: Option<KeyId>,

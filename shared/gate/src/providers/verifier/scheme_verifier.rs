@@ -1,4 +1,4 @@
-//! Verifies a request by one scheme and its keys.
+//! Verification of a request by one scheme and its keys.
 
 use super::{ActiveKey, other_port, signed_of};
 use crate::inspection::BodyFieldsBuilder;
@@ -22,30 +22,31 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Signatures in one request beyond which it is an attack, where each costs a public-key operation.
+/// Maximum number of signatures in one request if each costs a public-key operation; more indicate
+/// an attack.
 pub(super) const MAX_PUBLIC: usize = 8;
 
 /// Maximum number of candidates that are compared with one digest: DocuSign sends up to 100.
 pub(super) const MAX_SHARED: usize = 100;
 
-/// Items of a batch: each is verified.
+/// Maximum number of items of a batch, because each is verified.
 pub(super) const MAX_ITEMS: usize = 100;
 
 pub(super) struct SchemeVerifier {
     pub(super) scheme: Scheme,
     pub(super) active: Vec<ActiveKey>,
     pub(super) proves: bool,
-    /// Places that are read of an item, where a batch is signed item by item.
+    /// Fields that are read of an item, if a batch is signed item by item.
     pub(super) item_places: Arc<BodyFields>,
 }
 
 pub(super) type VerifyResult = (Option<usize>, Option<[u8; 32]>);
 
-/// A request to be verified, and what is known beside it.
+/// A request to verify, with its context.
 #[derive(Clone, Copy)]
 pub(super) struct VerifyContext<'c> {
     pub(super) request: &'c Request<'c>,
-    /// Scheme and authority of the URL that is signed.
+    /// Origin of the URL that is signed.
     pub(super) origin: &'c str,
     pub(super) fetched: &'c FetchedKeys,
     pub(super) now: UnixMillis,
@@ -79,7 +80,7 @@ impl SchemeVerifier {
         }
     }
 
-    /// All items of a batch must be signed; the proof stands for all of them.
+    /// Verifies all items of a batch; the proof covers all of them.
     fn verify_each(
         &self,
         path: &JsonPath,
@@ -102,7 +103,7 @@ impl SchemeVerifier {
             ));
         }
 
-        // In order of their own, and each once: the same items in another order are the same
+        // Sorted and without duplicates, because the same items in another order are the same
         // delivery.
         let mut proofs = BTreeSet::new();
         let (mut secret, mut proved) = (None, true);
@@ -138,7 +139,7 @@ impl SchemeVerifier {
             .read_all(case.request, self.scheme.sig.repeats)?;
         let mut outcome = Err(SignatureError::Required("the request".to_owned()));
 
-        // No early end: the time taken says nothing about which key came close.
+        // No early exit: the time reveals nothing about a near match.
         for live in &self.active {
             let judged = self.verify_by(live, &fields, case);
             let further = |fault: &SignatureError| match &outcome {
@@ -247,7 +248,7 @@ impl SchemeVerifier {
 
             let message = scene.message(&self.scheme.msg, &live.parts)?;
             self.check_joints(&scene)?;
-            // Made from the request's time, a key has no id.
+            // A key that depends on the request's time has no id.
             let id = if made_key.is_some() { None } else { live.id };
             if key.verify(id, &message, &candidates, request)? {
                 if self.scheme.alg != Algorithm::Equals
@@ -256,8 +257,8 @@ impl SchemeVerifier {
                     return Err(SignatureError::ChosenMessage);
                 }
 
-                // Not the signature: two secrets make two of one delivery, and of some algorithms a
-                // second right one can be made from the first.
+                // Not the signature: two secrets make two for one delivery, and some algorithms
+                // allow a second valid one.
                 let proves = self.proves && self.scheme.alg != Algorithm::Equals;
                 if proves && let Some(inspection) = request.inspection {
                     inspection.work().spend(Kind::Hashed, message.1.len())?;
@@ -280,7 +281,7 @@ impl SchemeVerifier {
         })
     }
 
-    /// Checks what stands side by side in the signed text without a separator.
+    /// Checks the joints of the signed text.
     fn check_joints(&self, scene: &SigningContext<'_, '_>) -> Result<(), SignatureError> {
         let head = &scene.request.head;
         let cut =
@@ -322,7 +323,7 @@ impl SchemeVerifier {
             .try_for_each(|required| required.holds(request, parts, false))
     }
 
-    /// The signatures in a value, decoded, and the list's members.
+    /// Returns the decoded signatures in a value, and the list's members.
     fn candidates(
         &self,
         field: &[u8],
@@ -395,7 +396,7 @@ impl SchemeVerifier {
         }
     }
 
-    /// The timestamp's text as received, once it is known to lie within the window.
+    /// Returns the timestamp's text as received, if it is within the window.
     fn timestamp<'r>(
         &self,
         request: &Request<'r>,
@@ -432,7 +433,7 @@ impl SchemeVerifier {
     }
 }
 
-/// Returns `true` for a text that a challenge signs for anybody.
+/// Returns `true` for a text that a challenge signs for anyone.
 pub(super) fn is_oracle(
     oracles: &[ChallengeGuard],
     message: &crate::inspection::SignedMessage,
@@ -443,8 +444,8 @@ pub(super) fn is_oracle(
     oracles.iter().any(admits)
 }
 
-/// The members of a list, by a separator that may have several characters. Around the members of a
-/// list there may be blanks, as around those of any header's list (RFC 9110, 5.6.1).
+/// Splits a list at a separator of one or more characters. Ignores blanks around the members, as in
+/// any list-valued header (RFC 9110 §5.6.1).
 pub(super) fn split<'f>(field: &'f [u8], separator: &[u8]) -> Vec<&'f [u8]> {
     let mut members = Vec::new();
     let mut rest = field;
