@@ -97,19 +97,23 @@ impl Agent {
     pub fn start(
         settings: AgentSettings,
         clock: Clock,
-        reporter: EventSink,
+        events: EventSink,
         on_open: impl Fn(OpenedTunnel) + Send + Sync + 'static,
         on_worked: impl Fn(Transport) + Send + Sync + 'static,
     ) -> Result<Self, Diagnostics> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (budget, in_flight) = (BodyMemory::new(AGENT_BODY_MEMORY), InFlight::default());
+        let (body_memory, in_flight) = (BodyMemory::new(AGENT_BODY_MEMORY), InFlight::default());
         let diagnoses = Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND));
         let (offload, mut policies, mut tunnels) = (Offload::default(), Vec::new(), Vec::new());
 
         for tunnel in settings.tunnels {
             let first = policy_offer(&tunnel.policy, &clock)?;
-            let (events, owner) = (reporter.clone(), tasks.clone());
-            let pool = ConnectionPool::new(tunnel.application, events, owner, stop.clone());
+            let pool = ConnectionPool::new(
+                tunnel.application,
+                events.clone(),
+                tasks.clone(),
+                stop.clone(),
+            );
             let handler = Arc::new(ExchangeHandler {
                 state: Arc::new(GateState::default()),
                 pairing: tunnel.pairing,
@@ -120,8 +124,8 @@ impl Agent {
                 offload: offload.clone(),
                 checks: OffloadQueue::default(),
                 header_case: HeaderCaseCache::default(),
-                events: reporter.clone(),
-                body_memory: budget.clone(),
+                events: events.clone(),
+                body_memory: body_memory.clone(),
                 in_flight: in_flight.clone(),
                 refused: RefusalSummary::default(),
             });
@@ -135,7 +139,7 @@ impl Agent {
         let shared = LinkContext {
             tunnels,
             link: settings.link,
-            events: reporter,
+            events,
             clock: clock.clone(),
             drain: settings.drain,
             on_open: Box::new(on_open),

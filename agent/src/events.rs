@@ -144,7 +144,7 @@ pub enum RequestResult {
         secrets: Vec<String>,
     },
     /// The agent answered a provider's challenge.
-    Handshake {
+    Challenge {
         /// Status of the response.
         status: u16,
     },

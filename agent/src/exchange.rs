@@ -2,7 +2,7 @@
 //! the application, and returns the response. The agent trusts the relay only for the client
 //! address. It uses its own clock.
 
-mod evaluate;
+mod checks;
 mod refusals;
 mod respond;
 pub(crate) mod started;
@@ -53,7 +53,7 @@ enum ExchangeError {
     Refused(Refusal),
     Failed(Code, String),
     /// The agent answers a provider's challenge itself.
-    Handshake(Box<ChallengeResponse>),
+    Challenge(Box<ChallengeResponse>),
     Aborted,
 }
 
@@ -203,10 +203,10 @@ impl Exchange<'_> {
                 }
             }
             Err(ExchangeError::Aborted) => self.report(shown, RequestResult::Aborted),
-            Err(ExchangeError::Handshake(answer)) => {
+            Err(ExchangeError::Challenge(answer)) => {
                 self.report(
                     shown,
-                    RequestResult::Handshake {
+                    RequestResult::Challenge {
                         status: answer.status.as_u16(),
                     },
                 );
@@ -302,7 +302,7 @@ impl Exchange<'_> {
             HeadVerdict::ReadBody(pending) => {
                 let (whole, held) = self.read_whole(body, pending.max_body(), client).await?;
                 let checked = self
-                    .check(pending, head, &whole, now, &request.meta.keys)
+                    .check_body(pending, head, &whole, now, &request.meta.keys)
                     .await?;
                 let decision = match checked {
                     Ok(decision) => decision,
@@ -323,7 +323,7 @@ impl Exchange<'_> {
             Decision::Claim(_) => {
                 return Err(Refusal::malformed("the agent's gate remembers no deliveries").into());
             }
-            Decision::Answer(answer) => return Err(ExchangeError::Handshake(answer)),
+            Decision::Answer(answer) => return Err(ExchangeError::Challenge(answer)),
             Decision::Pair(secret, answer) => return Err(self.pair(&secret, answer)),
         };
 

@@ -128,8 +128,8 @@ pub(crate) async fn run(
     let several = relays.len() > 1;
 
     for relay in relays {
-        let dialler = Dialer::new(&relay, &shared.link, shared.tasks.clone())?;
-        let at = Arc::new(RelayState::new(relay, dialler, &shared.tunnels));
+        let dialer = Dialer::new(&relay, &shared.link, shared.tasks.clone())?;
+        let at = Arc::new(RelayState::new(relay, dialer, &shared.tunnels));
 
         let (shared, stop) = (Arc::clone(&shared), stop.child_token());
         kept.spawn(async move { (at.relay.address.clone(), run_relay(at, shared, stop).await) });
@@ -236,15 +236,15 @@ fn refused(reason: RefusedReason, message: &str) -> ConnectionError {
 }
 
 /// Reports refusals of the relay.
-fn report_refusals(reporter: &EventSink, told: Vec<RefusedRequest>, counted: Vec<(Check, u64)>) {
-    for refused in told {
+fn report_refusals(events: &EventSink, requests: Vec<RefusedRequest>, counts: Vec<(Check, u64)>) {
+    for refused in requests {
         // A compromised relay may send any age.
         let ago = Duration::from_millis(refused.age_ms).min(MAX_AGE);
-        reporter.emit_at(ago, Event::Refused(Box::new(printable_fields(refused))));
+        events.emit_at(ago, Event::Refused(Box::new(printable_fields(refused))));
     }
 
-    if !counted.is_empty() {
-        reporter.emit(Event::RefusedSummary(counted));
+    if !counts.is_empty() {
+        events.emit(Event::RefusedSummary(counts));
     }
 }
 

@@ -83,18 +83,18 @@ pub(crate) async fn forward(
 ) -> Result<Forwarded, ForwardError> {
     let begun = Instant::now();
     let mut tried: Vec<Arc<ActiveSession>> = Vec::new();
-    let mut story = RetryState::default();
+    let mut retries = RetryState::default();
 
     loop {
         let may_have = |session: &ActiveSession| {
-            !tried.iter().any(|other| other.is(session)) && story.allows(session)
+            !tried.iter().any(|other| other.is(session)) && retries.allows(session)
         };
         // The sessions are looked up again: connections come and go while a body is read. An agent
         // without a connection dials again every second.
         let now = registry.find(host).unwrap_or_default();
         let live = match now.select(may_have) {
             Some(live) => Some(Arc::clone(live)),
-            None if now.is_away() || story.is_connection_loss() => {
+            None if now.is_away() || retries.is_connection_loss() => {
                 let patience = limits
                     .reconnect_wait
                     .min(RETRY_WINDOW.saturating_sub(begun.elapsed()));
@@ -105,7 +105,7 @@ pub(crate) async fn forward(
             None => None,
         };
         let Some(live) = live else {
-            return Err(story.into_error());
+            return Err(retries.into_error());
         };
 
         let in_flight = live.begin();
@@ -131,11 +131,11 @@ pub(crate) async fn forward(
 
         drop(in_flight);
         tracing::debug!(id = %request.meta.id, %error, "a try over one connection");
-        let goes_on = story.should_retry(error, &live)
+        let goes_on = retries.should_retry(error, &live)
             && tried.len() + 1 < MAX_ATTEMPTS
             && begun.elapsed() < RETRY_WINDOW;
         if !goes_on || matches!(outgoing, RequestBody::Consumed) {
-            return Err(story.into_error());
+            return Err(retries.into_error());
         }
 
         tried.push(live);

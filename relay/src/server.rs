@@ -152,7 +152,7 @@ impl Relay {
         let reloads =
             Reloads::new(settings.baseline_policy.as_deref()).map_err(StartError::Signal)?;
         let baseline = BaselinePolicy::load(settings.baseline_policy.as_deref(), &clock, &lists)?;
-        let replays = DedupWriter::open(
+        let dedup = DedupWriter::open(
             &settings.data_dir.join(DEDUP_FILE),
             clock.clone(),
             settings.limits.max_tracked_deliveries as u64,
@@ -183,7 +183,7 @@ impl Relay {
             in_force: PoliciesInForce::default(),
             log: Arc::clone(&log),
         });
-        let entrance = Arc::new(AgentAcceptor::new(
+        let acceptor = Arc::new(AgentAcceptor::new(
             host,
             drain_edge.clone(),
             stop_agents.clone(),
@@ -192,7 +192,7 @@ impl Relay {
         let agents = AgentListener::bind(
             tunnel_listen,
             identity,
-            Arc::clone(&entrance),
+            Arc::clone(&acceptor),
             stop_agents.clone(),
         )?;
         let tunnel_port = settings
@@ -215,13 +215,13 @@ impl Relay {
             baseline: baseline.clone(),
             keys: KeyCache::new(fetcher.clone(), tasks.clone()),
             fetcher: fetcher.clone(),
-            dedup: replays.dedup.clone(),
+            dedup: dedup.dedup.clone(),
             diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND)),
             log: Arc::clone(&log),
             proxy_warned: Mutex::default(),
             offload: Offload::default(),
             body_memory: budget.clone(),
-            per_client: PerClientLimiter::default(),
+            requests_per_client: PerClientLimiter::default(),
             ports: Ports {
                 listener: listener_port,
                 public: public_port,
@@ -244,7 +244,7 @@ impl Relay {
             listener,
             EdgeEntry {
                 tls,
-                agents: entrance,
+                agents: acceptor,
             },
             edge,
             drain_edge.clone(),
@@ -281,7 +281,7 @@ impl Relay {
             budget,
             tasks,
             lists,
-            _dedup: replays,
+            _dedup: dedup,
             _lock: lock,
         })
     }
@@ -327,7 +327,7 @@ impl Relay {
     /// # Errors
     /// [`StartError`].
     pub fn add_agent(&self, name: &AgentName) -> Result<JoinToken, StartError> {
-        let secret = Secret::mint()?;
+        let secret = Secret::generate()?;
         if let Some(TakenHost { host, from }) =
             self.store.add_agent(name, &secret, self.clock.now())?
         {

@@ -123,7 +123,7 @@ async fn the_host_of_an_agent_that_has_joined_and_never_came_is_503() {
     let relay = RelayEndpoint {
         address: stage.relay().tunnel_address().to_string(),
         pin: token.pin,
-        credential: Secret::mint().unwrap(),
+        credential: Secret::generate().unwrap(),
     };
 
     assert_eq!(
@@ -144,7 +144,7 @@ async fn hosts_of_an_agent_that_was_removed_while_away_are_nobodys() {
     );
     let join = stage.relay().add_agent(&name).unwrap();
     let store = stage.relay().store();
-    let credential = Secret::mint().unwrap().digest();
+    let credential = Secret::generate().unwrap().digest();
 
     store
         .join(&join.secret, &credential, stage.clock.now())

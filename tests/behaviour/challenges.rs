@@ -482,7 +482,7 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
             );
 
             if at_agent {
-                let told = |report: &Event| matches!(report, Event::Request(request) if matches!(request.outcome, RequestResult::Handshake { status: 200 }));
+                let told = |report: &Event| matches!(report, Event::Request(request) if matches!(request.outcome, RequestResult::Challenge { status: 200 }));
                 stage.reported("the agent has answered", told).await;
             }
 

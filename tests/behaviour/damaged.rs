@@ -154,6 +154,65 @@ fn a_damaged_memory_of_deliveries_is_set_aside_and_told() {
     }
 }
 
+fn execute(path: &Path, sql: &str) {
+    rusqlite::Connection::open(path)
+        .unwrap()
+        .execute_batch(sql)
+        .unwrap();
+}
+
+/// A relay that is older than its files would damage them.
+#[test]
+fn a_file_of_a_newer_version_is_refused_and_kept() {
+    for name in ["relay.db", "deliveries.db"] {
+        let dir = data_of_a_relay();
+        let path = dir.path().join(name);
+        execute(&path, "PRAGMA user_version = 99");
+        let content = fs::read(&path).unwrap();
+
+        assert_refused(
+            &start(dir.path(), &[]),
+            &[name, "schema version 99", "newer"],
+        );
+        assert_eq!(fs::read(&path).unwrap(), content, "{name}");
+        assert!(set_aside(dir.path(), name).is_empty(), "{name}");
+    }
+}
+
+/// Files of version 0.1.0 have no schema version, and other tables.
+#[test]
+fn files_of_the_first_version_are_migrated() {
+    let dir = data_of_a_relay();
+    execute(
+        &dir.path().join("relay.db"),
+        "INSERT INTO agents (name) VALUES ('jira');
+         ALTER TABLE join_tokens DROP COLUMN used_by;
+         PRAGMA user_version = 0",
+    );
+    execute(
+        &dir.path().join("deliveries.db"),
+        "DROP TABLE claims;
+         CREATE TABLE deliveries (key BLOB PRIMARY KEY, until_ms INTEGER NOT NULL, holder INTEGER NOT NULL)
+             STRICT, WITHOUT ROWID;
+         PRAGMA user_version = 0",
+    );
+
+    let ended = serves(dir.path(), &[]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.err.contains("may be accepted once more"), "{ended:?}");
+
+    let state = dir.path().to_str().unwrap();
+    let listed = run(
+        "hookward-relay",
+        &["agent", "list", "--data-dir", state],
+        &[],
+        "",
+    );
+    assert!(listed.out.contains("jira"), "{listed:?}");
+    let second = serves(dir.path(), &[]);
+    assert!(!second.err.contains("accepted once more"), "{second:?}");
+}
+
 #[test]
 fn a_file_that_can_not_be_opened_is_named_with_the_cause() {
     let dir = TempDir::new().unwrap();

@@ -108,7 +108,7 @@ impl Joined {
         let name = AgentName::parse("diagnosed").unwrap();
         let (join, secret) = (
             stage.relay().add_agent(&name).unwrap(),
-            Secret::mint().unwrap(),
+            Secret::generate().unwrap(),
         );
 
         stage
@@ -677,7 +677,7 @@ async fn a_join_through_something_that_ends_tls_says_so() {
     let token = JoinToken {
         relay,
         pin: Pin::of_no_key(),
-        secret: Secret::mint().unwrap(),
+        secret: Secret::generate().unwrap(),
     }
     .to_text();
 

@@ -754,7 +754,7 @@ async fn an_undeclared_proxy_is_warned_of() {
         // A host that is known: the field is read for those only.
         let name = AgentName::parse("flexdeploy").unwrap();
         let store = Store::open(&data.join("relay.db")).unwrap();
-        let (token, credential) = (Secret::mint().unwrap(), Secret::mint().unwrap());
+        let (token, credential) = (Secret::generate().unwrap(), Secret::generate().unwrap());
         store.add_agent(&name, &token, Clock::System.now()).unwrap();
 
         let agent = store
@@ -852,6 +852,74 @@ async fn a_flood_of_refusals_is_counted_in_the_log() {
         "{:?} in {seconds} s",
         counts()
     );
+}
+
+/// A webhook that only the agent can check is a refusal in the relay's log, not a failure.
+#[tokio::test]
+async fn a_refusal_by_the_agent_is_no_failure_in_the_relays_log() {
+    let (data, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (data_dir, state_dir) = (data.path().to_owned(), state.path().to_owned());
+
+    let (relay, _agent, ready) = off(move || {
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut relay = serve(&data_dir, &address, &["--tunnel-address", &address]);
+        let ready = relay.event("ready");
+        let state = state_dir.to_str().unwrap();
+        let token = relay.join_token();
+        let joined = run(
+            "hookward",
+            &["join", "-", "--state-dir", state],
+            &[],
+            &token,
+        );
+        assert_eq!(joined.code, Some(0), "{joined:?}");
+
+        let mut agent = Process::start(
+            "hookward",
+            &[
+                "http",
+                "1",
+                "--log-format",
+                "json",
+                "--state-dir",
+                state,
+                "--verify",
+                "github=env:GITHUB_SECRET",
+                "--secret-at-agent",
+            ],
+            &[("GITHUB_SECRET", "canary-signing-secret")],
+        );
+        agent.event("ready");
+        (relay, agent, ready)
+    })
+    .await;
+
+    let edge = edge(&ready, "flexdeploy.hooks.example.test");
+    let forged = edge
+        .post(
+            "/flexdeploy/webhooks/v1/git/push",
+            &[("X-Hub-Signature-256", "sha256=00")],
+            b"{}",
+        )
+        .await;
+    assert_eq!(forged.status, 403);
+
+    let events = |event: &str| -> Vec<Value> {
+        let lines = relay.err();
+        let lines = lines
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        lines
+            .filter(|line: &Value| line["event"] == event)
+            .collect()
+    };
+    eventually("the refusal is in the log", || {
+        events("refused")
+            .iter()
+            .any(|line| line["refused_by"] == "agent")
+    })
+    .await;
+    assert_eq!(events("failed"), Vec::<Value>::new());
 }
 
 /// On a real terminal (by util-linux's `script`) there is a screen, and Ctrl-C ends it.

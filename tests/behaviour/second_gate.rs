@@ -419,7 +419,7 @@ async fn a_relay_with_another_key_is_not_spoken_to() {
     let state = hookward_agent::StateDir::open(Some(dir.path())).unwrap();
     let credential = state.credentials().unwrap().remove(0);
 
-    let secret = hookward_core::secret::Secret::mint().unwrap();
+    let secret = hookward_core::secret::Secret::generate().unwrap();
     let at = |pin| RelayEndpoint {
         address: credential.relay.clone(),
         pin,

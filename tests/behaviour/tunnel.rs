@@ -632,7 +632,7 @@ async fn a_proxy_that_refuses_is_named_and_one_that_is_not_for_this_host_is_not_
     let relay = RelayEndpoint {
         address: "127.0.0.1:9".to_owned(),
         pin: pin(),
-        credential: Secret::mint().unwrap(),
+        credential: Secret::generate().unwrap(),
     };
 
     let link = |no: &str| LinkSettings {
@@ -641,7 +641,7 @@ async fn a_proxy_that_refuses_is_named_and_one_that_is_not_for_this_host_is_not_
         ..LinkSettings::default()
     };
 
-    let secret = || Secret::mint().unwrap();
+    let secret = || Secret::generate().unwrap();
     let error = join(&relay, &link(""), secret())
         .await
         .unwrap_err()
@@ -683,7 +683,7 @@ impl ByHand {
         let name = AgentName::parse("late").unwrap();
         let (join, credential) = (
             stage.relay().add_agent(&name).unwrap(),
-            Secret::mint().unwrap(),
+            Secret::generate().unwrap(),
         );
 
         stage

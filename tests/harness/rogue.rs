@@ -91,7 +91,7 @@ impl Rogue {
             relays: vec![RelayAddress {
                 address: address.to_string(),
                 pin,
-                credential: Secret::mint().unwrap(),
+                credential: Secret::generate().unwrap(),
             }],
             link: LinkSettings {
                 transport,
@@ -155,7 +155,7 @@ pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
         relay: endpoint.local_addr().unwrap().to_string(),
         pin,
         agent: "x".into(),
-        secret: Secret::mint().unwrap(),
+        secret: Secret::generate().unwrap(),
     };
 
     StateDir::open(Some(dir.path()))

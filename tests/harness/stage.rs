@@ -167,7 +167,7 @@ impl Stage {
         let relay =
             Relay::start(settings(&plan, dir.path(), any, any), plan.clock.clone()).unwrap();
         let join = relay.add_agent(&agent_name()).unwrap();
-        let credential = Secret::mint().unwrap();
+        let credential = Secret::generate().unwrap();
 
         relay
             .store()
@@ -372,7 +372,7 @@ impl Member {
         let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
         let relay = Relay::start(settings(plan, dir.path(), any, any), plan.clock.clone()).unwrap();
         let join = relay.add_agent(&agent_name()).unwrap();
-        let credential = Secret::mint().unwrap();
+        let credential = Secret::generate().unwrap();
 
         relay
             .store()
@@ -488,7 +488,7 @@ pub async fn refused(plan: Plan) -> String {
     let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
     let relay = Relay::start(settings(&plan, dir.path(), any, any), plan.clock.clone()).unwrap();
     let join = relay.add_agent(&agent_name()).unwrap();
-    let credential = Secret::mint().unwrap();
+    let credential = Secret::generate().unwrap();
 
     relay
         .store()

@@ -119,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    fn told(line: &str) -> String {
+    fn output(line: &str) -> String {
         let error = Cli::try_parse_from(line.split(' ')).map(drop).unwrap_err();
         explain(error).to_string()
     }
@@ -169,15 +169,15 @@ mod tests {
             ("hookward tcp 22", "hookward http PORT"),
             ("hookward api", "hookward-relay --help"),
         ] {
-            let told = told(line);
-            assert!(told.contains(ours), "{line}: {told}");
-            assert!(!told.contains("tip:"), "{line}: {told}");
+            let output = output(line);
+            assert!(output.contains(ours), "{line}: {output}");
+            assert!(!output.contains("tip:"), "{line}: {output}");
         }
     }
 
     #[test]
     fn unknown_flags_have_no_misleading_tip() {
-        assert!(!told("hookward http 8000 --xyzzy").contains("as a value"));
+        assert!(!output("hookward http 8000 --xyzzy").contains("as a value"));
     }
 
     #[test]

@@ -28,13 +28,13 @@ pub(super) fn run(args: CheckArgs) -> Result<Exit, CommandError> {
             }
 
             let mut policy = built.policy;
-            if built.mint_token {
+            if built.create_token {
                 text.push_str(
                     "note: `hookward http` will create a token, because no other check refuses unknown senders\n",
                 );
                 policy = policy_args::with_token(
                     &policy,
-                    &policy_args::minted_check(&SecretDigest::of(b"")),
+                    &policy_args::created_token_check(&SecretDigest::of(b"")),
                 );
             }
 

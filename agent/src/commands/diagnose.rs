@@ -72,7 +72,7 @@ pub(super) async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
         let relay = RelayEndpoint {
             address,
             pin: Pin::of_no_key(),
-            credential: Secret::mint()?,
+            credential: Secret::generate()?,
         };
         findings.relay(&relay, false).await?;
     } else {
@@ -124,10 +124,10 @@ impl Findings {
             proxies: proxies.clone(),
             ..LinkSettings::default()
         };
-        let dialler = Dialer::new(relay, &link, tasks.clone())?;
+        let dialer = Dialer::new(relay, &link, tasks.clone())?;
         let proxied = proxies.of(&relay.address).is_some();
 
-        let addresses = match dialler.addresses().await {
+        let addresses = match dialer.addresses().await {
             Ok(addresses) => {
                 let list = addresses
                     .iter()
@@ -160,7 +160,7 @@ impl Findings {
                 HandshakeResult::Failed
             }
             _ => {
-                self.handshake(relay, &dialler, Transport::Quic, joined)
+                self.handshake(relay, &dialer, Transport::Quic, joined)
                     .await
             }
         };
@@ -202,9 +202,7 @@ impl Findings {
             self.add(relay, "proxy", StepOutcome::Skipped, detail);
         }
 
-        let tls = self
-            .handshake(relay, &dialler, Transport::Tcp, joined)
-            .await;
+        let tls = self.handshake(relay, &dialer, Transport::Tcp, joined).await;
         let answered = greeted.iter().any(|step| step.outcome == StepOutcome::Ok);
         if let (Some(session), false) = (tls.session(), answered) {
             greeted = self.credential(relay, session).await;

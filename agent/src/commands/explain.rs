@@ -93,7 +93,7 @@ fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, Reason>,
         Ok(built) => built,
         Err(problems) => return Ok(Err(problems.to_string().into())),
     };
-    if !built.mint_token {
+    if !built.create_token {
         return Ok(Ok(built.policy));
     }
 
@@ -104,7 +104,7 @@ fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, Reason>,
     };
 
     Ok(match token {
-        Some(token) => Ok(policy_args::with_token(&built.policy, &policy_args::minted_check(&token.digest()))),
+        Some(token) => Ok(policy_args::with_token(&built.policy, &policy_args::created_token_check(&token.digest()))),
         None => {
             Err("no check is given, and there is no token yet: give the flags of `hookward http`, or run it once"
                 .to_owned().into())
@@ -130,9 +130,7 @@ fn as_explained(mut policy: Policy) -> Policy {
 fn other_path(args: &ExplainArgs, target: &str) -> Option<String> {
     let (_, path) = request_input::split_url(args.request.url.as_deref()?).ok()?;
     let differs = args.request.request.is_some() && path != "/" && path != target;
-    differs.then(|| {
-        "the request has another path than --url, and its own is the one that is judged".to_owned()
-    })
+    differs.then(|| "the request has another path than --url; its own path counts".to_owned())
 }
 
 /// Reads the request, and the origin of the public URL.
@@ -182,7 +180,7 @@ fn no_http(what: &str) -> Explanation {
         check: Check::Syntax,
         outcome: CheckOutcome::Refuse,
         reason: reason.clone(),
-        alternative: None,
+        accept_rule: None,
     };
 
     Explanation {
@@ -227,12 +225,12 @@ fn text(explanation: &Explanation) -> String {
             CheckOutcome::AgentOnly => "agent only",
         };
 
-        let alternative = step
-            .alternative
+        let accept_rule = step
+            .accept_rule
             .map(|number| format!("accept {number}: "))
             .unwrap_or_default();
         text.push_str(&format!(
-            "  {outcome:<11} {:<13} {alternative}{}\n",
+            "  {outcome:<11} {:<13} {accept_rule}{}\n",
             step.check.as_str(),
             step.reason
         ));

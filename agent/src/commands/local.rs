@@ -109,7 +109,7 @@ impl Local {
         let relay = Relay::start(settings, clock.clone())?;
 
         let join = relay.add_agent(&name)?;
-        let credential = Secret::mint()?;
+        let credential = Secret::generate()?;
         relay
             .store()
             .join(&join.secret, &credential.digest(), clock.now())?

@@ -73,7 +73,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         // Nothing is forwarded: no signature check has a secret yet, so there is no permit.
         application: Application::plain(Address::Port(1)),
         policy,
-        minted: None,
+        created_token: None,
         messages: vec![Event::Warning(note)],
         path: path.split("/*").next().unwrap_or_default().to_owned(),
     };

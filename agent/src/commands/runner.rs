@@ -1,7 +1,6 @@
 //! Opens tunnels and shows their requests until the user, a signal or a relay ends it.
 
 mod announce;
-mod signals;
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +9,7 @@ use std::time::Duration;
 use hookward_core::clock::Clock;
 use hookward_core::diagnostics::Diagnostics;
 use hookward_core::limits::Limits;
-use hookward_runtime::process;
+use hookward_runtime::process::{self, ShutdownSignals};
 use hookward_runtime::reload::Reloads;
 use hookward_tunnel::protocol::control::RefusedReason;
 use hookward_tunnel::transport::liveness::Liveness;
@@ -18,7 +17,6 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::announce::Announcement;
-use self::signals::ShutdownSignals;
 use crate::cli::{LinkArgs, LogFormat};
 use crate::commands::http::plan::Plan;
 use crate::commands::local::{self, Local};
@@ -84,7 +82,8 @@ impl TunnelRunner {
         tracing::info!(files, "the limit of open files");
 
         let mut messages = Vec::new();
-        let mut ends = ShutdownSignals::new()?;
+        let mut signals =
+            ShutdownSignals::new().map_err(CommandError::system("the signals that end it"))?;
 
         let hosts: Vec<_> = tunnels
             .iter()
@@ -112,7 +111,7 @@ impl TunnelRunner {
             announcements.push(Announcement {
                 application: plan.application.to_string(),
                 path: plan.path,
-                token: plan.minted,
+                token: plan.created_token,
                 edge: local.as_ref().map(Local::edge),
                 ca: local.as_ref().and_then(Local::ca),
                 state: state.clone(),
@@ -128,19 +127,19 @@ impl TunnelRunner {
             reloading.push((reloads, again));
         }
 
-        let (reporter, reports) = events::channel();
+        let (events, stream) = events::channel();
         let announce = {
-            let reporter = reporter.clone();
+            let events = events.clone();
             move |opened: OpenedTunnel| {
                 if let Some(announcement) = announcements.get(opened.tunnel) {
-                    announcement.say(&opened, &reporter);
+                    announcement.say(&opened, &events);
                 }
             }
         };
 
-        let remember = remember(&link, state, reporter.clone());
+        let remember = remember(&link, state, events.clone());
         for message in messages {
-            reporter.emit(message);
+            events.emit(message);
         }
 
         let settings = AgentSettings {
@@ -150,7 +149,7 @@ impl TunnelRunner {
             drain: Limits::default().drain,
         };
 
-        let mut agent = match Agent::start(settings, clock, reporter.clone(), announce, remember) {
+        let mut agent = match Agent::start(settings, clock, events.clone(), announce, remember) {
             Ok(agent) => agent,
             Err(problems) => {
                 print_error(log_format, &problems.to_string());
@@ -162,7 +161,7 @@ impl TunnelRunner {
             in_order: quit.clone(),
             at_once: CancellationToken::new(),
         };
-        let mut shown = terminal::show(reports, log_format, reloading.len() > 1, on_screen.clone())
+        let mut shown = terminal::show(stream, log_format, reloading.len() > 1, on_screen.clone())
             .map_err(CommandError::system("the terminal's thread"))?;
 
         let refused = loop {
@@ -172,13 +171,13 @@ impl TunnelRunner {
                 .map(|(reloads, _)| Box::pin(reloads.next()));
             let changed = tokio::select! {
                 ended = agent.ended() => break ended.err(),
-                () = ends.next() => break None,
+                () = signals.next() => break None,
                 () = quit.cancelled() => break None,
                 // `select_all` panics without futures.
                 changed = async { select_all(changes).await.1 }, if can_reload => changed,
             };
             if let Some((_, again)) = reloading.get(changed) {
-                reload(&agent, changed, &reporter, again());
+                reload(&agent, changed, &events, again());
             }
         };
 
@@ -186,9 +185,9 @@ impl TunnelRunner {
         let ending = async {
             tokio::select! {
                 () = agent.shutdown() => {}
-                () = report_stopping(&in_flight, &reporter) => {}
+                () = report_stopping(&in_flight, &events) => {}
             }
-            drop(reporter);
+            drop(events);
 
             if let Some(local) = local {
                 local.shutdown().await;
@@ -201,12 +200,12 @@ impl TunnelRunner {
         tokio::select! {
             () = ending => {}
             // A second signal, or a second Ctrl-C on the screen, aborts the drain.
-            () = ends.next() => on_screen.at_once.cancel(),
+            () = signals.next() => on_screen.at_once.cancel(),
             () = on_screen.at_once.cancelled() => {}
         }
 
         if on_screen.at_once.is_cancelled() {
-            let _ = timeout(MEMORY_RELEASE_INTERVAL, shown.over()).await;
+            let _ = timeout(SCREEN_CLOSE_TIMEOUT, shown.over()).await;
         }
 
         Ok(match refused {
@@ -220,15 +219,15 @@ impl TunnelRunner {
 }
 
 /// Time for the screen to restore the terminal.
-const MEMORY_RELEASE_INTERVAL: Duration = Duration::from_millis(300);
+const SCREEN_CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Reports the number of requests that the stop waits for, when it changes.
-async fn report_stopping(in_flight: &InFlight, reporter: &EventSink) {
+async fn report_stopping(in_flight: &InFlight, events: &EventSink) {
     let mut reported = None;
     loop {
         let count = in_flight.count();
         if reported.replace(count) != Some(count) {
-            reporter.emit(Event::Stopping { in_flight: count });
+            events.emit(Event::Stopping { in_flight: count });
         }
         sleep(CHECK_INTERVAL).await;
     }
@@ -283,7 +282,7 @@ pub(super) fn link_settings(
 fn remember(
     link: &LinkSettings,
     state: StateDir,
-    reporter: EventSink,
+    events: EventSink,
 ) -> impl Fn(hookward_tunnel::transport::Transport) + Send + Sync + 'static {
     let worked = Mutex::new(link.last_transport);
     // A transport that the user chose says nothing about the network.
@@ -301,7 +300,7 @@ fn remember(
         if before != Some(transport)
             && let Err(error) = state.keep_transport(transport)
         {
-            reporter.emit(Event::Warning(error.to_string()));
+            events.emit(Event::Warning(error.to_string()));
         }
     }
 }
@@ -311,7 +310,7 @@ fn remember(
 fn reload(
     agent: &Agent,
     tunnel: usize,
-    reporter: &EventSink,
+    events: &EventSink,
     again: Result<Result<Plan, Diagnostics>, StateError>,
 ) {
     let replaced = match again {
@@ -326,9 +325,9 @@ fn reload(
     match replaced {
         Ok(messages) => messages
             .into_iter()
-            .for_each(|message| reporter.emit(message)),
+            .for_each(|message| events.emit(message)),
         Err(what) => {
-            reporter.emit(Event::Warning(format!(
+            events.emit(Event::Warning(format!(
                 "the new policy can't be used; THE OLD ONE STAYS IN FORCE: {what}"
             )));
         }

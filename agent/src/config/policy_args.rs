@@ -24,7 +24,7 @@ pub(crate) struct ResolvedPolicy {
     pub policy: Policy,
     /// `true` if a token must be created: no address range, token or signature check is set, and
     /// `--no-token` is not.
-    pub mint_token: bool,
+    pub create_token: bool,
     pub notes: Vec<String>,
 }
 
@@ -110,7 +110,7 @@ fn from_file(
 
     Ok(ResolvedPolicy {
         policy: loaded.policy,
-        mint_token: false,
+        create_token: false,
         notes: loaded.notes,
     })
 }
@@ -172,10 +172,10 @@ fn from_flags(
     };
 
     let signatures = flags.signatures(args);
-    let mut mint_token = false;
+    let mut create_token = false;
 
     if signatures.is_empty() {
-        mint_token = !common.is_protected() && !args.no_token;
+        create_token = !common.is_protected() && !args.no_token;
         // With --no-token and no other check, the user has chosen an open route.
         let open = !common.is_protected() && args.no_token;
         route.accept.push(Accept { open, ..common });
@@ -203,8 +203,8 @@ fn from_flags(
 
     if problems.is_empty() {
         // The token check is not missing if the token will be created.
-        let complete = if mint_token {
-            with_token(&policy, &minted_check(&SecretDigest::of(b"")))
+        let complete = if create_token {
+            with_token(&policy, &created_token_check(&SecretDigest::of(b"")))
         } else {
             policy.clone()
         };
@@ -220,7 +220,7 @@ fn from_flags(
     if problems.is_empty() {
         Ok(ResolvedPolicy {
             policy,
-            mint_token,
+            create_token,
             notes,
         })
     } else {
@@ -230,7 +230,7 @@ fn from_flags(
 
 /// Returns the check of a created token.
 #[must_use]
-pub(crate) fn minted_check(digest: &SecretDigest) -> TokenCheck {
+pub(crate) fn created_token_check(digest: &SecretDigest) -> TokenCheck {
     TokenCheck::new(
         TokenLocation::Query(TOKEN_NAME.to_owned()),
         &[("the created token", digest.clone())],
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn without_flags_a_token_is_minted_for_the_preset() {
         let built = build(PolicyFlags::default()).unwrap_or_else(|problems| panic!("{problems}"));
-        assert!(built.mint_token);
+        assert!(built.create_token);
         assert_eq!(built.policy.routes[0].paths, PRESET_PATHS);
 
         let whole_family = PolicyFlags {
@@ -290,7 +290,7 @@ mod tests {
             ..PolicyFlags::default()
         };
         assert!(
-            build(whole_family).is_ok_and(|built| built.mint_token),
+            build(whole_family).is_ok_and(|built| built.create_token),
             "everybody is no check"
         );
 
@@ -298,7 +298,7 @@ mod tests {
             allow_ip: texts(&["192.0.2.0/24"]),
             ..PolicyFlags::default()
         };
-        assert!(build(some).is_ok_and(|built| !built.mint_token));
+        assert!(build(some).is_ok_and(|built| !built.create_token));
 
         let none = PolicyFlags {
             no_token: true,
@@ -306,7 +306,7 @@ mod tests {
         };
         assert!(
             build(none)
-                .is_ok_and(|built| !built.mint_token && built.policy.routes[0].accept[0].open)
+                .is_ok_and(|built| !built.create_token && built.policy.routes[0].accept[0].open)
         );
     }
 

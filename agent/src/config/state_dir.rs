@@ -149,7 +149,7 @@ impl StateDir {
             return Ok(kept.secret);
         }
 
-        let secret = self.mint(JOINING)?;
+        let secret = self.generate(JOINING)?;
         self.write_json(
             JOINING,
             &PendingJoin {
@@ -220,7 +220,7 @@ impl StateDir {
             return Ok((token.clone(), false));
         }
 
-        let token = self.mint(TOKENS)?;
+        let token = self.generate(TOKENS)?;
         tokens.insert(key, token.clone());
         self.write_json(TOKENS, &tokens)?;
 
@@ -245,9 +245,9 @@ impl StateDir {
     }
 
     /// Creates a secret in this file.
-    fn mint(&self, name: &str) -> Result<Secret, StateError> {
+    fn generate(&self, name: &str) -> Result<Secret, StateError> {
         let random = |error: getrandom::Error| io::Error::other(error.to_string());
-        Secret::mint().map_err(|error| StateError::File {
+        Secret::generate().map_err(|error| StateError::File {
             path: self.0.join(name),
             source: random(error),
         })

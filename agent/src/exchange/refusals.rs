@@ -35,7 +35,7 @@ impl RefusalSummary {
     }
 
     /// Reports the counts every second, until `stop` is cancelled.
-    pub(crate) async fn report_counts(&self, reporter: &EventSink, stop: &CancellationToken) {
+    pub(crate) async fn report_counts(&self, events: &EventSink, stop: &CancellationToken) {
         let mut due = interval(SUMMARY_INTERVAL);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -51,7 +51,7 @@ impl RefusalSummary {
                 .unwrap_or_else(PoisonError::into_inner)
                 .take_counted();
             if !counted.is_empty() {
-                reporter.emit(Event::RefusedSummary(counted));
+                events.emit(Event::RefusedSummary(counted));
             }
         }
     }

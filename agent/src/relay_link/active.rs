@@ -29,7 +29,7 @@ pub(crate) struct ActiveLink {
     pub(crate) exchanges: TaskTracker,
     pub(crate) since: Instant,
     /// Policy that was sent to the relay and is not yet answered, with its tunnel.
-    pub(crate) asked: Option<(usize, Arc<PolicyOffer>)>,
+    pub(crate) pending_policy: Option<(usize, Arc<PolicyOffer>)>,
     /// `true` after a partly sent message: the control stream is unusable.
     pub(crate) control_poisoned: bool,
     /// `true` once the relay announced its drain. It closes the connection after its last request.
@@ -47,7 +47,7 @@ impl ActiveLink {
             }
         }
 
-        let told = !self.control_poisoned
+        let sent = !self.control_poisoned
             && matches!(
                 timeout(DRAIN_TIMEOUT, self.send_drain(&shared.events)).await,
                 Ok(Ok(()))
@@ -55,7 +55,7 @@ impl ActiveLink {
         let session = self.found.session.clone();
 
         let ending = async {
-            if told {
+            if sent {
                 // The relay closes the connection after reading all responses. Requests that it
                 // sent before the drain message still run.
                 while let Ok(exchange) = session.accept().await {
@@ -82,7 +82,7 @@ impl ActiveLink {
     }
 
     /// Announces the drain, and waits for the relay's acknowledgement.
-    async fn send_drain(&mut self, reporter: &EventSink) -> Result<(), ConnectionError> {
+    async fn send_drain(&mut self, events: &EventSink) -> Result<(), ConnectionError> {
         self.control.send(&AgentMessage::Drain).await?;
         loop {
             tokio::select! {
@@ -90,7 +90,7 @@ impl ActiveLink {
                 message = self.control.receive::<RelayMessage>(CONTROL_BYTES) => {
                     match message? {
                         RelayMessage::DrainAck => return Ok(()),
-                        RelayMessage::Refusals { told, counted } => report_refusals(reporter, told, counted),
+                        RelayMessage::Refusals { requests, counts } => report_refusals(events, requests, counts),
                         _ => {}
                     }
                 }
@@ -100,7 +100,7 @@ impl ActiveLink {
 
     /// Waits for a draining relay, which has requests until its last sender is done, and closes the
     /// connection itself.
-    async fn drain(&mut self, reporter: &EventSink) {
+    async fn drain(&mut self, events: &EventSink) {
         loop {
             tokio::select! {
                 exchange = self.found.session.accept() => match exchange {
@@ -108,7 +108,7 @@ impl ActiveLink {
                     Err(_) => return,
                 },
                 said = self.control.receive::<RelayMessage>(CONTROL_BYTES) => match said {
-                    Ok(RelayMessage::Refusals { told, counted }) => report_refusals(reporter, told, counted),
+                    Ok(RelayMessage::Refusals { requests, counts }) => report_refusals(events, requests, counts),
                     // Other messages no longer matter.
                     Ok(_) => {}
                     Err(_) => return,

@@ -59,7 +59,7 @@ impl ProbeSchedule {
     fn want_better(&mut self, now: Instant) {
         (self.reason, self.failed) = (ProbeReason::Upgrade, 0);
         let pause = if self.place > 0 {
-            HOME.min(self.pause)
+            PREFERRED_RETRY.min(self.pause)
         } else {
             self.pause
         };
@@ -79,22 +79,22 @@ impl ProbeSchedule {
     /// Notes that the connection may be dead. Returns `true` if this is new; a search in progress
     /// is then obsolete.
     pub(crate) fn revalidate(&mut self, now: Instant) -> bool {
-        let news = self.reason == ProbeReason::Upgrade;
-        if news {
+        let is_new = self.reason == ProbeReason::Upgrade;
+        if is_new {
             (self.reason, self.failed, self.due) =
                 (ProbeReason::Revalidate(self.place), 0, Some(now));
         }
-        news
+        is_new
     }
 
     /// Notes that the relay drains. Returns `true` if this is new, as above.
     pub(crate) fn leave_relay(&mut self, now: Instant) -> bool {
-        let news = !matches!(self.reason, ProbeReason::RelayDraining(_));
-        if news {
+        let is_new = !matches!(self.reason, ProbeReason::RelayDraining(_));
+        if is_new {
             (self.reason, self.failed, self.due) =
                 (ProbeReason::RelayDraining(self.place + 1), 0, Some(now));
         }
-        news
+        is_new
     }
 
     /// Notes a failed search. `jitter` is from 0.5 to 1, because all agents of a relay search at
@@ -117,7 +117,9 @@ impl ProbeSchedule {
                 FIRST_PAUSE
             }
             ProbeReason::Revalidate(_) => return self.want_better(now),
-            ProbeReason::Upgrade if self.place > 0 && self.failed < HOME_TRIES => HOME,
+            ProbeReason::Upgrade if self.place > 0 && self.failed < PREFERRED_RETRIES => {
+                PREFERRED_RETRY
+            }
             ProbeReason::Upgrade => {
                 self.pause = (self.pause * 2).min(MAX_PAUSE);
                 self.pause
@@ -142,10 +144,10 @@ const REVALIDATE_INTERVAL: u32 = 10;
 
 /// Pause before the preferred address is dialed again by a connection to another one. Senders there
 /// wait 3 s for an agent (`reconnect_wait`).
-const HOME: Duration = Duration::from_secs(2);
+const PREFERRED_RETRY: Duration = Duration::from_secs(2);
 
 /// Number of such attempts. After them the cause is no restart, and the usual schedule applies.
-const HOME_TRIES: u32 = 30;
+const PREFERRED_RETRIES: u32 = 30;
 
 #[cfg(test)]
 mod tests {

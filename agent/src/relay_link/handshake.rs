@@ -142,8 +142,8 @@ pub(crate) async fn open(
                         continue 'tunnels;
                     }
                     // Tunnels opened before this one are in use already.
-                    RelayMessage::Refusals { told, counted } => {
-                        report_refusals(&shared.events, told, counted)
+                    RelayMessage::Refusals { requests, counts } => {
+                        report_refusals(&shared.events, requests, counts)
                     }
                     RelayMessage::Draining => relay_leaves = true,
                     RelayMessage::Standby { standby } => stands_by = standby,
@@ -194,10 +194,10 @@ pub(crate) async fn open(
     shared
         .status
         .open(id.clone(), transport, &opened, &*shared.on_open);
-    shared.status.stands_by(id, stands_by, &shared.events);
+    shared.status.set_standby(id, stands_by, &shared.events);
 
     if relay_leaves {
-        shared.status.leaves(id, &shared.events);
+        shared.status.set_draining(id, &shared.events);
     }
 
     at.dialer.prefer(transport);
@@ -216,7 +216,7 @@ pub(crate) async fn open(
         terms,
         exchanges,
         since: Instant::now(),
-        asked: None,
+        pending_policy: None,
         control_poisoned: false,
         relay_draining: relay_leaves,
     })

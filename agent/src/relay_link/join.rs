@@ -28,9 +28,9 @@ pub async fn join(
     secret: Secret,
 ) -> Result<String, ConnectionError> {
     let tasks = TaskTracker::new();
-    let dialler = Dialer::new(relay, link, tasks.clone())?;
+    let dialer = Dialer::new(relay, link, tasks.clone())?;
     // The transports race without the token, because two requests must not both use it.
-    let (found, ()) = dialler.connect_once(|_| async { Ok(()) }).await?;
+    let (found, ()) = dialer.connect_once(|_| async { Ok(()) }).await?;
     let credential_digest = HEXLOWER.encode(relay.credential.digest().as_bytes());
 
     let asking = async {

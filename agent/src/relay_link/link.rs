@@ -209,9 +209,9 @@ impl RelayLink {
             terms,
             exchanges,
             since,
-            asked,
-            control_poisoned: mute,
-            relay_draining: relay_leaves,
+            pending_policy,
+            control_poisoned,
+            relay_draining,
         } = serving;
 
         let (writer, reader) = control.halves();
@@ -265,7 +265,7 @@ impl RelayLink {
 
             let changes = applications
                 .iter_mut()
-                .map(|(said, told)| Box::pin(other_than(*said, told)));
+                .map(|(said, events)| Box::pin(other_than(*said, events)));
             let outcome = tokio::select! {
                 exchange = found.session.accept() => match exchange {
                     Ok(exchange) => {
@@ -275,17 +275,17 @@ impl RelayLink {
                     Err(error) => Err(error.into()),
                 },
                 message = reader.receive(CONTROL_BYTES) => match message {
-                    Ok(message) => self.on_message(message, terms, asked, relay_leaves),
+                    Ok(message) => self.on_message(message, terms, pending_policy, relay_draining),
                     Err(error) => Err(error.into()),
                 },
-                (number, offer) = first(policies), if asked.is_none() && writer.is_some() && !*mute => {
+                (number, offer) = first(policies), if pending_policy.is_none() && writer.is_some() && !*control_poisoned => {
                     let host = terms.at(number).map(|at| at.host.to_string());
                     let message = open_message(host, &offer);
-                    *asked = Some((number, offer));
+                    *pending_policy = Some((number, offer));
                     saying = writer.take().map(|writer| self.send(writer, message, found.session.transport()));
                     Ok(())
                 }
-                (number, down) = first(changes), if writer.is_some() && !*mute => {
+                (number, down) = first(changes), if writer.is_some() && !*control_poisoned => {
                     applications.get_mut(number).into_iter().for_each(|(said, _)| *said = down);
                     let host = terms.at(number).map(|at| at.host.to_string()).unwrap_or_default();
                     let message = AgentMessage::UpstreamHealth { host, down };
@@ -294,7 +294,7 @@ impl RelayLink {
                 }
                 (free, said) = of(&mut saying) => {
                     (saying, writer) = (None, Some(free));
-                    *mute |= said.is_err();
+                    *control_poisoned |= said.is_err();
                     said
                 }
                 () = sleep_until(search.due().unwrap_or_else(now)), if search.due().is_some() && probing.is_none() => {
@@ -311,14 +311,14 @@ impl RelayLink {
                     (probing, is_opening) = (None, false);
                     match new {
                         // The agent would have to leave it again at once.
-                        Ok(leaving) if leaving.relay_draining && !*relay_leaves => {
+                        Ok(leaving) if leaving.relay_draining && !*relay_draining => {
                             let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
                             self.shared.tasks.spawn(async move { leaving.retire(&shared, stop).await });
                             search.failed(now(), jitter());
                             Ok(())
                         }
                         Ok(better) => {
-                            *mute |= saying.is_some();
+                            *control_poisoned |= saying.is_some();
                             return LinkEnd::Replaced(Box::new(better));
                         }
                         Err(error) => {
@@ -345,7 +345,7 @@ impl RelayLink {
                     Ok(())
                 }
                 () = &mut stopped_for_long => {
-                    *mute |= saying.is_some();
+                    *control_poisoned |= saying.is_some();
                     return LinkEnd::Stop;
                 }
             };
@@ -355,16 +355,16 @@ impl RelayLink {
                 let is_opening = probing.is_some() && *reached.borrow();
                 if is_opening
                     && !error.is_final()
-                    && let Ok(Ok(new)) = timeout(NEAR_IDLE, of(&mut probing)).await
+                    && let Ok(Ok(new)) = timeout(OPENING_GRACE, of(&mut probing)).await
                 {
-                    *mute |= saying.is_some();
+                    *control_poisoned |= saying.is_some();
                     return LinkEnd::Replaced(Box::new(new));
                 }
 
                 return LinkEnd::Failed(error);
             }
 
-            if *relay_leaves && search.leave_relay(now()) && !*reached.borrow() {
+            if *relay_draining && search.leave_relay(now()) && !*reached.borrow() {
                 probing = None;
             }
         }
@@ -434,13 +434,13 @@ impl RelayLink {
         &self,
         message: RelayMessage,
         terms: &SessionTerms,
-        asked: &mut Option<(usize, Arc<PolicyOffer>)>,
-        relay_leaves: &mut bool,
+        pending_policy: &mut Option<(usize, Arc<PolicyOffer>)>,
+        relay_draining: &mut bool,
     ) -> Result<(), ConnectionError> {
-        let reporter = &self.shared.events;
+        let events = &self.shared.events;
         match message {
             RelayMessage::Opened { .. } => {
-                let Some((number, offer)) = asked.take() else {
+                let Some((number, offer)) = pending_policy.take() else {
                     return Ok(());
                 };
                 let (gate, policies) = (self.at.gates.get(number), self.at.policies.get(number));
@@ -460,14 +460,14 @@ impl RelayLink {
                         .filter(|_| several)
                         .map(|host| format!(" of {host}"))
                         .unwrap_or_default();
-                    reporter.emit(Event::Note(format!(
+                    events.emit(Event::Note(format!(
                         "the new policy{of} is in force at {}",
                         self.id.0
                     )));
                 }
             }
             RelayMessage::PolicyRejected { message } => {
-                let Some((number, offer)) = asked.take() else {
+                let Some((number, offer)) = pending_policy.take() else {
                     return Ok(());
                 };
                 if let Some(policies) = self
@@ -477,7 +477,7 @@ impl RelayLink {
                     .filter(|policies| !policies.is_refused(&offer))
                 {
                     policies.refuse(&offer);
-                    reporter.emit(kept(&message));
+                    events.emit(kept(&message));
                 }
             }
             RelayMessage::HostLost { host, message } => {
@@ -492,20 +492,22 @@ impl RelayLink {
             RelayMessage::Refused {
                 reason: RefusedReason::Host,
                 message,
-            } if asked.is_some() => {
-                let Some((number, _)) = asked.take() else {
+            } if pending_policy.is_some() => {
+                let Some((number, _)) = pending_policy.take() else {
                     return Ok(());
                 };
                 self.lose_host(number, &message, terms)?;
             }
             RelayMessage::Refused { reason, message } => return Err(refused(reason, &message)),
-            RelayMessage::Refusals { told, counted } => report_refusals(reporter, told, counted),
+            RelayMessage::Refusals { requests, counts } => {
+                report_refusals(events, requests, counts)
+            }
             RelayMessage::Draining => {
-                *relay_leaves = true;
-                self.shared.status.leaves(&self.id, reporter);
+                *relay_draining = true;
+                self.shared.status.set_draining(&self.id, events);
             }
             RelayMessage::Standby { standby } => {
-                self.shared.status.stands_by(&self.id, standby, reporter)
+                self.shared.status.set_standby(&self.id, standby, events)
             }
             _ => {}
         }
@@ -530,7 +532,7 @@ const MAX_PROBE_PAUSE: Duration = Duration::from_secs(600);
 const ADDRESS_CHECK: Duration = Duration::from_secs(2);
 
 /// Time for an almost open connection to become ready after the current one failed.
-const NEAR_IDLE: Duration = Duration::from_secs(1);
+const OPENING_GRACE: Duration = Duration::from_secs(1);
 
 /// Interval of checks for a suspend and a lost address.
 const SUSPEND_CHECK: Duration = Duration::from_secs(1);

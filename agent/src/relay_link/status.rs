@@ -24,7 +24,7 @@ pub(crate) struct LinkStatus {
 struct Inner {
     open: BTreeMap<LinkId, Transport>,
     /// Reported failures, and their time.
-    told: BTreeMap<String, Instant>,
+    events: BTreeMap<String, Instant>,
     /// Last failure of each transport, for each relay.
     failures: BTreeMap<(String, Transport), LinkFailure>,
     /// Relays that were reported as disconnected while others are connected.
@@ -103,9 +103,9 @@ impl Inner {
 
 impl LinkStatus {
     /// Records that a link dials.
-    pub(crate) fn dialing(&self, relay: &str, reporter: &EventSink) {
+    pub(crate) fn dialing(&self, relay: &str, events: &EventSink) {
         if self.lock().open.is_empty() {
-            reporter.emit(Event::Connecting {
+            events.emit(Event::Connecting {
                 relay: relay.to_owned(),
             });
         }
@@ -121,7 +121,7 @@ impl LinkStatus {
         tell: &dyn Fn(OpenedTunnel),
     ) {
         let mut inner = self.lock();
-        let news = !inner
+        let changed = !inner
             .open
             .iter()
             .any(|((relay, _), by)| *relay == id.0 && *by == transport);
@@ -129,17 +129,17 @@ impl LinkStatus {
         inner.forget(&id);
         inner.missing.remove(&id.0);
         inner.open.insert(id.clone(), transport);
-        inner.told.clear();
+        inner.events.clear();
         inner.failures.retain(|(relay, _), _| *relay != id.0);
         drop(inner);
 
-        if news {
+        if changed {
             opened.iter().cloned().for_each(tell);
         }
     }
 
     /// Records a closed link.
-    pub(crate) fn closed(&self, id: &LinkId, reason: &ConnectionError, reporter: &EventSink) {
+    pub(crate) fn closed(&self, id: &LinkId, reason: &ConnectionError, events: &EventSink) {
         let mut inner = self.lock();
         let leaving = inner.leaving.contains(id);
         let was_open = inner.close(id);
@@ -151,9 +151,9 @@ impl LinkStatus {
 
         drop(inner);
         if !was_open || to_relay == 0 {
-            self.failed(&id.0, reason, reporter);
+            self.failed(&id.0, reason, events);
         } else if !leaving {
-            reporter.emit(Event::Note(format!(
+            events.emit(Event::Note(format!(
                 "lost a connection to {} ({reason}); {to_relay} more are open; dialing again",
                 id.0
             )));
@@ -166,7 +166,7 @@ impl LinkStatus {
     }
 
     /// Records a failed attempt. Reports it if no link to the relay is open, and not every time.
-    pub(crate) fn failed(&self, relay: &str, reason: &ConnectionError, reporter: &EventSink) {
+    pub(crate) fn failed(&self, relay: &str, reason: &ConnectionError, events: &EventSink) {
         let mut inner = self.lock();
         if inner.is_reached(relay) {
             return;
@@ -176,7 +176,7 @@ impl LinkStatus {
         if !inner.open.is_empty() {
             if inner.missing.insert(relay.to_owned()) {
                 drop(inner);
-                reporter.emit(Event::RelayDisconnected {
+                events.emit(Event::RelayDisconnected {
                     relay: relay.to_owned(),
                     reason,
                     permanent: false,
@@ -188,20 +188,20 @@ impl LinkStatus {
 
         let now = Instant::now();
         inner
-            .told
+            .events
             .retain(|_, at| now.duration_since(*at) < REPEAT_INTERVAL);
 
-        if inner.told.contains_key(&reason) || inner.told.len() >= MAX_FAILURES {
+        if inner.events.contains_key(&reason) || inner.events.len() >= MAX_FAILURES {
             return;
         }
 
-        inner.told.insert(reason.clone(), now);
+        inner.events.insert(reason.clone(), now);
         drop(inner);
-        reporter.emit(Event::Disconnected { reason });
+        events.emit(Event::Disconnected { reason });
     }
 
     /// Records that the relay drains. Each of its links calls this.
-    pub(crate) fn leaves(&self, id: &LinkId, reporter: &EventSink) {
+    pub(crate) fn set_draining(&self, id: &LinkId, events: &EventSink) {
         let relay = &id.0;
         let mut inner = self.lock();
         let known = is_of(&inner.leaving, relay);
@@ -209,14 +209,14 @@ impl LinkStatus {
         drop(inner);
 
         if !known {
-            reporter.emit(Event::Note(format!(
+            events.emit(Event::Note(format!(
                 "the relay {relay} is draining: it finishes requests in flight; dialing again"
             )));
         }
     }
 
     /// Records if another instance serves the tunnels. Each link of the relay calls this.
-    pub(crate) fn stands_by(&self, id: &LinkId, stands_by: bool, reporter: &EventSink) {
+    pub(crate) fn set_standby(&self, id: &LinkId, stands_by: bool, events: &EventSink) {
         let relay = &id.0;
         let mut inner = self.lock();
         let before = is_of(&inner.elsewhere, relay);
@@ -226,16 +226,16 @@ impl LinkStatus {
             false => inner.elsewhere.remove(id),
         };
 
-        let news = before != is_of(&inner.elsewhere, relay);
+        let changed = before != is_of(&inner.elsewhere, relay);
         drop(inner);
 
-        match (news, stands_by) {
-            (true, true) => reporter.emit(Event::Warning(format!(
+        match (changed, stands_by) {
+            (true, true) => events.emit(Event::Warning(format!(
                 "another agent with the same credential has come to {relay} after this one, and gets the webhooks \
                  until it goes; with --pool on both they share them"
             ))),
             (true, false) => {
-                reporter.emit(Event::Note(format!("webhooks of {relay} come here again")));
+                events.emit(Event::Note(format!("webhooks of {relay} come here again")));
             }
             (false, _) => {}
         }
@@ -269,22 +269,22 @@ mod tests {
         }
     }
 
-    fn said(reports: &mut events::EventStream) -> Vec<String> {
-        std::iter::from_fn(|| reports.try_next())
+    fn messages(stream: &mut events::EventStream) -> Vec<String> {
+        std::iter::from_fn(|| stream.try_next())
             .map(|report| crate::terminal::lines::text(&report.event, false))
             .collect()
     }
 
     #[test]
     fn each_failure_is_told_once_and_a_relay_that_is_missing_beside_others_by_its_name() {
-        let (status, (reporter, mut reports)) = (LinkStatus::default(), events::channel());
+        let (status, (events, mut stream)) = (LinkStatus::default(), events::channel());
         for _ in 0..3 {
             for transport in [Transport::Quic, Transport::Tcp] {
-                status.failed("one:443", &silent("one:443", transport), &reporter);
+                status.failed("one:443", &silent("one:443", transport), &events);
             }
         }
 
-        let two = said(&mut reports);
+        let two = messages(&mut stream);
         assert!(
             two.len() == 2 && two[1].contains("over QUIC; is UDP") && two[1].contains("over TCP;"),
             "{two:?}"
@@ -295,8 +295,8 @@ mod tests {
             address: "one:443".to_owned(),
             source,
         };
-        status.failed("one:443", &refused, &reporter);
-        assert!(said(&mut reports)[0].contains("is it running?"));
+        status.failed("one:443", &refused, &events);
+        assert!(messages(&mut stream)[0].contains("is it running?"));
 
         let opened = OpenedTunnel {
             tunnel: 0,
@@ -307,8 +307,8 @@ mod tests {
         };
 
         let line = |relay: &str, number| (relay.to_owned(), number);
-        let told = std::cell::Cell::new(0);
-        let tell = |_| told.set(told.get() + 1);
+        let reports = std::cell::Cell::new(0);
+        let tell = |_| reports.set(reports.get() + 1);
 
         for number in 0..2 {
             status.open(
@@ -319,26 +319,26 @@ mod tests {
             );
         }
 
-        assert_eq!(told.get(), 1);
+        assert_eq!(reports.get(), 1);
         for _ in 0..2 {
-            status.failed("two:443", &silent("two:443", Transport::Quic), &reporter);
+            status.failed("two:443", &silent("two:443", Transport::Quic), &events);
         }
 
-        let missing = said(&mut reports);
+        let missing = messages(&mut stream);
         assert!(
             missing.len() == 1 && missing[0].contains("no connection to the relay two:443"),
             "{missing:?}"
         );
 
         let lost = || ConnectionError::Ended("over".to_owned());
-        status.closed(&line("one:443", 0), &lost(), &reporter);
+        status.closed(&line("one:443", 0), &lost(), &events);
         assert!(
-            said(&mut reports)[0]
+            messages(&mut stream)[0]
                 .contains("lost a connection to one:443 (the tunnel's task ended: over); 1 more")
         );
-        status.closed(&line("one:443", 1), &lost(), &reporter);
+        status.closed(&line("one:443", 1), &lost(), &events);
 
-        let away = said(&mut reports);
+        let away = messages(&mut stream);
         assert!(
             away.len() == 1 && away[0].contains("the relay one:443: the tunnel's task ended"),
             "{away:?}"
@@ -347,42 +347,46 @@ mod tests {
 
     #[test]
     fn a_line_that_has_moved_from_a_relay_that_stops_is_lost_like_any_other() {
-        let (status, (reporter, mut reports)) = (LinkStatus::default(), events::channel());
+        let (status, (events, mut stream)) = (LinkStatus::default(), events::channel());
         let lines = [0, 1].map(|number| ("one:443".to_owned(), number));
         for line in &lines {
             status.open(line.clone(), Transport::Quic, &[], &|_| {});
         }
 
         for _ in 0..2 {
-            lines.iter().for_each(|line| status.leaves(line, &reporter));
+            lines
+                .iter()
+                .for_each(|line| status.set_draining(line, &events));
         }
 
-        assert_eq!(said(&mut reports).len(), 1);
+        assert_eq!(messages(&mut stream).len(), 1);
         status.open(lines[0].clone(), Transport::Quic, &[], &|_| {});
         let lost = ConnectionError::Ended("over".to_owned());
-        status.closed(&lines[0], &lost, &reporter);
+        status.closed(&lines[0], &lost, &events);
         assert_eq!(
-            said(&mut reports).len(),
+            messages(&mut stream).len(),
             1,
             "it is with another relay of that name"
         );
 
         status.open(lines[0].clone(), Transport::Quic, &[], &|_| {});
-        status.closed(&lines[1], &lost, &reporter);
-        assert_eq!(said(&mut reports).len(), 0, "that was to be expected");
+        status.closed(&lines[1], &lost, &events);
+        assert_eq!(messages(&mut stream).len(), 0, "that was to be expected");
     }
 
     #[test]
     fn that_another_agent_has_the_tunnels_is_told_once_for_each_relay() {
-        let (status, (reporter, mut reports)) = (LinkStatus::default(), events::channel());
+        let (status, (events, mut stream)) = (LinkStatus::default(), events::channel());
         for (line, stands_by) in [(0, false), (0, true), (1, true), (0, false), (1, false)] {
-            status.stands_by(&("one:443".to_owned(), line), stands_by, &reporter);
+            status.set_standby(&("one:443".to_owned(), line), stands_by, &events);
         }
 
-        let said = said(&mut reports);
+        let messages = messages(&mut stream);
         assert!(
-            said.len() == 2 && said[0].contains("--pool") && said[1].contains("come here again"),
-            "{said:?}"
+            messages.len() == 2
+                && messages[0].contains("--pool")
+                && messages[1].contains("come here again"),
+            "{messages:?}"
         );
     }
 }

@@ -155,7 +155,7 @@ fn event(report: &Event) -> JsonEvent<'_> {
                         ..common
                     }
                 }
-                RequestResult::Handshake { status } => JsonRequest {
+                RequestResult::Challenge { status } => JsonRequest {
                     status: Some(*status),
                     challenge: true,
                     ..common

@@ -82,7 +82,7 @@ pub fn text(report: &Event, several: bool) -> String {
                     observed: None,
                     secrets,
                 } => line(*status, format!(" by {}", secrets.join(", "))),
-                RequestResult::Handshake { status } => {
+                RequestResult::Challenge { status } => {
                     line(*status, " answered the provider's challenge".to_owned())
                 }
                 RequestResult::Answered {

@@ -122,7 +122,7 @@ impl Screen {
             Event::Request(request) => {
                 let style = match &request.outcome {
                     RequestResult::Answered { status, .. }
-                    | RequestResult::Handshake { status }
+                    | RequestResult::Challenge { status }
                         if *status < 400 =>
                     {
                         Style::new().green()
@@ -134,7 +134,7 @@ impl Screen {
                 match request.outcome {
                     RequestResult::Refused { .. } => self.refused += 1,
                     RequestResult::Failed { .. } | RequestResult::Aborted => self.failed += 1,
-                    RequestResult::Answered { .. } | RequestResult::Handshake { .. } => {
+                    RequestResult::Answered { .. } | RequestResult::Challenge { .. } => {
                         self.passed += 1
                     }
                 }

@@ -36,14 +36,14 @@ pub(crate) struct UpstreamHealth {
 impl UpstreamHealth {
     /// Creates the health of an application, not yet known.
     #[must_use]
-    pub(crate) fn new(reporter: EventSink) -> Self {
-        let (told, _) = watch::channel(HealthStatus::Healthy);
+    pub(crate) fn new(events: EventSink) -> Self {
+        let (status, _) = watch::channel(HealthStatus::Healthy);
         Self {
-            reported: told,
+            reported: status,
             met: AtomicBool::new(false),
             answers: AtomicU64::new(0),
             fell: Notify::new(),
-            events: reporter,
+            events,
         }
     }
 
@@ -82,7 +82,7 @@ impl UpstreamHealth {
     }
 
     /// Returns the last reported health, and its changes.
-    pub(crate) fn told(&self) -> watch::Receiver<HealthStatus> {
+    pub(crate) fn events(&self) -> watch::Receiver<HealthStatus> {
         self.reported.subscribe()
     }
 
@@ -139,20 +139,20 @@ impl UpstreamHealth {
         }
     }
 
-    fn is(&self, told: HealthStatus) -> bool {
-        *self.reported.borrow() == told
+    fn is(&self, events: HealthStatus) -> bool {
+        *self.reported.borrow() == events
     }
 
     /// Changes the health from `from`. Returns `true` if it was `from`.
     fn change(&self, from: HealthStatus, to: HealthStatus) -> bool {
         self.reported
-            .send_if_modified(|told| *told == from && std::mem::replace(told, to) != to)
+            .send_if_modified(|events| *events == from && std::mem::replace(events, to) != to)
     }
 
     /// Sets the health. Returns `true` if it changed.
-    fn report(&self, told: HealthStatus) -> bool {
+    fn report(&self, events: HealthStatus) -> bool {
         self.reported
-            .send_if_modified(|before| std::mem::replace(before, told) != told)
+            .send_if_modified(|before| std::mem::replace(before, events) != events)
     }
 }
 

@@ -98,7 +98,7 @@ impl ConnectionPool {
     #[must_use]
     pub(crate) fn new(
         application: Application,
-        reporter: EventSink,
+        events: EventSink,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
@@ -108,10 +108,7 @@ impl ConnectionPool {
             closed_early: None,
         };
 
-        let (application, health) = (
-            Arc::new(application),
-            Arc::new(UpstreamHealth::new(reporter)),
-        );
+        let (application, health) = (Arc::new(application), Arc::new(UpstreamHealth::new(events)));
         let pool = Self {
             application,
             idle: Arc::new(Mutex::new(list)),
@@ -137,7 +134,7 @@ impl ConnectionPool {
     /// Returns the last reported health, and its changes.
     #[must_use]
     pub(crate) fn health_status(&self) -> watch::Receiver<HealthStatus> {
-        self.health.told()
+        self.health.events()
     }
 
     /// Sends a request and waits for the head of its response. The caller sets the deadline. Return the

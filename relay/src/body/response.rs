@@ -99,7 +99,7 @@ impl ResponseBody {
     pub(crate) async fn new(
         mut body: MessageBody,
         pump: Option<BodySender>,
-        untaken: &Arc<ResponseBacklog<TunnelBody>>,
+        backlog: &Arc<ResponseBacklog<TunnelBody>>,
     ) -> Self {
         if pump.is_none()
             && let Some(whole) = body.take_if_arrived().await
@@ -107,7 +107,7 @@ impl ResponseBody {
             return Self::own(Full::new(whole));
         }
 
-        let on_its_way = TrackedResponse::new(TunnelBody { body, sender: pump }, untaken);
+        let on_its_way = TrackedResponse::new(TunnelBody { body, sender: pump }, backlog);
         Self {
             source: ResponseSource::Tunnel(on_its_way),
             held: None,

@@ -42,7 +42,7 @@ pub(super) fn run(command: AgentCommand) -> Result<(), CommandError> {
                 .tunnel_address()?
                 .ok_or_else(|| no_relay(&args.data_dir.data_dir))?;
             let identity = TunnelIdentity::load(&args.data_dir.data_dir)?;
-            let secret = Secret::mint()?;
+            let secret = Secret::generate()?;
 
             if let Some(TakenHost { host, from }) =
                 store.add_agent(&name, &secret, Clock::System.now())?

@@ -7,8 +7,7 @@ use hookward_core::clock::Clock;
 use hookward_core::diagnostics::{Diagnostic, Diagnostics};
 use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
-use hookward_runtime::process;
-use tokio::signal::unix::{SignalKind, signal};
+use hookward_runtime::process::{self, ShutdownSignals};
 
 use crate::Relay;
 use crate::cli::{LogFormat, ServeArgs};
@@ -32,25 +31,21 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CommandError> {
         process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
     tracing::info!(files, "limit of open files");
 
-    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::system("SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::system("SIGINT"))?;
+    let mut signals =
+        ShutdownSignals::new().map_err(CommandError::system("the signals that end it"))?;
     let drain = settings.limits.drain;
     let (domain, data_dir) = (settings.domain.clone(), settings.data_dir.clone());
     let relay = Relay::start(settings, Clock::System)?;
     let first = first_token(&relay, &data_dir.join(TOKEN_FILE), args.log_format)?;
     announce(&relay, &domain, first, files, args.log_format)?;
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    signals.next().await;
     tracing::info!("stopping");
 
     // A second signal aborts the drain.
     tokio::select! {
         () = relay.shutdown(drain) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = signals.next() => {}
     }
 
     Ok(())

@@ -204,7 +204,7 @@ impl Authorizer<'_> {
             }
             Decision::Claim(pending) => {
                 let (claimed, held) = self.edge.dedup.claim(self.host, &pending.claim).await;
-                match pending.judged(claimed, self.received, self.state)? {
+                match pending.after_claim(claimed, self.received, self.state)? {
                     AfterClaim::Acknowledge => return Ok(Authorization::Acknowledge),
                     AfterClaim::Forward(permit) => (permit, Some(held)),
                 }

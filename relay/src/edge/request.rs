@@ -111,9 +111,13 @@ async fn respond(
         }
         Ok(Err(own)) => {
             let (response, what, reason) = match own {
-                RelayResponse::Handshake(answer) => {
+                RelayResponse::Challenge(answer) => {
                     let reason = (Check::Signature, "the provider's challenge");
-                    (response::handshake(facts.id, *answer), "handshake", reason)
+                    (
+                        response::answer_challenge(facts.id, *answer),
+                        "challenge",
+                        reason,
+                    )
                 }
                 RelayResponse::Acknowledged => {
                     let reason = (
@@ -153,11 +157,18 @@ async fn respond(
             response
         }
         Err(Rejection::Failed(error)) => {
-            log.failed(seen, error.code(), &error.to_string());
             let status = match &error {
+                ForwardError::Failed(failure) if failure.status.is_client_error() => {
+                    log.refused_by_agent(seen, failure.code, failure.status);
+                    Some(failure.status)
+                }
                 // The agent has reported the failure to its user.
-                ForwardError::Failed(failure) => Some(failure.status),
+                ForwardError::Failed(failure) => {
+                    log.failed(seen, failure.code, &error.to_string());
+                    Some(failure.status)
+                }
                 error => {
+                    log.failed(seen, error.code(), &error.to_string());
                     let refusal = Refusal::new(Check::Tunnel, error.code(), error.to_string());
                     facts.notify_refused(&method, &refusal, since, false);
                     None
@@ -260,7 +271,7 @@ async fn handle(
         .await?
     {
         Authorization::Forward(passed) => *passed,
-        Authorization::Respond(answer) => return Ok(Err(RelayResponse::Handshake(answer))),
+        Authorization::Respond(answer) => return Ok(Err(RelayResponse::Challenge(answer))),
         Authorization::Acknowledge => return Ok(Err(RelayResponse::Acknowledged)),
     };
 

@@ -75,7 +75,7 @@ impl RequestContext {
             .as_u16(),
             reason: refusal.reason.clone(),
             observed,
-            ..self.told(method, refusal.check, since)
+            ..self.event(method, refusal.check, since)
         });
     }
 
@@ -94,7 +94,7 @@ impl RequestContext {
             status: status.as_u16(),
             reason: reason.to_owned(),
             answered: true,
-            ..self.told(method, check, since)
+            ..self.event(method, check, since)
         });
     }
 
@@ -106,12 +106,12 @@ impl RequestContext {
         live.owner_events.push(Check::Syntax, || RefusedRequest {
             reason: reason.to_owned(),
             note: true,
-            ..self.told(method, Check::Syntax, Instant::now())
+            ..self.event(method, Check::Syntax, Instant::now())
         });
     }
 
     /// Returns the fields that all events of the owner have.
-    fn told(&self, method: &Method, check: Check, since: Instant) -> RefusedRequest {
+    fn event(&self, method: &Method, check: Check, since: Instant) -> RefusedRequest {
         RefusedRequest {
             id: self.id.to_string(),
             host: self

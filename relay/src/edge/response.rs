@@ -92,7 +92,7 @@ pub(crate) fn retry_after(response: &mut Response<ResponseBody>, seconds: Option
 
 /// Writes the response to a provider's challenge.
 #[must_use]
-pub(crate) fn handshake(id: RequestId, answer: ChallengeResponse) -> Response<ResponseBody> {
+pub(crate) fn answer_challenge(id: RequestId, answer: ChallengeResponse) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(Full::new(answer.body)));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers;

@@ -46,7 +46,7 @@ pub(crate) struct EdgeState {
     pub proxy_protocol: bool,
     pub body_memory: BodyMemory,
     /// Requests in progress, by client address.
-    pub per_client: PerClientLimiter,
+    pub requests_per_client: PerClientLimiter,
     /// Ports that a host may carry.
     pub ports: Ports,
     /// Cancelled when the relay starts to drain.
@@ -105,7 +105,7 @@ impl EdgeState {
         } else {
             self.limits.max_requests_per_client
         };
-        self.per_client.try_acquire(peer, most)
+        self.requests_per_client.try_acquire(peer, most)
     }
 }
 

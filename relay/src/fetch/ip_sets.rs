@@ -23,7 +23,7 @@ pub(crate) struct IpSetUpdater {
     /// The sets in use.
     pub sets: NamedSets,
     wanted: Arc<Mutex<BTreeSet<&'static str>>>,
-    news: Arc<Notify>,
+    changed: Arc<Notify>,
 }
 
 impl IpSetUpdater {
@@ -49,7 +49,7 @@ impl IpSetUpdater {
         Self {
             sets,
             wanted: Arc::default(),
-            news: Arc::default(),
+            changed: Arc::default(),
         }
     }
 
@@ -65,7 +65,7 @@ impl IpSetUpdater {
         );
 
         if wanted.len() > before {
-            self.news.notify_one();
+            self.changed.notify_one();
         }
     }
 
@@ -85,7 +85,7 @@ impl IpSetUpdater {
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
-                () = self.news.notified() => {}
+                () = self.changed.notified() => {}
                 () = stop.cancelled() => return,
             }
 

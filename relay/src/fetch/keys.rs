@@ -85,8 +85,8 @@ impl KeyCache {
     /// Returns the keys that a request is verified with, as far as they arrive within `patience`.
     pub(crate) async fn get(&self, wanted: &[WantedKey], patience: Duration) -> FetchedKeys {
         let mut found = FetchedKeys::default();
-        for WantedKey { url, in_catalogue } in wanted {
-            if !in_catalogue && !self.fetcher.allows(url.host()) {
+        for WantedKey { url, in_catalog } in wanted {
+            if !in_catalog && !self.fetcher.allows(url.host()) {
                 tracing::warn!(%url, "a policy names a key at a host that [fetch] hosts does not allow");
                 continue;
             }

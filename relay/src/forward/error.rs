@@ -19,7 +19,7 @@ pub(crate) enum ForwardError {
     #[error("the agent aborted the exchange: {0}")]
     Tunnel(StreamError),
     /// The tunnel accepted no data for this time.
-    #[error("the tunnel took nothing for {} s", .0.as_secs())]
+    #[error("the tunnel accepted no data for {} s", .0.as_secs())]
     Stalled(Duration),
     /// The relay stops before the response.
     #[error("the relay stops, and the application has not answered")]
@@ -31,7 +31,7 @@ pub(crate) enum ForwardError {
     #[error(transparent)]
     Body(RequestBodyError),
     /// The agent reported a failure.
-    #[error("the agent reported {}", .0.code)]
+    #[error("{}", .0.code.title())]
     Failed(ExchangeFailure),
 }
 

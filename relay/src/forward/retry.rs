@@ -59,10 +59,11 @@ impl RetryState {
     pub(super) fn into_error(self) -> ForwardError {
         let broke = self.lost.map(|(error, _)| error);
         // A later report of the agent is more precise.
-        let said = self
+        let reported = self
             .last
             .filter(|last| broke.is_none() || matches!(last, ForwardError::Failed(_)));
-        said.or(broke)
+        reported
+            .or(broke)
             .unwrap_or_else(|| ForwardError::Offline("no agent is connected".to_owned()))
     }
 }

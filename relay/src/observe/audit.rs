@@ -65,6 +65,26 @@ impl AuditLog {
         );
     }
 
+    /// Logs a request that the agent's gate refused. The agent has logged the reason.
+    pub(crate) fn refused_by_agent(&self, seen: Seen<'_>, code: Code, status: StatusCode) {
+        if !self.take("refused", "agent") {
+            return;
+        }
+
+        tracing::info!(
+            target: "audit",
+            event = "refused",
+            refused_by = "agent",
+            id = %seen.id,
+            host = seen.host,
+            method = %Escaped(seen.method.as_str().as_bytes()),
+            path = shown_path(seen.target),
+            client = %seen.client,
+            status = status.as_u16(),
+            code = code.as_str(),
+        );
+    }
+
     /// Logs a permitted request that failed.
     pub(crate) fn failed(&self, seen: Seen<'_>, code: Code, reason: &str) {
         if !self.take("failed", code.as_str()) {
@@ -122,7 +142,7 @@ impl AuditLog {
     /// Logs a connection that failed to authenticate as an agent.
     pub(crate) fn agent_failed(&self, kind: &'static str, reason: &str) {
         if self.take("agent_failed", kind) {
-            tracing::info!(target: "audit", event = "agent_failed", kind, reason, "a connection was no agent's");
+            tracing::info!(target: "audit", event = "agent_failed", kind, reason, "connection refused: not an authenticated agent");
         }
     }
 

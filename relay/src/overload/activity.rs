@@ -62,7 +62,7 @@ impl ConnectionActivity {
         self.last_request.store(self.now(), Ordering::Relaxed);
         InFlightRequest {
             activity: Arc::clone(self),
-            untaken: false,
+            backlog: false,
         }
     }
 
@@ -176,7 +176,7 @@ pub(crate) enum TimeoutReason {
 /// Guard that counts a request from its head until its response was read or dropped.
 pub(crate) struct InFlightRequest {
     activity: Arc<ConnectionActivity>,
-    untaken: bool,
+    backlog: bool,
 }
 
 impl InFlightRequest {
@@ -187,7 +187,7 @@ impl InFlightRequest {
             .last_body
             .store(self.activity.now(), Ordering::Relaxed);
 
-        match (self.untaken, more) {
+        match (self.backlog, more) {
             (false, true) => self
                 .activity
                 .unread_responses
@@ -199,14 +199,14 @@ impl InFlightRequest {
             _ => return,
         };
 
-        self.untaken = more;
+        self.backlog = more;
     }
 }
 
 impl Drop for InFlightRequest {
     fn drop(&mut self) {
         let before = self.activity.open.fetch_sub(1, Ordering::Relaxed);
-        if self.untaken {
+        if self.backlog {
             self.activity
                 .unread_responses
                 .fetch_sub(1, Ordering::Relaxed);

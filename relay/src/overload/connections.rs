@@ -85,7 +85,7 @@ impl ConnectionTable {
         }
 
         let evicted = CancellationToken::new();
-        let stranger = Unverified {
+        let entry = Unverified {
             evicted: evicted.clone(),
             since: Instant::now(),
             held: 0,
@@ -94,7 +94,7 @@ impl ConnectionTable {
         let mut state = self.lock();
         let number = state.next;
         (state.next, state.taken) = (number + 1, state.taken + 1);
-        state.unverified.insert(number, stranger);
+        state.unverified.insert(number, entry);
         drop(state);
 
         Some(ConnectionSlot {
@@ -148,12 +148,12 @@ impl TableState {
     /// Takes the slot and memory of an unverified connection. The connection ends when it observes
     /// the returned token's cancellation.
     fn evict(&mut self, number: u64) -> Option<CancellationToken> {
-        let stranger = self.unverified.remove(&number)?;
+        let entry = self.unverified.remove(&number)?;
         self.taken -= 1;
-        self.held -= stranger.held;
-        self.evicting.insert(number, stranger.held);
-        self.leaving_held += stranger.held;
-        Some(stranger.evicted)
+        self.held -= entry.held;
+        self.evicting.insert(number, entry.held);
+        self.leaving_held += entry.held;
+        Some(entry.evicted)
     }
 
     /// Takes the slots of up to `most` verified connections, the longest-idle first, which were
@@ -198,15 +198,12 @@ impl TableState {
         }
 
         let now = Instant::now();
-        let cost = |stranger: &Unverified| {
-            u128::from(stranger.held) * now.duration_since(stranger.since).as_nanos()
+        let cost = |entry: &Unverified| {
+            u128::from(entry.held) * now.duration_since(entry.since).as_nanos()
         };
-        let holding = self
-            .unverified
-            .iter()
-            .filter(|(_, stranger)| stranger.held > 0);
+        let holding = self.unverified.iter().filter(|(_, entry)| entry.held > 0);
         let mut holders: Vec<_> = holding
-            .map(|(number, stranger)| (cost(stranger), *number))
+            .map(|(number, entry)| (cost(entry), *number))
             .collect();
         holders.sort_unstable();
 
@@ -269,7 +266,7 @@ mod tests {
             slot.mark_verified(Some(activity));
         }
 
-        let stranger = slots.acquire().unwrap();
+        let entry = slots.acquire().unwrap();
         let busy = known[0].1.open_request();
         let gone = |number: usize| known[number].0.evicted.is_cancelled();
         let evict = |most| {
@@ -284,9 +281,9 @@ mod tests {
         assert_eq!((0..15).filter(|number| gone(*number)).count(), 3);
         evict(usize::MAX);
         assert!(!gone(0) && (1..15).all(gone), "all but the busy one");
-        assert!(!stranger.evicted.is_cancelled());
+        assert!(!entry.evicted.is_cancelled());
         assert_eq!(slots.lock().taken, 2);
-        drop((busy, known, stranger));
+        drop((busy, known, entry));
         assert_eq!(slots.lock().taken, 0);
     }
 

@@ -88,7 +88,7 @@ impl<T> ResponseBacklog<T> {
         loop {
             self.pressure.notified().await;
             while self.count.load(Ordering::Relaxed) > MIN_RESPONSES {
-                self.relieve_below(self.now());
+                self.evict_stalled(self.now());
                 sleep(CHECK_INTERVAL).await;
             }
         }
@@ -99,12 +99,12 @@ impl<T> ResponseBacklog<T> {
         self.evicted.swap(0, Ordering::Relaxed)
     }
 
-    fn relieve_below(&self, now: u64) -> usize {
+    fn evict_stalled(&self, now: u64) -> usize {
         // A snapshot: responses make progress meanwhile.
         let mut given: Vec<Candidate<T>> =
             self.answers().values().filter_map(Candidate::of).collect();
-        let mut lying: u64 = given.iter().map(|answer| answer.buffered).sum();
-        let Some(patience) = patience(lying) else {
+        let mut unread_bytes: u64 = given.iter().map(|answer| answer.buffered).sum();
+        let Some(patience) = patience(unread_bytes) else {
             return 0;
         };
         let still = now.saturating_sub(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
@@ -113,10 +113,10 @@ impl<T> ResponseBacklog<T> {
 
         let mut count = 0;
         for answer in given {
-            if lying <= TARGET_BYTES {
+            if unread_bytes <= TARGET_BYTES {
                 break;
             }
-            lying = lying.saturating_sub(answer.buffered);
+            unread_bytes = unread_bytes.saturating_sub(answer.buffered);
             count += usize::from(answer.evict());
         }
 
@@ -126,7 +126,7 @@ impl<T> ResponseBacklog<T> {
 
     /// Returns the number of responses in multiples of [`MIN_RESPONSES`]; 0 if they always fit.
     #[must_use]
-    pub(crate) fn crowds(&self) -> usize {
+    pub(crate) fn congestion(&self) -> usize {
         self.count.load(Ordering::Relaxed) / MIN_RESPONSES
     }
 }
@@ -177,8 +177,10 @@ impl<T> Candidate<T> {
 }
 
 /// Returns how long a response may stall at this number of unread bytes; `None`: without limit.
-fn patience(lying: u64) -> Option<Duration> {
-    let over = lying.checked_sub(TARGET_BYTES).filter(|over| *over > 0)?;
+fn patience(unread_bytes: u64) -> Option<Duration> {
+    let over = unread_bytes
+        .checked_sub(TARGET_BYTES)
+        .filter(|over| *over > 0)?;
     let full = (over as f64 / (FULL_BYTES - TARGET_BYTES) as f64).min(1.0);
     Some(READER_GRACE.mul_f64(1.0 - full).max(READER_GRACE_WHEN_FULL))
 }
@@ -295,45 +297,45 @@ mod tests {
     fn who_stands_still_gives_way_until_there_is_room() {
         let all = Arc::new(ResponseBacklog::default());
         let few = answers(&all, MIN_RESPONSES as u64, LARGE);
-        assert_eq!(all.relieve_below(later(&all)), 0, "there is room");
+        assert_eq!(all.evict_stalled(later(&all)), 0, "there is room");
 
         let more = answers(&all, 3, LARGE);
         assert_eq!(
-            all.relieve_below(all.now()),
+            all.evict_stalled(all.now()),
             0,
             "nobody has stood still for long"
         );
-        assert_eq!(all.relieve_below(later(&all)), 3);
+        assert_eq!(all.evict_stalled(later(&all)), 3);
         assert_eq!((all.count_evicted(), all.count_evicted()), (3, 0));
 
-        let lying: u64 = all
+        let unread_bytes: u64 = all
             .answers()
             .values()
             .filter_map(Candidate::of)
             .map(|answer| answer.buffered)
             .sum();
         assert_eq!(
-            lying, TARGET_BYTES,
+            unread_bytes, TARGET_BYTES,
             "what was taken away does not lie here any more"
         );
 
         assert_eq!(gone(&few) + gone(&more), 3);
-        assert_eq!(all.relieve_below(later(&all)), 0, "once is enough");
+        assert_eq!(all.evict_stalled(later(&all)), 0, "once is enough");
         let most = answers(&all, 1, LARGE);
         assert_eq!(
-            all.relieve_below(later(&all)),
+            all.evict_stalled(later(&all)),
             1,
             "who has given way gives no room again"
         );
-        assert_eq!(all.crowds(), 1);
+        assert_eq!(all.congestion(), 1);
 
         drop((more, most));
-        assert_eq!((all.answers().len(), all.crowds()), (few.len(), 1));
+        assert_eq!((all.answers().len(), all.congestion()), (few.len(), 1));
     }
 
     #[test]
     fn the_fuller_it_is_the_sooner() {
-        let seconds = |lying| patience(lying).map(|patience| patience.as_secs_f64());
+        let seconds = |unread_bytes| patience(unread_bytes).map(|patience| patience.as_secs_f64());
         let middle = TARGET_BYTES + (FULL_BYTES - TARGET_BYTES) / 2;
         assert_eq!(
             [TARGET_BYTES, middle, FULL_BYTES, u64::MAX].map(seconds),
@@ -344,13 +346,13 @@ mod tests {
         let all = Arc::new(ResponseBacklog::default());
         let many = answers(&all, FULL_BYTES / u64::from(STREAM_WINDOW), LARGE);
         let soon = all.now() + u64::try_from(READER_GRACE_WHEN_FULL.as_millis()).unwrap();
-        assert_eq!(all.relieve_below(all.now()), 0);
+        assert_eq!(all.evict_stalled(all.now()), 0);
 
         let asks_on = &many[0];
         let looked_at = Candidate::of(&asks_on.answer).unwrap();
         asks_on.answer.given.fetch_add(1, Ordering::Relaxed);
         assert!(!looked_at.evict(), "it has moved since");
-        assert_eq!(all.relieve_below(soon + 1), many.len() - MIN_RESPONSES);
+        assert_eq!(all.evict_stalled(soon + 1), many.len() - MIN_RESPONSES);
     }
 
     #[test]
@@ -367,7 +369,7 @@ mod tests {
         }
 
         let small = answers(&all, 1000, 10_000);
-        assert_eq!(all.relieve_below(later(&all)), 0);
+        assert_eq!(all.evict_stalled(later(&all)), 0);
         assert_eq!(gone(&waiting) + gone(&small), 0);
     }
 }

@@ -82,7 +82,7 @@ impl ActiveSession {
     /// responses.
     #[must_use]
     pub(crate) fn load_penalty(&self) -> usize {
-        (self.in_flight() / SPREAD_FROM).max(self.response_backlog.crowds())
+        (self.in_flight() / SPREAD_FROM).max(self.response_backlog.congestion())
     }
 
     /// Resolves when no request is in flight.

@@ -20,7 +20,7 @@ use crate::storage::Store;
 pub(crate) struct AgentListener {
     endpoint: Endpoint,
     address: SocketAddr,
-    entrance: Arc<AgentAcceptor>,
+    acceptor: Arc<AgentAcceptor>,
 }
 
 impl AgentListener {
@@ -31,26 +31,26 @@ impl AgentListener {
     pub(crate) fn bind(
         address: SocketAddr,
         identity: TunnelIdentity,
-        entrance: Arc<AgentAcceptor>,
+        acceptor: Arc<AgentAcceptor>,
         stop: CancellationToken,
     ) -> Result<Self, EndpointError> {
-        let liveness = entrance.host.liveness();
+        let liveness = acceptor.host.liveness();
         let endpoint = quic::server(address, identity.certificate, identity.key, liveness)?;
         let address = endpoint
             .local_addr()
             .map_err(|source| EndpointError::Socket { address, source })?;
 
-        entrance
+        acceptor
             .tasks()
-            .spawn(review_hosts(Arc::clone(&entrance.host), stop.clone()));
-        entrance
+            .spawn(review_hosts(Arc::clone(&acceptor.host), stop.clone()));
+        acceptor
             .tasks()
-            .spawn(accept(endpoint.clone(), Arc::clone(&entrance), stop));
+            .spawn(accept(endpoint.clone(), Arc::clone(&acceptor), stop));
 
         Ok(Self {
             endpoint,
             address,
-            entrance,
+            acceptor,
         })
     }
 
@@ -62,8 +62,8 @@ impl AgentListener {
     /// Waits until every session has ended and the peers were notified. Cancel the token given to
     /// [`AgentListener::bind`] first.
     pub(crate) async fn join(self) {
-        self.entrance.tasks().close();
-        self.entrance.tasks().wait().await;
+        self.acceptor.tasks().close();
+        self.acceptor.tasks().wait().await;
         self.endpoint.close(0_u32.into(), b"the relay is stopping");
         let _ = timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
     }
@@ -99,22 +99,22 @@ async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
 /// Interval of checks of host ownership.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
 
-async fn accept(endpoint: Endpoint, entrance: Arc<AgentAcceptor>, stop: CancellationToken) {
+async fn accept(endpoint: Endpoint, acceptor: Arc<AgentAcceptor>, stop: CancellationToken) {
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
             () = stop.cancelled() => break,
         };
         let Some(incoming) = incoming else { break };
-        if entrance.unknown() >= RETRY_FROM && !incoming.remote_address_validated() {
+        if acceptor.unknown() >= RETRY_FROM && !incoming.remote_address_validated() {
             // A Retry costs the client a round trip, and the relay no memory. A second Retry is an
             // error, and the attempt is dropped.
             let _ = incoming.retry();
             continue;
         }
 
-        match entrance.acquire(incoming.remote_address().ip()) {
-            Some(place) => entrance.accept(place, connect(incoming)),
+        match acceptor.acquire(incoming.remote_address().ip()) {
+            Some(place) => acceptor.accept(place, connect(incoming)),
             None => incoming.refuse(),
         }
     }

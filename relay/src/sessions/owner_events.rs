@@ -15,18 +15,18 @@ use tokio::sync::Notify;
 pub(crate) struct OwnerEvents {
     // A std mutex: it guards a short list, and nothing waits while it is held.
     inner: Arc<Mutex<Inner>>,
-    news: Arc<Notify>,
+    changed: Arc<Notify>,
 }
 
 struct Inner {
     quota: Quota<Check>,
     /// Refusals for the next message, with their times.
-    told: Vec<(Instant, RefusedRequest)>,
+    requests: Vec<(Instant, RefusedRequest)>,
 }
 
 impl Inner {
     fn is_empty(&self) -> bool {
-        self.told.is_empty() && self.quota.is_empty()
+        self.requests.is_empty() && self.quota.is_empty()
     }
 }
 
@@ -36,12 +36,12 @@ impl OwnerEvents {
     pub(crate) fn new(most: usize) -> Self {
         let inner = Inner {
             quota: Quota::new(most),
-            told: Vec::new(),
+            requests: Vec::new(),
         };
 
         Self {
             inner: Arc::new(Mutex::new(inner)),
-            news: Arc::new(Notify::new()),
+            changed: Arc::new(Notify::new()),
         }
     }
 
@@ -49,10 +49,10 @@ impl OwnerEvents {
     pub(crate) fn push(&self, check: Check, describe: impl FnOnce() -> RefusedRequest) {
         let mut inner = self.lock();
         if inner.quota.take(check) {
-            inner.told.push((Instant::now(), describe()));
+            inner.requests.push((Instant::now(), describe()));
         }
         drop(inner);
-        self.news.notify_one();
+        self.changed.notify_one();
     }
 
     /// Waits for refusals and returns the message that reports them. Cancel-safe.
@@ -60,26 +60,26 @@ impl OwnerEvents {
         // Checked first: a call that was cancelled has consumed the notification, but not the
         // refusals.
         while self.lock().is_empty() {
-            self.news.notified().await;
+            self.changed.notified().await;
         }
 
         // Counts can wait; a single refusal keeps its order among permitted requests.
-        if self.lock().told.is_empty() {
+        if self.lock().requests.is_empty() {
             tokio::time::sleep(GATHER_TIME).await;
         }
 
         let mut inner = self.lock();
         let ago = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let told = std::mem::take(&mut inner.told).into_iter();
-        let told = told
+        let requests = std::mem::take(&mut inner.requests).into_iter();
+        let requests = requests
             .map(|(since, refused)| RefusedRequest {
                 age_ms: ago(since),
                 ..refused
             })
             .collect();
 
-        let counted = inner.quota.take_counted();
-        RelayMessage::Refusals { told, counted }
+        let counts = inner.quota.take_counted();
+        RelayMessage::Refusals { requests, counts }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -119,14 +119,14 @@ mod tests {
             refusals.push(Check::Token, || refused(n));
         }
 
-        let RelayMessage::Refusals { told, counted } = refusals.next_message().await else {
+        let RelayMessage::Refusals { requests, counts } = refusals.next_message().await else {
             unreachable!()
         };
         assert_eq!(
-            told.len() as u64 + counted.iter().map(|(_, n)| n).sum::<u64>(),
+            requests.len() as u64 + counts.iter().map(|(_, n)| n).sum::<u64>(),
             1000
         );
-        assert!(told.len() < 100, "{}", told.len());
+        assert!(requests.len() < 100, "{}", requests.len());
     }
 
     #[tokio::test]
@@ -139,9 +139,9 @@ mod tests {
                 .is_err()
         );
 
-        let RelayMessage::Refusals { counted, .. } = refusals.next_message().await else {
+        let RelayMessage::Refusals { counts, .. } = refusals.next_message().await else {
             unreachable!()
         };
-        assert_eq!(counted, [(Check::Token, 1)]);
+        assert_eq!(counts, [(Check::Token, 1)]);
     }
 }

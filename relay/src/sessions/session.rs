@@ -92,7 +92,7 @@ pub(crate) async fn serve(
 
     let mut listen = interval(LISTEN);
     listen.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut received, mut heard) = (session.received(), Instant::now());
+    let (mut received, mut last_received) = (session.received(), Instant::now());
     let (mut told_to_leave, mut left) = (false, false);
     let (mut opened, mut stands_by) = (BTreeSet::new(), false);
     let mut room = pin!(live.response_backlog.run_eviction());
@@ -117,16 +117,16 @@ pub(crate) async fn serve(
             _ = listen.tick() => {
                 let now = session.received();
                 if now != received {
-                    (received, heard) = (now, Instant::now());
+                    (received, last_received) = (now, Instant::now());
                 }
-                live.set_silent(heard.elapsed() > host.liveness().quiet_after());
+                live.set_silent(last_received.elapsed() > host.liveness().quiet_after());
                 let answers = live.response_backlog.count_evicted();
                 if answers > 0 {
                     tracing::warn!(agent = %name, answers, "evicted responses of slow readers");
                 }
                 let other = !left && opened.iter().any(|name: &HostName| !host.registry.is_active(name.as_str(), &live));
-                let news = std::mem::replace(&mut stands_by, other) != other;
-                Ok(news.then_some(RelayMessage::Standby { standby: other }))
+                let changed = std::mem::replace(&mut stands_by, other) != other;
+                Ok(changed.then_some(RelayMessage::Standby { standby: other }))
             }
             // Requests to the agent have ended, and all its messages were processed.
             never = &mut room => match never {},

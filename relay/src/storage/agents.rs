@@ -217,7 +217,7 @@ mod tests {
     const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 
     fn agent(store: &Store, name: &str) -> Agent {
-        let (secret, credential) = (Secret::mint().unwrap(), Secret::mint().unwrap());
+        let (secret, credential) = (Secret::generate().unwrap(), Secret::generate().unwrap());
         store
             .add_agent(&AgentName::parse(name).unwrap(), &secret, NOW)
             .unwrap();
@@ -234,9 +234,9 @@ mod tests {
         assert!(store.is_new().unwrap());
         let name = AgentName::parse("a").unwrap();
         let (old, secret, credential) = (
-            Secret::mint().unwrap(),
-            Secret::mint().unwrap(),
-            Secret::mint().unwrap(),
+            Secret::generate().unwrap(),
+            Secret::generate().unwrap(),
+            Secret::generate().unwrap(),
         );
         store.add_agent(&name, &old, NOW).unwrap();
 
@@ -273,7 +273,7 @@ mod tests {
             "the same one again"
         );
 
-        let another = Secret::mint().unwrap();
+        let another = Secret::generate().unwrap();
         assert!(
             store
                 .join(&secret, &another.digest(), NOW)
@@ -365,7 +365,7 @@ mod tests {
         );
 
         let taken = store
-            .add_agent(&jira, &Secret::mint().unwrap(), NOW)
+            .add_agent(&jira, &Secret::generate().unwrap(), NOW)
             .unwrap();
         assert_eq!(
             taken,
@@ -381,7 +381,7 @@ mod tests {
         );
         assert_eq!(
             store
-                .add_agent(&jira, &Secret::mint().unwrap(), NOW)
+                .add_agent(&jira, &Secret::generate().unwrap(), NOW)
                 .unwrap(),
             None,
             "it has it already"

@@ -45,7 +45,7 @@ pub(crate) struct DeliveryDedup {
 struct DedupShared {
     // A std mutex with a condition variable: the thread waits on it, and requests only push.
     queue: Mutex<DedupQueue>,
-    news: Condvar,
+    changed: Condvar,
     holders: AtomicI64,
     limit: u64,
 }
@@ -109,15 +109,15 @@ impl DedupWriter {
 
         let shared = Arc::new(DedupShared {
             queue: Mutex::default(),
-            news: Condvar::new(),
+            changed: Condvar::new(),
             holders: AtomicI64::new(1),
             limit: most,
         });
 
-        let replays = DeliveryDedup {
+        let dedup = DeliveryDedup {
             shared: Arc::clone(&shared),
         };
-        let keeper = WriterThread {
+        let writer = WriterThread {
             connection,
             time: SteadyTime::since(clock),
             counts,
@@ -125,12 +125,12 @@ impl DedupWriter {
         };
 
         let thread = std::thread::Builder::new()
-            .name("replays".to_owned())
-            .spawn(move || keeper.run())
+            .name("dedup".to_owned())
+            .spawn(move || writer.run())
             .map_err(StorageError::Thread)?;
 
         Ok(Self {
-            dedup: replays,
+            dedup,
             thread: Some(thread),
         })
     }
@@ -139,7 +139,7 @@ impl DedupWriter {
 impl Drop for DedupWriter {
     fn drop(&mut self) {
         self.dedup.shared.lock().ended = true;
-        self.dedup.shared.news.notify_one();
+        self.dedup.shared.changed.notify_one();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked leaves no partial state: every commit is atomic.
             let _ = thread.join();
@@ -197,7 +197,7 @@ impl DeliveryDedup {
             return (Claimed::Pending, held);
         }
 
-        self.shared.news.notify_one();
+        self.shared.changed.notify_one();
         let claimed = match timeout(COMMIT_TIMEOUT, answered).await {
             Ok(claimed) => claimed.unwrap_or(Claimed::Pending),
             // The claim may still be made; its guard releases it.
@@ -212,7 +212,7 @@ impl DeliveryDedup {
 
     fn ask(&self, asked: DedupRequest) {
         self.shared.lock().requests.push_back(asked);
-        self.shared.news.notify_one();
+        self.shared.changed.notify_one();
     }
 }
 
@@ -263,7 +263,7 @@ mod tests {
 
         fn open(&self) -> DedupWriter {
             DedupWriter::open(
-                &self.dir.path().join("replays.db"),
+                &self.dir.path().join("dedup.db"),
                 self.clock.clone(),
                 self.most,
             )
@@ -274,33 +274,30 @@ mod tests {
     #[tokio::test]
     async fn a_delivery_is_new_once() {
         let kept = Kept::new(100);
-        let keeper = kept.open();
-        let replays = &keeper.dedup;
-        let (first, held) = replays.claim(&host(), &claim(1)).await;
+        let writer = kept.open();
+        let dedup = &writer.dedup;
+        let (first, held) = dedup.claim(&host(), &claim(1)).await;
         assert_eq!(first, Claimed::New);
 
         assert_eq!(
-            replays.claim(&host(), &claim(1)).await.0,
+            dedup.claim(&host(), &claim(1)).await.0,
             Claimed::Pending,
             "still on its way"
         );
         held.confirm().await;
-        assert_eq!(
-            replays.claim(&host(), &claim(1)).await.0,
-            Claimed::Duplicate
-        );
+        assert_eq!(dedup.claim(&host(), &claim(1)).await.0, Claimed::Duplicate);
 
         let other = HostName::parse("other.example").unwrap();
         assert_eq!(
-            replays.claim(&other, &claim(1)).await.0,
+            dedup.claim(&other, &claim(1)).await.0,
             Claimed::New,
             "of another tunnel"
         );
-        assert_eq!(replays.claim(&host(), &claim(2)).await.0, Claimed::New);
+        assert_eq!(dedup.claim(&host(), &claim(2)).await.0, Claimed::New);
         kept.clock.pass(Duration::from_secs(2));
 
         assert_eq!(
-            replays.claim(&host(), &claim(1)).await.0,
+            dedup.claim(&host(), &claim(1)).await.0,
             Claimed::New,
             "its window is over"
         );
@@ -309,26 +306,26 @@ mod tests {
     #[tokio::test]
     async fn a_claim_that_is_given_up_can_be_made_again() {
         let kept = Kept::new(100);
-        let keeper = kept.open();
-        drop(keeper.dedup.claim(&host(), &claim(1)).await);
-        assert_eq!(keeper.dedup.claim(&host(), &claim(1)).await.0, Claimed::New);
+        let writer = kept.open();
+        drop(writer.dedup.claim(&host(), &claim(1)).await);
+        assert_eq!(writer.dedup.claim(&host(), &claim(1)).await.0, Claimed::New);
     }
 
     #[tokio::test]
     async fn what_was_confirmed_survives_a_restart_and_what_was_pending_does_not() {
         let kept = Kept::new(100);
-        let keeper = kept.open();
-        let (_, done) = keeper.dedup.claim(&host(), &claim(1)).await;
+        let writer = kept.open();
+        let (_, done) = writer.dedup.claim(&host(), &claim(1)).await;
         done.confirm().await;
 
-        let (_, pending) = keeper.dedup.claim(&host(), &claim(2)).await;
-        drop(keeper);
-        let keeper = kept.open();
+        let (_, pending) = writer.dedup.claim(&host(), &claim(2)).await;
+        drop(writer);
+        let writer = kept.open();
         assert_eq!(
-            keeper.dedup.claim(&host(), &claim(1)).await.0,
+            writer.dedup.claim(&host(), &claim(1)).await.0,
             Claimed::Duplicate
         );
-        assert_eq!(keeper.dedup.claim(&host(), &claim(2)).await.0, Claimed::New);
+        assert_eq!(writer.dedup.claim(&host(), &claim(2)).await.0, Claimed::New);
 
         drop(pending);
     }
@@ -336,26 +333,26 @@ mod tests {
     #[tokio::test]
     async fn a_full_file_fails_closed_and_forgets_nothing() {
         let kept = Kept::new(3);
-        let keeper = kept.open();
+        let writer = kept.open();
 
         for n in 0..3 {
-            let (claimed, held) = keeper.dedup.claim(&host(), &claim(n)).await;
+            let (claimed, held) = writer.dedup.claim(&host(), &claim(n)).await;
             assert_eq!(claimed, Claimed::New);
             held.confirm().await;
         }
 
         assert_eq!(
-            keeper.dedup.claim(&host(), &claim(9)).await.0,
+            writer.dedup.claim(&host(), &claim(9)).await.0,
             Claimed::Pending
         );
         assert_eq!(
-            keeper.dedup.claim(&host(), &claim(0)).await.0,
+            writer.dedup.claim(&host(), &claim(0)).await.0,
             Claimed::Duplicate
         );
         kept.clock.pass(Duration::from_secs(1));
 
         // A later commit removes the row; the test runner sets the deadline.
-        while keeper.dedup.claim(&host(), &claim(10)).await.0 != Claimed::New {
+        while writer.dedup.claim(&host(), &claim(10)).await.0 != Claimed::New {
             tokio::task::yield_now().await;
         }
     }
@@ -363,29 +360,29 @@ mod tests {
     #[tokio::test]
     async fn a_tunnel_that_is_full_is_full_alone() {
         let kept = Kept::new(2);
-        let keeper = kept.open();
+        let writer = kept.open();
 
         for n in 0..5 {
-            let (_, held) = keeper.dedup.claim(&host(), &claim(n)).await;
+            let (_, held) = writer.dedup.claim(&host(), &claim(n)).await;
             held.confirm().await;
         }
 
         assert_eq!(
-            keeper.dedup.claim(&host(), &claim(9)).await.0,
+            writer.dedup.claim(&host(), &claim(9)).await.0,
             Claimed::Pending
         );
 
         let other = HostName::parse("other.example").unwrap();
         for n in 0..2 {
-            let (claimed, held) = keeper.dedup.claim(&other, &claim(n)).await;
+            let (claimed, held) = writer.dedup.claim(&other, &claim(n)).await;
             assert_eq!(claimed, Claimed::New, "{n}");
             held.confirm().await;
         }
 
-        drop(keeper);
-        let keeper = kept.open();
+        drop(writer);
+        let writer = kept.open();
         assert_eq!(
-            keeper.dedup.claim(&other, &claim(9)).await.0,
+            writer.dedup.claim(&other, &claim(9)).await.0,
             Claimed::Pending,
             "counted again after a restart"
         );
@@ -394,8 +391,8 @@ mod tests {
     #[tokio::test]
     async fn a_clock_that_is_set_forgets_nothing() {
         let kept = Kept::new(10);
-        let keeper = kept.open();
-        keeper
+        let writer = kept.open();
+        writer
             .dedup
             .claim(&host(), &claim(1))
             .await
@@ -406,7 +403,7 @@ mod tests {
         for day in [0, 2 * 86_400_000] {
             kept.clock.set(UnixMillis(day));
             assert_eq!(
-                keeper.dedup.claim(&host(), &claim(1)).await.0,
+                writer.dedup.claim(&host(), &claim(1)).await.0,
                 Claimed::Duplicate,
                 "{day}"
             );

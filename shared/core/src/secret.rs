@@ -35,7 +35,7 @@ impl Secret {
     ///
     /// # Errors
     /// If the system's random number generator fails.
-    pub fn mint() -> Result<Self, getrandom::Error> {
+    pub fn generate() -> Result<Self, getrandom::Error> {
         let mut bytes = Zeroizing::new([0_u8; 32]);
         getrandom::fill(bytes.as_mut())?;
         let text = data_encoding::BASE64URL_NOPAD.encode(bytes.as_ref());

@@ -139,10 +139,7 @@ impl Gate {
 
         let mut furthest: Option<Refusal> = None;
         if let Some(refusal) = &barred
-            && route
-                .accept
-                .iter()
-                .any(|alternative| alternative.may_be_signed(head))
+            && route.accept.iter().any(|rule| rule.may_be_signed(head))
         {
             // A valid signature passes the bar, but checking it costs a body, so the number of
             // attempts is bounded.
@@ -153,16 +150,16 @@ impl Gate {
         }
 
         let mut tries = false;
-        for (number, alternative) in route.accept.iter().enumerate() {
+        for (number, rule) in route.accept.iter().enumerate() {
             if let Some(refusal) = &barred
-                && !alternative.may_be_signed(head)
+                && !rule.may_be_signed(head)
             {
                 furthest.get_or_insert_with(|| refusal.clone());
                 continue;
             }
 
-            tries |= barred.is_some() && alternative.needs_body();
-            match alternative.check_head(&route.deny, head, client, now.wall, state, observing) {
+            tries |= barred.is_some() && rule.needs_body();
+            match rule.check_head(&route.deny, head, client, now.wall, state, observing) {
                 Ok(evidence) => candidates.push((number, evidence)),
                 // The accept rule with the most progress gives the most useful reason.
                 Err(refusal) => furthest = Some(further(furthest, refusal)),
@@ -211,11 +208,11 @@ impl Gate {
         let Some((number, evidence)) = found.cloned() else {
             return Ok(HeadVerdict::ReadBody(pending));
         };
-        if let Some(alternative) = route
+        if let Some(rule) = route
             .accept
             .get(number)
             .filter(|_| evidence.failed.is_none())
-            && let Some(decision) = pending.answer_of(alternative, &request, false, true)?
+            && let Some(decision) = pending.answer_of(rule, &request, false, true)?
         {
             pending.admit_signed(&evidence, now, state)?;
             pending.gate.count(index, now, state)?;
@@ -277,14 +274,14 @@ impl Gate {
         };
         let accepts = self.routes.iter().flat_map(|route| &route.accept);
         let others: Vec<_> = accepts.flat_map(AcceptRule::secrets).cloned().collect();
-        let mut alternatives: Vec<_> = route.accept.iter().collect();
-        alternatives.sort_by_key(|alternative| !alternative.may_be_signed(request.head));
+        let mut rules: Vec<_> = route.accept.iter().collect();
+        rules.sort_by_key(|rule| !rule.may_be_signed(request.head));
 
         let inspection = Inspection::new(Arc::clone(&route.body_fields), Arc::clone(work));
         let request = request.inspected(&inspection);
-        alternatives
+        rules
             .iter()
-            .flat_map(|alternative| alternative.diagnose(&request, keys, &others, now))
+            .flat_map(|rule| rule.diagnose(&request, keys, &others, now))
             .collect()
     }
 

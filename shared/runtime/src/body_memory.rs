@@ -313,9 +313,9 @@ mod tests {
         let mut new = budget.begin(client(99));
         assert_eq!(new.grow(10), Err(BodyMemoryError::Full));
         let evicted = held.iter().position(|charge| {
-            let mut told = std::pin::pin!(charge.evicted());
+            let mut evicted = std::pin::pin!(charge.evicted());
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-            told.as_mut().poll(&mut context).is_ready()
+            evicted.as_mut().poll(&mut context).is_ready()
         });
         assert_eq!(evicted, Some(3));
         held.remove(3);

@@ -1,6 +1,7 @@
 //! Process setup: log, file descriptors, and private files.
 
 mod log;
+mod signals;
 
 use std::fs;
 use std::io::{self, Read as _, Write};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use self::log::{LogError, LogHold, hold_log, log_to_stderr};
+pub use self::signals::ShutdownSignals;
 use hookward_core::clock::UnixMillis;
 use time::OffsetDateTime;
 

@@ -158,10 +158,15 @@ fn prepare(
     schema: &Schema,
 ) -> Result<Connection, SqliteError> {
     let mut connection = connection.map_err(failed(path))?;
-    set_pragmas(&connection, schema.durability).map_err(failed(path))?;
+    connection
+        .busy_timeout(BUSY_TIMEOUT)
+        .map_err(failed(path))?;
 
-    let known = schema.migrations.len();
-    let found = migrate(&mut connection, schema.migrations).map_err(failed(path))?;
+    // Before the pragmas, because `journal_mode` writes to the file.
+    let (found, known) = (
+        version(&connection).map_err(failed(path))?,
+        schema.migrations.len(),
+    );
     if found > known {
         return Err(SqliteError::Newer {
             path: path.to_owned(),
@@ -169,6 +174,9 @@ fn prepare(
             known,
         });
     }
+
+    set_pragmas(&connection, schema.durability).map_err(failed(path))?;
+    migrate(&mut connection, schema.migrations).map_err(failed(path))?;
 
     Ok(connection)
 }
@@ -179,17 +187,15 @@ fn set_pragmas(connection: &Connection, durability: Durability) -> rusqlite::Res
         Durability::Process => "NORMAL",
     };
 
-    connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "foreign_keys", true)
 }
 
-/// Runs the pending migrations. Returns the previous version.
-fn migrate(connection: &mut Connection, migrations: &[Migration]) -> rusqlite::Result<usize> {
-    let found = version(connection)?;
-    if found >= migrations.len() {
-        return Ok(found);
+/// Runs the pending migrations.
+fn migrate(connection: &mut Connection, migrations: &[Migration]) -> rusqlite::Result<()> {
+    if version(connection)? >= migrations.len() {
+        return Ok(());
     }
 
     // Another process may have migrated meanwhile, so the version is read inside the transaction.
@@ -200,8 +206,7 @@ fn migrate(connection: &mut Connection, migrations: &[Migration]) -> rusqlite::R
         transaction.pragma_update(None, "user_version", (number + 1) as i64)?;
     }
 
-    transaction.commit()?;
-    Ok(found)
+    transaction.commit()
 }
 
 /// Returns the schema version of the file. Hookward never writes a negative one, so it counts as

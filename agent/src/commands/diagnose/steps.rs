@@ -89,7 +89,7 @@ impl Findings {
     pub(super) async fn handshake(
         &mut self,
         relay: &RelayEndpoint,
-        dialler: &Dialer,
+        dialer: &Dialer,
         transport: Transport,
         joined: bool,
     ) -> HandshakeResult {
@@ -100,7 +100,7 @@ impl Findings {
         };
 
         let since = Instant::now();
-        match dialler.try_over(transport).await {
+        match dialer.try_over(transport).await {
             Ok(found) => {
                 let mtu = found
                     .session

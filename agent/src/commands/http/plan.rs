@@ -22,7 +22,7 @@ pub(crate) struct Plan {
     pub application: Application,
     pub policy: Policy,
     /// Token in the printed URL, if one was created.
-    pub minted: Option<Secret>,
+    pub created_token: Option<Secret>,
     /// First messages for the user.
     pub messages: Vec<Event>,
     /// Path of the printed URL.
@@ -55,7 +55,7 @@ pub(crate) fn plan(
         problems.push(Diagnostic::new("--webhook", what.to_string()));
     }
 
-    if args.policy.new_token && built.as_ref().is_some_and(|built| !built.mint_token) {
+    if args.policy.new_token && built.as_ref().is_some_and(|built| !built.create_token) {
         let what = "has no effect: an address range, a token or a signature is given already";
         problems.push(Diagnostic::new("--new-token", what));
     }
@@ -67,16 +67,17 @@ pub(crate) fn plan(
     };
     let mut messages: Vec<Event> = built.notes.into_iter().map(Event::Note).collect();
     let mut policy = built.policy;
-    let mut minted = None;
+    let mut created_token = None;
 
-    if built.mint_token {
+    if built.create_token {
         let (token, new) = state.token(args.public.host.as_deref(), args.policy.new_token)?;
-        policy = policy_args::with_token(&policy, &policy_args::minted_check(&token.digest()));
+        policy =
+            policy_args::with_token(&policy, &policy_args::created_token_check(&token.digest()));
         if new {
             let text = "created a token; it is part of the webhook URL and stays the same until --new-token";
             messages.push(Event::Note(text.to_owned()));
         }
-        minted = Some(token);
+        created_token = Some(token);
     }
 
     messages.extend(upstream_warnings(&application, args, &policy).map(Event::Warning));
@@ -85,7 +86,7 @@ pub(crate) fn plan(
     Ok(Ok(Plan {
         application,
         policy,
-        minted,
+        created_token,
         messages,
         path,
     }))

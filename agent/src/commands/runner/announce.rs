@@ -18,7 +18,7 @@ pub(super) struct Announcement {
 }
 
 impl Announcement {
-    pub(super) fn say(&self, opened: &OpenedTunnel, reporter: &EventSink) {
+    pub(super) fn say(&self, opened: &OpenedTunnel, events: &EventSink) {
         let OpenedTunnel {
             tunnel,
             host,
@@ -42,10 +42,10 @@ impl Announcement {
         if *tunnel == 0
             && let Err(error) = self.state.keep_url(&url)
         {
-            reporter.emit(Event::Warning(error.to_string()));
+            events.emit(Event::Warning(error.to_string()));
         }
 
-        reporter.emit(Event::Ready(Ready {
+        events.emit(Event::Ready(Ready {
             url,
             base_url,
             host: host.clone(),

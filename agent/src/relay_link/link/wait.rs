@@ -13,9 +13,9 @@ pub(super) async fn of<F: Future + Unpin>(in_flight: &mut Option<F>) -> F::Outpu
 }
 
 /// Waits until the health of an application differs from the reported one.
-pub(super) async fn other_than(said: bool, told: &mut watch::Receiver<HealthStatus>) -> bool {
-    let is_other = |told: &HealthStatus| (*told == HealthStatus::Unreachable) != said;
-    let changed = told.wait_for(is_other).await.is_ok();
+pub(super) async fn other_than(said: bool, events: &mut watch::Receiver<HealthStatus>) -> bool {
+    let is_other = |events: &HealthStatus| (*events == HealthStatus::Unreachable) != said;
+    let changed = events.wait_for(is_other).await.is_ok();
     if changed {
         !said
     } else {

@@ -36,7 +36,7 @@ pub(super) const LAST_CALL_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct AcceptLoop {
     entry: EdgeEntry,
     edge: Arc<EdgeState>,
-    of_client: PerClientLimiter,
+    connections_per_client: PerClientLimiter,
     slots: Arc<ConnectionTable>,
     tasks: TaskTracker,
     drain: CancellationToken,
@@ -53,13 +53,13 @@ pub(super) async fn accept(
     let taker = AcceptLoop {
         entry,
         edge,
-        of_client: PerClientLimiter::default(),
+        connections_per_client: PerClientLimiter::default(),
         slots,
         tasks,
         drain,
     };
 
-    let mut said: Option<Instant> = None;
+    let mut last_warning: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -68,8 +68,8 @@ pub(super) async fn accept(
         match accepted {
             Ok((stream, peer)) => taker.take(stream, peer),
             Err(error) => {
-                if said.is_none_or(|said| said.elapsed() >= LOG_INTERVAL) {
-                    said = Some(Instant::now());
+                if last_warning.is_none_or(|last_warning| last_warning.elapsed() >= LOG_INTERVAL) {
+                    last_warning = Some(Instant::now());
                     tracing::warn!(%error, "accept failed; is the limit of open files too low?");
                 }
 
@@ -97,7 +97,7 @@ impl AcceptLoop {
         } else {
             self.edge.limits.max_connections_per_client
         };
-        let place = self.of_client.try_acquire(client, most);
+        let place = self.connections_per_client.try_acquire(client, most);
         let Some((place, slot)) = place.and_then(|place| Some((place, self.slots.acquire()?)))
         else {
             tracing::debug!(%client, "too many connections");

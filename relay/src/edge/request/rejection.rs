@@ -18,7 +18,7 @@ pub(super) enum Rejection {
 /// A response that is neither a refusal nor the application's.
 pub(super) enum RelayResponse {
     /// Response to a provider's challenge.
-    Handshake(Box<ChallengeResponse>),
+    Challenge(Box<ChallengeResponse>),
     /// Acknowledgement of a duplicate delivery.
     Acknowledged,
 }

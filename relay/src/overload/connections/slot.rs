@@ -43,8 +43,8 @@ impl ConnectionSlot {
 
         let mut state = self.slots.lock();
         // A connection that was just evicted stays evicted.
-        if let Some(stranger) = state.unverified.remove(&self.number) {
-            state.held -= stranger.held;
+        if let Some(entry) = state.unverified.remove(&self.number) {
+            state.held -= entry.held;
             let known = Verified {
                 evicted: self.evicted.clone(),
                 activity: activity.cloned(),
@@ -80,10 +80,10 @@ impl ConnectionSlot {
     /// Charges the memory that a refused stream holds until the connection ends.
     pub(crate) fn note_refused(&self) {
         let mut state = self.slots.lock();
-        let Some(stranger) = state.unverified.get_mut(&self.number) else {
+        let Some(entry) = state.unverified.get_mut(&self.number) else {
             return;
         };
-        stranger.held += REFUSED;
+        entry.held += REFUSED;
         state.held += REFUSED;
 
         let evicted = state.make_room();
@@ -120,14 +120,14 @@ impl HeaderMemory {
         }
 
         // Verified and evicted connections are not charged.
-        let Some(stranger) = state.unverified.get_mut(&self.slot.number) else {
+        let Some(entry) = state.unverified.get_mut(&self.slot.number) else {
             return true;
         };
-        if more > 0 && stranger.held + more > self.most {
+        if more > 0 && entry.held + more > self.most {
             return false;
         }
 
-        stranger.held = stranger.held + bytes - self.bytes;
+        entry.held = entry.held + bytes - self.bytes;
         state.held = state.held + bytes - self.bytes;
         self.bytes = bytes;
 
@@ -151,8 +151,8 @@ impl Drop for ConnectionSlot {
         let left = state.evicting.remove(&self.number).unwrap_or_default();
         state.leaving_held -= left;
 
-        if let Some(stranger) = state.unverified.remove(&self.number) {
-            (state.taken, state.held) = (state.taken - 1, state.held - stranger.held);
+        if let Some(entry) = state.unverified.remove(&self.number) {
+            (state.taken, state.held) = (state.taken - 1, state.held - entry.held);
         } else if state.verified.remove(&self.number).is_some() {
             // An evicted connection has already given up its slot.
             state.taken -= 1;

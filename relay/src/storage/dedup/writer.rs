@@ -76,7 +76,7 @@ impl WriterThread {
             let batch = {
                 let mut queue = self.shared.lock();
                 if queue.requests.is_empty() && !queue.ended {
-                    let waited = self.shared.news.wait_timeout(queue, SWEEP_INTERVAL);
+                    let waited = self.shared.changed.wait_timeout(queue, SWEEP_INTERVAL);
                     queue = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
 
@@ -115,7 +115,7 @@ impl WriterThread {
         queue.failing = true;
         let waited = self
             .shared
-            .news
+            .changed
             .wait_timeout_while(queue, SWEEP_INTERVAL, |queue| !queue.ended);
         waited.unwrap_or_else(PoisonError::into_inner).0.failing = false;
     }

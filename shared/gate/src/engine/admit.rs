@@ -106,8 +106,8 @@ impl Gate {
     /// Returns `true` if an accept rule allows this address by set or range. Such an address is
     /// never locked out.
     pub(super) fn allows(&self, client: IpAddr, state: &GateState) -> bool {
-        let alternatives = self.routes.iter().flat_map(|route| &route.accept);
-        alternatives
+        let rules = self.routes.iter().flat_map(|route| &route.accept);
+        rules
             .filter_map(AcceptRule::allowed)
             .any(|rule| rule.contains(client, state))
     }

@@ -41,8 +41,7 @@ impl PendingBody {
     /// Returns `true` if a check may need a public key that must be fetched.
     #[must_use]
     pub fn may_want_keys(&self) -> bool {
-        self.alternatives()
-            .any(|(_, alternative)| alternative.may_want_keys())
+        self.rules().any(|(_, rule)| rule.may_want_keys())
     }
 
     /// Returns the public keys to fetch before the checks of the body.
@@ -50,8 +49,8 @@ impl PendingBody {
     pub fn wanted_keys(&self, head: RequestHead<'_>, body: &[u8]) -> Vec<WantedKey> {
         let request = Request::new(head, body).inspected(&self.inspection);
         let mut wanted: Vec<_> = self
-            .alternatives()
-            .flat_map(|(_, alternative)| alternative.wanted_keys(&request))
+            .rules()
+            .flat_map(|(_, rule)| rule.wanted_keys(&request))
             .collect();
         wanted.sort();
         wanted.dedup();
@@ -88,12 +87,12 @@ impl PendingBody {
         let mut observed = None;
 
         for (number, evidence) in &self.candidates {
-            let Some(alternative) = self.route().and_then(|route| route.accept.get(*number)) else {
+            let Some(rule) = self.route().and_then(|route| route.accept.get(*number)) else {
                 continue;
             };
-            match alternative.check_body(&request, evidence.clone(), keys, now.wall, observing) {
+            match rule.check_body(&request, evidence.clone(), keys, now.wall, observing) {
                 Ok(evidence) if evidence.failed.is_none() => {
-                    if let Some(decision) = self.answer_of(alternative, &request, true, true)? {
+                    if let Some(decision) = self.answer_of(rule, &request, true, true)? {
                         self.admit_signed(&evidence, now, state)?;
                         self.gate.count(self.route, now, state)?;
                         return Ok(decision);
@@ -180,7 +179,7 @@ impl PendingBody {
         self.gate.routes.get(self.route)
     }
 
-    fn alternatives(&self) -> impl Iterator<Item = (usize, &AcceptRule)> {
+    fn rules(&self) -> impl Iterator<Item = (usize, &AcceptRule)> {
         let route = self.route();
         self.candidates
             .iter()
@@ -194,14 +193,12 @@ impl PendingBody {
         has_body: bool,
         signed: bool,
     ) -> Result<Option<Decision>, Refusal> {
-        for (number, alternative) in self.alternatives() {
+        for (number, rule) in self.rules() {
             let passed = self
                 .candidates
                 .iter()
                 .any(|(other, evidence)| *other == number && evidence.failed.is_none());
-            if passed
-                && let Some(decision) = self.answer_of(alternative, request, has_body, signed)?
-            {
+            if passed && let Some(decision) = self.answer_of(rule, request, has_body, signed)? {
                 return Ok(Some(decision));
             }
         }
@@ -211,12 +208,12 @@ impl PendingBody {
 
     pub(super) fn answer_of(
         &self,
-        alternative: &AcceptRule,
+        rule: &AcceptRule,
         request: &Request<'_>,
         has_body: bool,
         signed: bool,
     ) -> Result<Option<Decision>, Refusal> {
-        Ok(alternative
+        Ok(rule
             .react(request, has_body, signed)?
             .map(|reaction| match reaction {
                 ChallengeAction::Respond(answer) => Decision::Answer(answer),
@@ -252,8 +249,8 @@ impl PendingBody {
 
         let identity: Vec<Vec<u8>> = identity.into_iter().map(|part| part.value).collect();
         // Valid tokens are removed, even those of other accept rules.
-        for alternative in &route.accept {
-            for spot in alternative.find_tokens(request.head) {
+        for rule in &route.accept {
+            for spot in rule.find_tokens(request.head) {
                 if !tokens.contains(&spot) {
                     tokens.push(spot);
                 }

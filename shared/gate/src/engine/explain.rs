@@ -44,7 +44,7 @@ pub struct CheckStep {
     pub reason: String,
     /// Accept rule of the route that the check belongs to, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub alternative: Option<usize>,
+    pub accept_rule: Option<usize>,
 }
 
 /// Explanation of the gate's decision about a request.

@@ -85,7 +85,7 @@ impl PendingClaim {
     /// # Errors
     /// A refusal if the delivery is a duplicate, if the store cannot decide, or if a rate is exceeded.
     /// The caller must then release a new claim.
-    pub fn judged(
+    pub fn after_claim(
         self,
         claimed: Claimed,
         now: impl Into<Moment>,

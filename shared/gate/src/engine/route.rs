@@ -53,7 +53,7 @@ impl CompiledRoute {
         let mut places = BodyFieldsBuilder::default();
         accept
             .iter()
-            .for_each(|alternative| alternative.add_body_fields(&mut places));
+            .for_each(|rule| rule.add_body_fields(&mut places));
 
         Ok(Self {
             settings: RouteSettings {

@@ -28,7 +28,7 @@ pub struct WantedKey {
     /// URL of the key.
     pub url: HttpsUrl,
     /// `true` if the catalog names the URL. Otherwise the operator's settings must allow the host.
-    pub in_catalogue: bool,
+    pub in_catalog: bool,
 }
 
 /// A compiled signature check.
@@ -148,10 +148,10 @@ impl SignatureRule {
             .as_ref()
             .and_then(|keyed| keyed.wanted(request).ok())
             .unwrap_or_default();
-        let in_catalogue = self.check.scheme.is_none();
+        let in_catalog = self.check.scheme.is_none();
 
         urls.into_iter()
-            .map(|url| WantedKey { url, in_catalogue })
+            .map(|url| WantedKey { url, in_catalog })
             .collect()
     }
 

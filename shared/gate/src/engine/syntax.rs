@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn fields_that_are_one_behind_cgi() {
-        let judged = |names: &[&'static str]| {
+        let after_claim = |names: &[&'static str]| {
             let fields = names.iter().map(|name| {
                 (
                     HeaderName::from_static(name),
@@ -108,7 +108,7 @@ mod tests {
             ["x.a", "x-a"],
             ["x_a", "x.a"],
         ] {
-            assert!(judged(&twins).is_err(), "{twins:?}");
+            assert!(after_claim(&twins).is_err(), "{twins:?}");
         }
 
         for others in [
@@ -116,7 +116,7 @@ mod tests {
             ["x_a", "x-b"],
             ["content-type", "content_length"],
         ] {
-            assert_eq!(judged(&others), Ok(()), "{others:?}");
+            assert_eq!(after_claim(&others), Ok(()), "{others:?}");
         }
     }
 }

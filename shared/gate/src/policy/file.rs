@@ -9,7 +9,7 @@
 //! name = "git"                                # optional: the first path otherwise
 //! path = "/flexdeploy/webhooks/v1/**"         # or a list
 //! methods = ["POST"]                          # optional: all that may pass at all
-//! deny_ips = ["192.0.2.66"]                   # optional, wins over every alternative
+//! deny_ips = ["192.0.2.66"]                   # optional, wins over every accept rule
 //! max_body = "25MiB"                          # of a body that a check must read
 //! answer_timeout = "60s"                      # for the head of the application's answer
 //! websocket = false
@@ -19,7 +19,7 @@
 //! replay = { on_duplicate = "acknowledge", window = "24h" }   # or refuse, forward
 //! observe_until = 2026-12-01                  # optional: show failed checks, let them pass
 //!
-//!   [[route.accept]]                          # alternatives: one must accept
+//!   [[route.accept]]                          # accept rules: one must accept
 //!   allow_ips = ["192.30.252.0/22", "github"] # ranges, and named sets
 //!   token = "env:HOOK_TOKEN"                  # or { at = "header:X-Token", secrets = ["env:A", "env:B"] }
 //!   basic = "env:USER_AND_PASSWORD"           # user:password

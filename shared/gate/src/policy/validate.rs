@@ -238,7 +238,7 @@ impl Route {
         (most > limits::GATE_HASHED_BYTES).then(|| {
             format!(
                 "a request could cost {} MiB of hashing ({times} times max_body, {} MiB), more than {} MiB; use fewer \
-                 alternatives or secrets, or a smaller max_body",
+                 accept rules or secrets, or a smaller max_body",
                 most / limits::MIB,
                 self.max_body / limits::MIB,
                 limits::GATE_HASHED_BYTES / limits::MIB
@@ -369,7 +369,7 @@ impl Route {
         for (what, count) in [
             ("paths", self.paths.len()),
             ("methods", self.methods.len()),
-            ("alternatives", self.accept.len()),
+            ("accept rules", self.accept.len()),
         ] {
             if count > limits::ITEMS_PER_ROUTE {
                 mistake(format!(

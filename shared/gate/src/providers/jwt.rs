@@ -171,8 +171,8 @@ fn check_claims(
         let (_, wanted) = scene.message(template, parts)?;
         let wanted = wanted.concat(scene.request.body);
         let fits = match claims.get(name) {
-            Some(Value::Array(values)) => values.iter().any(|said| same(said, &wanted)),
-            Some(said) => same(said, &wanted),
+            Some(Value::Array(values)) => values.iter().any(|claim| same(claim, &wanted)),
+            Some(claim) => same(claim, &wanted),
             None => false,
         };
         if !fits {
@@ -184,8 +184,8 @@ fn check_claims(
 }
 
 /// Returns `true` if a claim equals this text. Some libraries pad base64.
-fn same(said: &Value, wanted: &[u8]) -> bool {
-    let said = match said {
+fn same(claim: &Value, wanted: &[u8]) -> bool {
+    let claim = match claim {
         Value::String(text) => text.clone().into_bytes(),
         Value::Bool(value) => value.to_string().into_bytes(),
         Value::Number(number) => number.to_string().into_bytes(),
@@ -199,8 +199,8 @@ fn same(said: &Value, wanted: &[u8]) -> bool {
             .map_or(0, |last| last + 1);
         bytes.get(..end).unwrap_or_default().to_vec()
     };
-    let (said, wanted) = (trimmed(&said), trimmed(wanted));
-    !said.is_empty() && bool::from(said.ct_eq(&wanted))
+    let (claim, wanted) = (trimmed(&claim), trimmed(wanted));
+    !claim.is_empty() && bool::from(claim.ct_eq(&wanted))
 }
 
 pub(crate) const fn algorithm(alg: JwtAlgorithm) -> Algorithm {

@@ -55,7 +55,7 @@ pub struct SignatureVerifier {
     schemes: Vec<SchemeVerifier>,
     origin: Option<String>,
     /// Guards of the texts that the provider's challenges sign for any sender.
-    signed_for_anybody: Vec<ChallengeGuard>,
+    chosen_messages: Vec<ChallengeGuard>,
 }
 
 impl SignatureVerifier {
@@ -113,7 +113,7 @@ impl SignatureVerifier {
         Ok(Self {
             schemes: ways,
             origin,
-            signed_for_anybody: Vec::new(),
+            chosen_messages: Vec::new(),
         })
     }
 
@@ -123,7 +123,7 @@ impl SignatureVerifier {
     pub(crate) fn of_provider(self, row: &Provider) -> Self {
         let signing = row.challenges.iter().filter(|challenge| challenge.signs());
         Self {
-            signed_for_anybody: signing.map(|challenge| challenge.guard.clone()).collect(),
+            chosen_messages: signing.map(|challenge| challenge.guard.clone()).collect(),
             ..self
         }
     }
@@ -256,7 +256,7 @@ impl SignatureVerifier {
 
         let mut furthest: Option<SignatureError> = None;
         for (index, way) in self.schemes.iter().enumerate() {
-            let oracles = self.signed_for_anybody.as_slice();
+            let oracles = self.chosen_messages.as_slice();
             match way.verify(&VerifyContext {
                 request: &request,
                 origin,

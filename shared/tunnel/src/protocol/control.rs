@@ -149,9 +149,9 @@ pub enum RelayMessage {
     /// Requests that the relay refused.
     Refusals {
         /// Single refusals, up to 20 a second.
-        told: Vec<RefusedRequest>,
+        requests: Vec<RefusedRequest>,
         /// Further refusals, counted by check.
-        counted: Vec<(Check, u64)>,
+        counts: Vec<(Check, u64)>,
     },
     /// A message of a newer version.
     #[serde(other)]

@@ -27,7 +27,7 @@ pub(super) fn steps<'g>(
     };
     let head = request.head;
 
-    list.judge(
+    list.add_result(
         None,
         Check::Syntax,
         gate.check_shape(head),
@@ -104,11 +104,11 @@ pub(super) fn steps<'g>(
         list.push(None, Check::BodySize, outcome, text);
     }
 
-    for (number, alternative) in route.accept.iter().enumerate() {
-        alternative_steps(
+    for (number, rule) in route.accept.iter().enumerate() {
+        accept_rule_steps(
             &mut list,
             number + 1,
-            alternative,
+            rule,
             route,
             request,
             client,
@@ -179,10 +179,10 @@ pub(super) fn note(rule: &crate::engine::signature::SignatureRule) -> Option<Str
     clippy::too_many_arguments,
     reason = "one place, and a struct of the same names would say no more"
 )]
-pub(super) fn alternative_steps(
+pub(super) fn accept_rule_steps(
     list: &mut List,
     number: usize,
-    alternative: &AcceptRule,
+    accept: &AcceptRule,
     route: &CompiledRoute,
     request: &Request<'_>,
     client: IpAddr,
@@ -191,53 +191,53 @@ pub(super) fn alternative_steps(
     keys: &FetchedKeys,
 ) {
     let at = Some(number);
-    let address = alternative.check_address(&route.deny, client, state, now);
-    let ages = alternative
+    let address = accept.check_address(&route.deny, client, state, now);
+    let ages = accept
         .allowed()
         .map(|rule| rule.ages(state, now))
         .unwrap_or_default();
-    let said = match (alternative.allowed(), ages.is_empty()) {
+    let reason = match (accept.allowed(), ages.is_empty()) {
         (None, _) => format!("{client} is not denied; no range is asked for"),
         (Some(_), true) => format!("{client} is allowed"),
         (Some(_), false) => format!("{client} is allowed ({})", ages.join("; ")),
     };
-    list.judge(at, Check::Address, address, &said);
+    list.add_result(at, Check::Address, address, &reason);
 
-    for check in alternative.tokens() {
+    for check in accept.tokens() {
         let found = token::check(check, request.head.target, request.head.headers);
-        let said = found
+        let reason = found
             .as_ref()
             .map(|(_, name)| format!("it is {name}"))
             .unwrap_or_default();
 
-        list.judge(
+        list.add_result(
             at,
             Check::Token,
             found.map_err(|reason| token_refusal(check, reason.to_string())),
-            &said,
+            &reason,
         );
     }
 
-    let (types, headers) = alternative.has_field_rules();
+    let (types, headers) = accept.has_field_rules();
     if types {
-        list.judge(
+        list.add_result(
             at,
             Check::ContentType,
-            alternative.check_content_type(request.head),
+            accept.check_content_type(request.head),
             "the media type is an allowed one",
         );
     }
 
     if headers {
-        list.judge(
+        list.add_result(
             at,
             Check::Header,
-            alternative.check_headers(request.head),
+            accept.check_headers(request.head),
             "the headers have allowed values",
         );
     }
 
-    for rule in alternative.signatures() {
+    for rule in accept.signatures() {
         if rule.is_left_to_agent() {
             list.push(
                 at,
@@ -255,18 +255,18 @@ pub(super) fn alternative_steps(
             Coverage::Nothing => "nothing of the body is signed",
         };
 
-        let said = match &verified {
+        let reason = match &verified {
             Ok(Some((_, name))) => format!("{}: right, by {name}; {covers}", rule.title()),
             _ => String::new(),
         };
-        list.judge(at, Check::Signature, verified, &said);
+        list.add_result(at, Check::Signature, verified, &reason);
     }
 
-    if alternative.has_body_rules() {
-        list.judge(
+    if accept.has_body_rules() {
+        list.add_result(
             at,
             Check::BodyRule,
-            alternative.check_rules(request),
+            accept.check_rules(request),
             "the values of the body are allowed ones",
         );
     }
@@ -280,7 +280,7 @@ pub(super) struct List {
 impl List {
     fn push(
         &mut self,
-        alternative: Option<usize>,
+        accept_rule: Option<usize>,
         check: Check,
         outcome: CheckOutcome,
         reason: impl Into<String>,
@@ -289,29 +289,29 @@ impl List {
             check,
             outcome,
             reason: reason.into(),
-            alternative,
+            accept_rule,
         });
     }
 
-    fn judge<T>(
+    fn add_result<T>(
         &mut self,
-        alternative: Option<usize>,
+        accept_rule: Option<usize>,
         check: Check,
-        judged: Result<T, Refusal>,
+        result: Result<T, Refusal>,
         passed: &str,
     ) {
         let relaxed =
             self.observing && matches!(check, Check::Address | Check::Token | Check::Signature);
 
-        match judged {
-            Ok(_) => self.push(alternative, check, CheckOutcome::Pass, passed),
+        match result {
+            Ok(_) => self.push(accept_rule, check, CheckOutcome::Pass, passed),
             Err(refusal) => {
                 let outcome = if relaxed {
                     CheckOutcome::Observed
                 } else {
                     CheckOutcome::Refuse
                 };
-                self.push(alternative, check, outcome, refusal.reason);
+                self.push(accept_rule, check, outcome, refusal.reason);
             }
         }
     }

@@ -141,13 +141,13 @@ impl SchemeVerifier {
 
         // No early exit: the time reveals nothing about a near match.
         for live in &self.active {
-            let judged = self.verify_by(live, &fields, case);
+            let result = self.verify_by(live, &fields, case);
             let further = |fault: &SignatureError| match &outcome {
                 Ok(_) => false,
                 Err(other) => other.progress() < fault.progress(),
             };
-            if judged.is_ok() && outcome.is_err() || judged.as_ref().is_err_and(further) {
-                outcome = judged;
+            if result.is_ok() && outcome.is_err() || result.as_ref().is_err_and(further) {
+                outcome = result;
             }
         }
 

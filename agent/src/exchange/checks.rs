@@ -26,7 +26,7 @@ use tokio::time::timeout;
 
 impl Exchange<'_> {
     /// Runs the checks of the body; for a large one on another thread.
-    pub(super) async fn check(
+    pub(super) async fn check_body(
         &self,
         pending: PendingBody,
         head: RequestHead<'_>,
@@ -101,7 +101,7 @@ impl Exchange<'_> {
     /// Stores the secret that a provider sends, and answers its challenge.
     pub(super) fn pair(&self, secret: &Secret, answer: Box<ChallengeResponse>) -> ExchangeError {
         match self.handler.pairing.as_ref().map(|keep| keep(secret)) {
-            Some(Ok(())) => ExchangeError::Handshake(answer),
+            Some(Ok(())) => ExchangeError::Challenge(answer),
             Some(Err(error)) => ExchangeError::Failed(
                 Code::Overloaded,
                 format!("the secret could not be kept: {error}"),
