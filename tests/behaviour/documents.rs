@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser as _;
 use hookward_core::clock::UnixMillis;
 use hookward_core::limits::Limits;
+use hookward_core::reason::Code;
 use hookward_core::secret::{SecretError, SecretReader, SecretSource};
 use hookward_gate::policy::file;
 use hookward_tests::process::run;
@@ -186,7 +187,7 @@ fn words(line: &str) -> Vec<String> {
                 quote = Some(c);
                 word.get_or_insert_default();
             }
-            (None, '#') if word.is_none() => break,
+            (None, '#' | '>') if word.is_none() => break,
             (None, c) if c.is_whitespace() => words.extend(word.take()),
             (_, c) => word.get_or_insert_default().push(c),
         }
@@ -216,6 +217,23 @@ fn command_lines_of_the_documents_are_valid() {
     }
 
     assert!(count.values().sum::<usize>() > 25, "{count:?}");
+}
+
+#[test]
+fn every_error_code_is_documented_with_its_status() {
+    let text = read("relay/README.md");
+    let rows: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains("` |"))
+        .collect();
+    for code in Code::ALL {
+        let (status, name) = (code.status().as_u16().to_string(), format!("`{code}`"));
+        assert!(
+            rows.iter()
+                .any(|row| row[2..].starts_with(&status) && row.contains(&name)),
+            "relay/README.md lacks a row for {status} {name}"
+        );
+    }
 }
 
 #[test]

@@ -42,6 +42,9 @@ macro_rules! words {
         }
 
         impl $name {
+            /// All values, in the order of their declaration.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
             /// Returns the stable name.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
