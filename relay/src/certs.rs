@@ -146,7 +146,7 @@ fn pem_error(error: &rustls_pki_types::pem::Error) -> String {
         Error::IllegalSectionStart { .. } => {
             "a section does not begin as -----BEGIN …-----".to_owned()
         }
-        Error::Base64Decode(_) => "what stands in a section is no base64".to_owned(),
+        Error::Base64Decode(_) => "a section is not valid base64".to_owned(),
         other => other.to_string(),
     }
 }

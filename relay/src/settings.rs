@@ -118,11 +118,11 @@ mod tests {
             "request_head_timeout: expected a time",
             "unknown key \"heads\"",
             "domain: missing",
-            "\"443\" is no address",
+            "\"443\" is not an address",
             "\"any\"",
             "trust every client's statement",
             "certificate: missing",
-            "\"a_b\" is no host name",
+            "\"a_b\" is not a host name",
         ] {
             assert!(found.contains(expected), "{expected} in\n{found}");
         }

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
 
-/// Asks until the answer is this one.
+/// Sends requests until the response has this status.
 async fn until(edge: &Edge, status: u16) -> Answer {
     let since = std::time::Instant::now();
     loop {
@@ -136,7 +136,7 @@ async fn the_host_of_an_agent_that_has_joined_and_never_came_is_503() {
 }
 
 #[tokio::test]
-async fn hosts_of_an_agent_that_was_removed_while_away_are_nobodys() {
+async fn hosts_of_an_agent_removed_while_disconnected_are_free() {
     let stage = Stage::start(([127, 0, 0, 1], 1).into(), Plan::default()).await;
     let (name, host) = (
         AgentName::parse("gone").unwrap(),
@@ -165,7 +165,7 @@ async fn the_newest_session_takes_over_at_once() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut stage = Stage::start(application.address, Plan::default()).await;
     let mut connection = stage.edge.http1().await;
-    // A second agent with the same identity, while the first is still there.
+    // A second agent with the same identity, while the first is still connected.
     stage.start_agent().await;
 
     for _ in 0..10 {
@@ -184,13 +184,12 @@ async fn the_newest_session_takes_over_at_once() {
         "the one before, which is still there, serves again"
     );
 
-    let again =
-        |report: &Event| matches!(report, Event::Note(text) if text.contains("come here again"));
+    let again = |report: &Event| matches!(report, Event::Note(text) if text.contains("again"));
     stage.reported("and that it has them again", again).await;
 }
 
 #[tokio::test]
-async fn stopping_in_order_ends_what_is_under_way() {
+async fn an_orderly_stop_finishes_requests_in_flight() {
     let (seen, finish) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let of_application = (Arc::clone(&seen), Arc::clone(&finish));
     let application = Application::raw(move |stream| {
@@ -228,7 +227,8 @@ async fn stopping_in_order_ends_what_is_under_way() {
             }
         };
 
-        // Only when the stop has begun, so that nothing new is taken, does the application answer.
+        // The application responds only after the stop has begun, so that no new request is
+        // accepted.
         let begun = async {
             while let Ok(stream) = edge.tls(b"http/1.1", Some(HOST)).await {
                 let mut other = Http1::new(stream);

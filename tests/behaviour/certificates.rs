@@ -1,4 +1,4 @@
-//! Certificates of the edge as their owners bring them: the start names what senders would refuse.
+//! Certificates from the settings: the start names what senders would reject.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 const DOMAIN: &str = "hooks.example.test";
 
-/// A certificate with its key, and files to bring them.
+/// A certificate with its key, in files.
 struct Brought {
     dir: TempDir,
     certificate: Certificate,
@@ -33,7 +33,7 @@ impl Brought {
         }
     }
 
-    /// Issued by an authority that no system knows, whose certificate is returned, too.
+    /// Creates a certificate of an unknown authority. Returns the authority's certificate, too.
     fn issued() -> (Self, Certificate) {
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -82,7 +82,7 @@ impl Brought {
     }
 }
 
-/// Starts a relay with these files; one that serves is stopped at once.
+/// Starts a relay with these files. Stops it at once if it serves.
 fn start(dir: &Path, chain: &Path, key: &Path) -> Ended {
     let data = dir.join("data");
     let paths = [&data, chain, key].map(|path| path.to_str().unwrap());
@@ -133,7 +133,7 @@ fn a_certificate_that_fits_is_taken_without_a_word() {
     let (brought, authority) = Brought::issued();
     let key = brought.key.serialize_pem();
     let chain = [brought.certificate.pem(), authority.pem()].concat();
-    // Editors of Windows put a byte order mark in front.
+    // Editors on Windows write a byte order mark.
     let marked = ["\u{feff}", &chain].concat();
     for (chain, key) in [(&chain, &key), (&marked, &["\u{feff}", &key].concat())] {
         let ended = brought.start(chain.as_bytes(), key.as_bytes());
@@ -159,7 +159,7 @@ fn what_senders_would_refuse_is_warned_of() {
         &["chain.pem", "not valid before", "clock"],
     );
 
-    // A wildcard stands for one label (RFC 6125 §6.4.3).
+    // A wildcard matches one label (RFC 6125 §6.4.3).
     let other = Brought::self_signed(&params("*.example.test"));
     assert_warned(
         &other.own(),
@@ -219,10 +219,9 @@ fn what_no_sender_could_use_is_refused() {
     );
 }
 
-/// The relay makes its own files anew when they are damaged, and warns: clients have to trust the
-/// new ones.
+/// The relay replaces its own damaged files, and warns that clients must trust the new ones.
 #[test]
-fn a_damaged_certificate_of_the_relays_own_is_made_anew() {
+fn a_damaged_self_signed_certificate_is_replaced() {
     let dir = TempDir::new().unwrap();
     let serve = || {
         let data = dir.path().to_str().unwrap();

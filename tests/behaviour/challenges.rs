@@ -1,5 +1,5 @@
-//! Providers' handshakes, answered by the gate: every row of the catalogue that has one, what must
-//! not be answered, and pairing.
+//! Providers' challenges, answered by the gate: every provider of the catalog that sends one,
+//! requests that must not be answered, and pairing.
 
 use hookward_agent::events::{Event, RequestResult};
 use hookward_gate::policy::{Accept, Policy, Route, SecretAt, SignatureCheck};
@@ -10,11 +10,11 @@ use hookward_tests::stage::{PREFIX, Plan, Stage, clock_at, policy};
 
 const NOW: u64 = 1_700_000_000;
 const KEY: &str = "a secret of the provider's";
-/// An id of a client, as Adobe Sign gives them.
+/// Client id in Adobe Sign's format.
 const CLIENT: &str = "CBJCHBCAABAA";
 
-/// A handshake as a provider sends it, and what it expects.
-struct Handshake {
+/// A challenge as a provider sends it, and the expected response.
+struct SentChallenge {
     provider: &'static str,
     method: &'static str,
     query: &'static str,
@@ -38,8 +38,8 @@ const fn shake(
     method: &'static str,
     query: &'static str,
     answer: Expected,
-) -> Handshake {
-    Handshake {
+) -> SentChallenge {
+    SentChallenge {
         provider,
         method,
         query,
@@ -50,8 +50,8 @@ const fn shake(
     }
 }
 
-const fn posted(provider: &'static str, body: &'static str, answer: Expected) -> Handshake {
-    Handshake {
+const fn posted(provider: &'static str, body: &'static str, answer: Expected) -> SentChallenge {
+    SentChallenge {
         provider,
         method: "POST",
         query: "",
@@ -67,8 +67,8 @@ const fn with_header(
     method: &'static str,
     name: &'static [(&'static str, &'static str)],
     answer: Expected,
-) -> Handshake {
-    Handshake {
+) -> SentChallenge {
+    SentChallenge {
         provider,
         method,
         query: "",
@@ -79,16 +79,16 @@ const fn with_header(
     }
 }
 
-/// Those that are not signed. Digests by Python's hmac over the reflected text.
-const UNSIGNED: [Handshake; 26] = [
-    Handshake {
+/// Unsigned challenges. Digests by Python's hmac over the reflected text.
+const UNSIGNED: [SentChallenge; 26] = [
+    SentChallenge {
         headers: &[
             ("X-Event-Key", "diagnostics:ping"),
             ("Content-Type", "application/json"),
         ],
         ..posted("bitbucket_dc", r#"{"test":true}"#, Nothing)
     },
-    Handshake {
+    SentChallenge {
         headers: &[("aeg-event-type", "SubscriptionValidation")],
         ..posted(
             "azure_event_grid",
@@ -115,7 +115,7 @@ const UNSIGNED: [Handshake; 26] = [
         "hub.mode=subscribe&hub.verify_token=v3rify&hub.challenge=1158201444",
         Text("1158201444"),
     ),
-    Handshake {
+    SentChallenge {
         status: 204,
         ..shake("fitbit", "GET", "verify=v3rify", Nothing)
     },
@@ -210,7 +210,7 @@ const UNSIGNED: [Handshake; 26] = [
     ),
 ];
 
-/// The secret of a row: its parts where it has several.
+/// Returns the secret of a provider: its parts if it has several.
 fn secret(provider: &str) -> String {
     match provider {
         "meta" | "facebook_messenger" | "instagram" | "whatsapp" | "fitbit" => {
@@ -245,7 +245,7 @@ fn hmac(key: &[u8], text: &str) -> Vec<u8> {
     mac.finalize().into_bytes().to_vec()
 }
 
-fn is_answered(shake: &Handshake, answer: &Answer) {
+fn is_answered(shake: &SentChallenge, answer: &Answer) {
     let name = shake.provider;
     assert_eq!(answer.status, shake.status, "{name}: {}", answer.text());
     assert!(
@@ -297,7 +297,8 @@ fn is_answered(shake: &Handshake, answer: &Answer) {
     }
 }
 
-/// HMAC-SHA-1 of the challenge, by the SHA-1 of the private key (braintree's `util/crypto.py`).
+/// Returns HMAC-SHA-1 of the challenge, with the SHA-1 of the private key (braintree's
+/// `util/crypto.py`).
 fn sha1_of_braintree() -> String {
     use hmac::{Hmac, KeyInit, Mac};
     use sha1::{Digest, Sha1};
@@ -307,7 +308,7 @@ fn sha1_of_braintree() -> String {
 }
 
 #[tokio::test]
-async fn every_handshake_that_is_not_signed_is_answered_without_the_application() {
+async fn every_unsigned_challenge_is_answered_without_the_application() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut providers_seen = std::collections::BTreeSet::new();
 
@@ -350,7 +351,7 @@ async fn every_handshake_that_is_not_signed_is_answered_without_the_application(
 }
 
 #[tokio::test]
-async fn handshakes_that_are_signed_are_answered_only_then() {
+async fn signed_challenges_are_answered_only_with_a_valid_signature() {
     let application = Application::start(|_| Reply::ok("")).await;
     let sha256 = |text: &str| hmac(KEY.as_bytes(), text);
     let hex = |bytes: Vec<u8>| data_encoding::HEXLOWER.encode(&bytes);
@@ -363,7 +364,7 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
 
     let front = "{}";
 
-    /// Provider, method, headers, body, and the body of the answer.
+    /// Provider, method, headers, body, and the body of the response.
     type Signed<'a> = (&'a str, &'a str, Vec<(&'a str, String)>, &'a str, String);
 
     let cases: Vec<Signed<'_>> = vec![
@@ -486,7 +487,7 @@ async fn handshakes_that_are_signed_are_answered_only_then() {
                 stage.reported("the agent has answered", told).await;
             }
 
-            // The same without a right signature.
+            // The same without a valid signature.
             let forged: Vec<_> = pairs
                 .iter()
                 .map(|(name, value)| (*name, value.replace(CLIENT, "x").replace('=', "=0")))
@@ -580,7 +581,8 @@ async fn discord_is_answered_by_its_public_key() {
     assert_eq!(application.log.begun(), 0);
 }
 
-/// What would sign an event with the key of the events, or reflect markup, gets no answer.
+/// A challenge that would sign an event with the key of events, or reflect markup, gets no
+/// response.
 #[tokio::test]
 async fn nothing_is_signed_or_reflected_that_no_provider_sends() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -639,7 +641,7 @@ async fn nothing_is_signed_or_reflected_that_no_provider_sends() {
     assert_eq!(application.log.begun(), 0);
 }
 
-/// The gate refuses as an event what a challenge has signed: it would be a forged webhook.
+/// The gate refuses as an event what a challenge has signed, because it would be a forged webhook.
 #[tokio::test]
 async fn what_a_challenge_signs_is_no_event() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -705,7 +707,7 @@ fn event_of_x(body: &str) -> [(&'static str, String); 1] {
     )]
 }
 
-/// Challenges that anybody can send use up nothing of the events' rate.
+/// Challenges, which anyone can send, use up nothing of the events' rate.
 #[tokio::test]
 async fn unsigned_challenges_use_up_no_rate() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -750,7 +752,7 @@ async fn unsigned_challenges_use_up_no_rate() {
     );
 }
 
-/// A challenge passes every check that needs no signature before it is answered.
+/// A challenge passes every check without a signature before it is answered.
 #[tokio::test]
 async fn headers_and_content_types_hold_for_challenges() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -796,9 +798,9 @@ async fn headers_and_content_types_hold_for_challenges() {
     assert_eq!(application.log.begun(), 0);
 }
 
-/// A handshake that is not answered is named as one, with what differs.
+/// The refusal of an unanswered challenge names it as one, with the difference.
 #[tokio::test]
-async fn a_handshake_that_is_not_answered_says_why() {
+async fn an_unanswered_challenge_gives_the_reason() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut silent = answering("meta", "");
     silent.routes[0].accept[0].verify[0].challenge = false;
@@ -831,7 +833,7 @@ async fn a_handshake_that_is_not_answered_says_why() {
     }
 }
 
-/// Bitbucket Data Center tries a connection with exactly this event and body, also without
+/// Bitbucket Data Center tests a connection with exactly this event and body, also without
 /// `challenge`.
 #[tokio::test]
 async fn the_connection_test_of_bitbucket_is_answered_and_nothing_like_it() {
@@ -866,8 +868,7 @@ async fn the_connection_test_of_bitbucket_is_answered_and_nothing_like_it() {
     assert_eq!(application.log.begun(), 0, "it is never forwarded");
 }
 
-/// A challenge replaces the signature and nothing else; without `challenge` it is a request like
-/// any other.
+/// A challenge replaces only the signature; without `challenge` it is an ordinary request.
 #[tokio::test]
 async fn address_path_and_token_come_first() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -935,7 +936,7 @@ async fn address_path_and_token_come_first() {
     assert_eq!(application.log.begun(), 0);
 }
 
-/// A secret that a provider tells is taken only while pairing, and only there.
+/// A secret from a provider is accepted only while pairing, and only there.
 #[tokio::test]
 async fn pairing() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -1000,7 +1001,7 @@ async fn pairing() {
             "{provider}: nothing else passes"
         );
 
-        // Without pairing the same is an unsigned request.
+        // Without pairing it is an unsigned request.
         let stage = Stage::start(
             application.address,
             Plan {

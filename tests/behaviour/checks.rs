@@ -1,6 +1,6 @@
-//! The checks beyond the four protections: Basic authentication, JSON Web Tokens, schemes of one's
-//! own, rules about headers and bodies, rates, lockout, the operator's baseline policy and limits, and who
-//! says where a request comes from.
+//! Checks beyond the four protections: Basic authentication, JSON Web Tokens, custom schemes, rules
+//! for headers and bodies, rates, lockout, the baseline policy and its limits, and client
+//! addresses.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use hookward_tests::wait::{eventually, within};
 
 const SECRET: &str = "It's a Secret to Everybody";
 
-/// A policy whose secrets stand in files that are gone when it has been read.
+/// Returns a policy whose secrets are in files that are deleted after it was read.
 fn with_secrets(text: &str) -> Policy {
     let dir = tempfile::TempDir::new().unwrap();
     for (name, content) in [
@@ -82,7 +82,7 @@ async fn basic_authentication_is_checked_and_taken_out() {
     ] {
         let answer = stage.edge.post(PREFIX, wrong, b"{}").await;
         assert_eq!(answer.status, 401, "{wrong:?}");
-        // Clients such as `curl --anyauth` send what they have only then (RFC 7617 §2).
+        // Clients such as `curl --anyauth` send credentials only after that (RFC 7617 §2).
         let asked = answer.header("www-authenticate");
         assert_eq!(
             asked,
@@ -311,7 +311,7 @@ async fn rates_of_a_client_a_route_and_the_tunnel() {
             .await
     };
 
-    // Strangers use up nothing of the route's and the tunnel's rates, only their own.
+    // Unknown senders use up only their own rate, not the route's and the tunnel's.
     for n in 0..4 {
         assert_eq!(send("198.51.100.1", "a", "wrong").await.status, 403, "{n}");
     }
@@ -364,7 +364,7 @@ async fn rates_of_a_client_a_route_and_the_tunnel() {
 }
 
 #[tokio::test]
-async fn who_keeps_failing_is_locked_out_and_a_good_sender_is_not() {
+async fn failures_lock_out_an_address_but_no_good_sender() {
     let application = Application::start(|_| Reply::ok("")).await;
     let text = format!(
         "lockout = {{ failures = 3, within = '1m', for = '5m' }}\n[[route]]\npath = '{PREFIX}/**'\n\
@@ -428,7 +428,7 @@ async fn who_keeps_failing_is_locked_out_and_a_good_sender_is_not() {
     );
 }
 
-/// Rates and lockouts go by time that passes: a clock that is set by a day changes neither.
+/// Rates and lockouts use monotonic time: setting the clock by a day changes neither.
 #[tokio::test]
 async fn a_clock_that_is_set_opens_and_closes_nothing() {
     const DAY_MS: u64 = 86_400_000;
@@ -486,8 +486,8 @@ async fn a_clock_that_is_set_opens_and_closes_nothing() {
     }
 }
 
-/// A client that is locked out learns nothing of a token that stands beside a signature, not even
-/// by `100 Continue`.
+/// A locked-out client learns nothing about a token beside a signature, not even from `100
+/// Continue`.
 #[tokio::test]
 async fn a_lockout_hides_whether_a_token_is_right() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -544,7 +544,7 @@ async fn a_lockout_hides_whether_a_token_is_right() {
     );
 }
 
-/// Other customers of a provider send from its addresses: their failures do not lock the provider
+/// Other customers of a provider send from its addresses; their failures do not lock the provider
 /// out.
 #[tokio::test]
 async fn a_right_signature_passes_a_lockout() {
@@ -616,7 +616,7 @@ async fn the_baseline_policy_is_what_no_tunnel_relaxes() {
     );
     assert_eq!(stage.edge.get(PREFIX).await.status, 405);
 
-    // A baseline policy that can't be used leaves the old one in force; the next good one replaces it.
+    // An invalid baseline policy leaves the old one in force; the next valid one replaces it.
     write("[[route]]\npath = 'nowhere'\n");
     write(&allowing("192.0.2.0/24"));
 
@@ -768,7 +768,7 @@ async fn the_proxy_protocol_of_trusted_proxies() {
         let answered = match taken {
             Ok(stream) => {
                 let mut connection = Http1::new(stream);
-                // What a stranger claims is never read: this proxy speaks no HTTP.
+                // The sender's claim is never read, because this proxy speaks no HTTP.
                 let claim = [
                     ("X-Forwarded-For", "192.0.2.1"),
                     ("Forwarded", "for=192.0.2.1"),

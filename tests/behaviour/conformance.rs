@@ -1,5 +1,4 @@
-//! HTTP/2 as RFC 9113 wants it, by a suite of somebody else's: the relay does not do worse than
-//! hyper alone.
+//! HTTP/2 conformance (RFC 9113) by an independent suite: the relay does no worse than hyper alone.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -17,10 +16,10 @@ use tokio::net::TcpListener;
 
 use super::programs::off;
 
-/// How often the suite runs at most.
+/// Maximum number of runs of the suite.
 const RUNS: usize = 20;
 
-/// Takes the suite, which speaks HTTP/2 in clear text, to a server that speaks it in TLS.
+/// Connects the suite, which speaks HTTP/2 in clear text, to a server that speaks it over TLS.
 async fn wrapped(edge: Edge) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -38,7 +37,7 @@ async fn wrapped(edge: Edge) -> SocketAddr {
     address
 }
 
-/// How many cases there are, and which of them failed.
+/// Returns the number of cases, and the failed ones.
 async fn failures(address: SocketAddr) -> (usize, BTreeSet<String>) {
     let run = move || {
         Command::new("httpwg")
@@ -98,8 +97,8 @@ async fn http2_is_no_worse_than_that_of_hyper_alone() {
     let (_, mut failed_by_us) = failures(ours).await;
     assert!(count > 100, "{count}");
 
-    // Some cases hang on whether the answer to a request is faster than its next frame, for both
-    // alike: what passes once can be passed.
+    // Some cases depend on whether the response is faster than the next frame, for both servers
+    // alike; a case that passes once can pass.
     for _ in 1..RUNS {
         if failed_by_us.is_subset(&failed_by_hyper) {
             break;

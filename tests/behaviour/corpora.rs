@@ -1,5 +1,5 @@
-//! Hostile requests from the corpora, each with the verdict that it must get, through a real relay
-//! and a real agent, with a recording application behind them.
+//! Hostile requests of the corpora, each with its expected verdict, through a real relay and agent
+//! to a recording application.
 
 use hookward_core::address::parse_network;
 use hookward_gate::policy::{Accept, Policy, Route};
@@ -23,7 +23,7 @@ struct PathCase {
     proto: Vec<String>,
 }
 
-/// What happened to a request: the status of its answer, if there was one, and what was forwarded.
+/// Result of a request: the status of its response, if any, and the forwarded requests.
 struct Outcome {
     status: Option<u16>,
     forwarded: Vec<String>,
@@ -46,7 +46,7 @@ impl PathCase {
         let fits = |verdict: &str| match verdict {
             "deny" => denied,
             "pass" => passed,
-            // A fragment that hyper drops before anybody sees it.
+            // A fragment, which hyper drops.
             "pass_without_fragment" => {
                 outcome.forwarded.len() == 1 && !outcome.forwarded[0].contains('#')
             }
@@ -200,7 +200,7 @@ impl SmugglingCase {
 async fn smuggling() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut plan = Plan::default();
-    // The deadlines are the relay's own, only shorter: silence is a verdict too.
+    // The relay's own deadlines, only shorter, because silence is a verdict, too.
     plan.limits.request_head_timeout = std::time::Duration::from_millis(300);
     plan.limits.body_rate_window = std::time::Duration::from_millis(300);
 
@@ -212,8 +212,8 @@ async fn smuggling() {
         let mut connection = stage.edge.http1().await;
         connection.raw(&raw).await;
 
-        // The relay closes: at once, or with its answer (which then says so), or when its deadline
-        // for a next head has passed.
+        // The relay closes at once, with its response (which then says so), or after its deadline
+        // for a next head.
         let mut statuses = Vec::new();
         let mut closes = true;
 
@@ -255,8 +255,8 @@ struct AddressCase {
     level: String,
 }
 
-/// The peer of a case can't be had on this machine. So the test's own address is a trusted proxy
-/// that reports the peer as its last hop: the relay then walks the rest of the chain as if the peer
+/// This machine cannot have the peer of a case. So the test's own address is a trusted proxy that
+/// reports the peer as its last hop, and the relay evaluates the rest of the chain as if the peer
 /// had connected.
 #[tokio::test]
 async fn address_attacks() {
@@ -293,8 +293,7 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
     });
 
     let policy = Policy::new(vec![route]);
-    // A whole family is no check, so such a rule stands beside a token in the field; here it is
-    // said open.
+    // A whole family is no check, so real rules have a token beside it; here the rule is open.
     let whole_family = case.allow.iter().any(|text| text.ends_with("/0"));
     let mut policy = policy;
     policy.routes[0].accept[0].open |= whole_family;
@@ -338,7 +337,7 @@ async fn judge_address(case: &AddressCase, application: &Application) -> Result<
     let fits = match case.expect.as_str() {
         "allow" => allowed,
         "deny" => denied,
-        // Accepted as another, unambiguous rule: then it must not let this peer in by accident.
+        // Accepted as another, unambiguous rule, which must not allow this peer by accident.
         other if other.starts_with("accept") => allowed || denied,
         other if other.contains("refuse") => denied && other.contains("canonicalise"),
         other => panic!("unknown verdict {other}"),
@@ -376,7 +375,7 @@ async fn header_attacks() {
             continue;
         }
 
-        // The corpus writes our own header space as `X-Relay`.
+        // The corpus writes our header prefix as `X-Relay`.
         let ours = |text: &str| match case.group.as_str() {
             "own-headers" => text
                 .replace("X-Relay", "hookward")
@@ -475,7 +474,7 @@ async fn signature_attacks() {
     let mut score = Score::default();
 
     for case in cases::<SignatureCase>("signature_attacks_dev") {
-        // Replay is judged over several requests, by replay.rs.
+        // replay.rs covers replay, with several requests.
         if hookward_gate::providers::find(&case.group).is_none() {
             continue;
         }
@@ -517,7 +516,7 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
     );
     let policy = match loaded {
         Ok(loaded) => loaded.policy,
-        // No secret, or an empty one: refused before anything is started.
+        // No secret, or an empty one: refused before the start.
         Err(_) if case.expect == "reject" => return Ok(()),
         Err(problems) => return Err(problems.to_string()),
     };
@@ -552,7 +551,7 @@ async fn judge_signature(case: &SignatureCase, application: &Application) -> Res
         "accept" => {
             answer.status == 200 && received.len() == 1 && received[0].body == bytes(&case.body_b64)
         }
-        // 400: the bytes are not HTTP at all, such as a NUL in a value.
+        // 400: the bytes are not HTTP, such as a NUL in a value.
         _ => received.is_empty() && [400, 401, 403].contains(&answer.status),
     };
 
@@ -577,14 +576,14 @@ struct Vectors {
 pub(super) struct Vector {
     pub(super) id: String,
     pub(super) provider: String,
-    /// The provider's variant, where it is not the usual one.
+    /// Variant of the provider, if it is not the default.
     #[serde(default)]
     pub(super) variant: Option<String>,
     pub(super) method: String,
-    /// The public URL as it is registered at the provider.
+    /// Public URL as registered at the provider.
     #[serde(default)]
     pub(super) url: Option<String>,
-    /// The request target.
+    /// Request target.
     #[serde(default)]
     pub(super) path: Option<String>,
     pub(super) headers: Vec<(String, String)>,
@@ -594,7 +593,7 @@ pub(super) struct Vector {
     pub(super) expect: String,
 }
 
-/// Requests that the providers' own documentation shows, each judged at its own moment.
+/// Requests from the providers' own documentation, each at its own time.
 #[tokio::test]
 async fn published_vectors() {
     let score = judge_vectors("dev_vectors").await;
@@ -602,8 +601,7 @@ async fn published_vectors() {
     score.finish("published vectors");
 }
 
-/// Requests for every provider of the catalogue, signed by another program
-/// (`scripts/make-vectors`).
+/// Requests of every provider of the catalog, signed by another program (`scripts/make-vectors`).
 #[tokio::test]
 async fn made_vectors() {
     let score = judge_vectors("made").await;
@@ -614,7 +612,7 @@ async fn made_vectors() {
     score.finish("made vectors");
 }
 
-/// The vectors of a file.
+/// Returns the vectors of a file.
 pub(super) fn vectors(file: &str) -> Vec<Vector> {
     let text = std::fs::read_to_string(hookward_tests::corpus::fixture(&format!(
         "vectors/{file}.json"
@@ -626,7 +624,7 @@ pub(super) fn vectors(file: &str) -> Vec<Vector> {
 async fn judge_vectors(file: &str) -> Score {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut score = Score::default();
-    // One stage serves all vectors of a provider that are judged at one moment.
+    // One stage serves all vectors of a provider with the same time.
     let mut last = None;
 
     for vector in vectors(file) {
@@ -683,7 +681,7 @@ async fn judge_vectors(file: &str) -> Score {
 }
 
 impl Vector {
-    /// The secret's text: one of several parts is a JSON object.
+    /// Returns the secret's text; several parts form a JSON object.
     pub(super) fn secret(&self) -> String {
         match &self.secret {
             serde_json::Value::String(text) => text.clone(),
@@ -691,14 +689,14 @@ impl Vector {
         }
     }
 
-    /// Scheme and authority of the URL.
+    /// Returns the origin of the URL.
     fn origin(&self) -> Option<String> {
         let url = self.url.as_deref()?;
         Some(url.strip_suffix(self.path.as_deref()?).unwrap().to_owned())
     }
 }
 
-/// A stage whose one route verifies as the vector's provider signs, at the vector's moment.
+/// Returns a stage whose only route verifies the vector's provider, at the vector's time.
 async fn stage_for(application: &Application, vector: &Vector) -> Stage {
     let dir = tempfile::TempDir::new().unwrap();
     let path = dir.path().join("secret");

@@ -1,5 +1,5 @@
-//! Files that are damaged, missing, taken or open to others: what is in them is not lost, and the
-//! words say what to do.
+//! Damaged, missing, locked or readable files: nothing in them is lost, and the message names the
+//! remedy.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::programs::{free_port, off, serve};
 
-/// The data directory of a relay that has served and was stopped.
+/// Returns the data directory of a relay that has served and stopped.
 fn data_of_a_relay() -> TempDir {
     let dir = TempDir::new().unwrap();
     let mut relay = serve(dir.path(), "127.0.0.1:0", &[]);
@@ -69,7 +69,7 @@ fn assert_refused(ended: &Ended, texts: &[&str]) {
     }
 }
 
-/// One of two files without the other would send every agent away.
+/// One of the two files without the other would make the relay refuse every agent.
 #[test]
 fn a_data_directory_that_is_incomplete_is_no_new_one() {
     for (name, other) in [("relay.db", "identity.pem"), ("identity.pem", "relay.db")] {
@@ -135,7 +135,7 @@ fn damaged_state_is_named_and_set_aside_only_when_that_is_asked_for() {
 }
 
 #[test]
-fn a_damaged_memory_of_deliveries_is_set_aside_and_told() {
+fn a_damaged_file_of_deliveries_is_set_aside_and_reported() {
     for damage in ["overwrite", "cut"] {
         let dir = data_of_a_relay();
         let path = dir.path().join("deliveries.db");
@@ -227,7 +227,7 @@ fn a_file_that_can_not_be_opened_is_named_with_the_cause() {
     );
 }
 
-/// In a mount namespace of its own, on a disk of 16 KiB.
+/// In a mount namespace, on a disk of 16 KiB.
 #[test]
 fn a_full_disk_is_named_with_the_path() {
     if !have("unshare", "apt-get install util-linux") {
@@ -265,7 +265,7 @@ fn a_directory_serves_one_relay_at_a_time() {
         ],
     );
 
-    // Two --local share a directory, too: the second names the first.
+    // Two --local agents share a directory, too: the error of the second names the first.
     let state = TempDir::new().unwrap();
     let local = |listen: &'static str| {
         vec![
@@ -316,7 +316,7 @@ fn the_agents_files_are_private_and_hints_are_thrown_away() {
         assert!(said().contains(remedy), "{}", said());
     }
 
-    // What a killed process was writing goes; what a living one writes stays.
+    // Temporary files of a killed process are removed, those of a running one stay.
     let (dead, living) = (path("tokens.json.new-4194304"), path("tokens.json.new-1"));
     fs::write(&dead, "a token").unwrap();
     fs::write(&living, "a token").unwrap();
@@ -333,7 +333,7 @@ fn the_agents_files_are_private_and_hints_are_thrown_away() {
 
     StateDir::open(Some(dir.path())).unwrap();
     assert_eq!((dead.exists(), living.exists()), (false, true));
-    // What is not the agent's is left alone.
+    // Files that are not the agent's stay.
     let foreign = path("notes.new-4194304");
     fs::write(&foreign, "").unwrap();
 
@@ -371,8 +371,8 @@ fn directories_that_others_can_write_are_warned_of() {
     );
 }
 
-/// The join token is used up, and the credential could not be kept: the same agent can join once
-/// more with it.
+/// The join token was used and the credential could not be stored: the same agent can join again
+/// with it.
 #[tokio::test]
 async fn a_join_that_could_not_be_kept_can_be_repeated() {
     off(|| {

@@ -1,4 +1,4 @@
-//! `hookward diagnose`: whatever stands in the way is named, with what to ask the network team for.
+//! `hookward diagnose` names every obstacle, with the request for the network team.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,10 +21,10 @@ use super::programs::off;
 
 const QUIC: &str = "QUIC handshake, key";
 const TLS: &str = "TLS handshake, key";
-/// A name that no resolver knows (RFC 6761, 6.4).
+/// A name that no resolver knows (RFC 6761 §6.4).
 const NOWHERE: &str = "relay.invalid";
 
-/// What `hookward diagnose` found.
+/// Findings of `hookward diagnose`.
 struct Found {
     code: Option<i32>,
     report: Value,
@@ -56,7 +56,7 @@ impl Found {
             .collect()
     }
 
-    /// Asserts how steps went.
+    /// Asserts the outcomes of steps.
     fn assert(&self, outcomes: &[(&str, &str)]) {
         let steps = self.steps();
         for (step, outcome) in outcomes {
@@ -64,7 +64,7 @@ impl Found {
         }
     }
 
-    /// Asserts that a step's detail says this.
+    /// Asserts that the reason of a step contains this text.
     fn assert_says(&self, step: &str, text: &str) {
         assert!(
             self.steps()[step].1.contains(text),
@@ -87,7 +87,7 @@ impl Found {
     }
 }
 
-/// An address at which nobody listens.
+/// Returns an address without a listener.
 fn free() -> SocketAddr {
     std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .unwrap()
@@ -95,7 +95,7 @@ fn free() -> SocketAddr {
         .unwrap()
 }
 
-/// A relay, and the files of an agent that has joined it.
+/// A relay, and the state of an agent that has joined it.
 struct Joined {
     stage: Stage,
     state: TempDir,
@@ -146,7 +146,7 @@ impl Joined {
             .unwrap();
     }
 
-    /// The relay is known by a name that this machine can't find; gives the name with its port.
+    /// Names the relay by a name that this machine cannot resolve. Returns the name with its port.
     fn by_name(&self) -> String {
         let relay = format!("{NOWHERE}:{}", self.stage.relay().tunnel_address().port());
         self.keep(Credential {
@@ -252,7 +252,7 @@ async fn the_table_is_for_people() {
 }
 
 #[tokio::test]
-async fn a_name_that_nobody_knows() {
+async fn an_unresolvable_name() {
     let joined = Joined::new(Plan::default()).await;
     let relay = joined.by_name();
     let found = joined.diagnose(&[]).await;
@@ -411,9 +411,9 @@ async fn before_there_is_a_relay() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_opens_tls_is_not_let_in_between() {
+async fn a_proxy_that_intercepts_tls_is_detected() {
     let joined = Joined::new(Plan::default()).await;
-    // Most take what protocols the client names; some know only their own.
+    // Most accept the protocols that the client names; some know only their own.
     for (alpn, says) in [
         (&b""[..], "its key differs"),
         (b"http/1.1", "is not a relay"),
@@ -427,7 +427,7 @@ async fn a_proxy_that_opens_tls_is_not_let_in_between() {
             .diagnose(&[("HTTPS_PROXY", &format!("http://{}", proxy.address))])
             .await;
 
-        // QUIC goes straight.
+        // QUIC takes the direct path.
         assert_eq!(found.code, Some(0), "{}", found.report);
         found.assert(&[
             ("proxy", "ok"),
@@ -563,8 +563,7 @@ async fn what_a_network_drops() {
 
         assert_eq!(open.asks(), Vec::<&str>::new());
 
-        // Datagrams of QUIC's first version (the second to fifth byte of a long header), and no
-        // others.
+        // Datagrams of QUIC version 1 (the second to fifth byte of a long header), and no others.
         network.drop_packets("meta l4proto udp @th,72,32 0x00000001");
 
         let inspected = diagnose(0);
@@ -598,7 +597,7 @@ async fn what_a_network_drops() {
     .await;
 }
 
-/// Before an agent joins, the way to a relay can be tried by its address.
+/// Before an agent joins, the path to a relay can be tested by its address.
 #[tokio::test]
 async fn a_relay_is_tried_before_it_is_joined() {
     let stage = Stage::start((Ipv4Addr::LOCALHOST, 1).into(), Plan::default()).await;
@@ -638,8 +637,8 @@ async fn a_relay_is_tried_before_it_is_joined() {
     }
 }
 
-/// Something that ends TLS in between knows no TLS 1.3, or not the tunnel's protocol: it is named,
-/// and not an alert.
+/// A middlebox that terminates TLS knows no TLS 1.3, or not the tunnel's protocol; the error names
+/// it instead of a TLS alert.
 #[tokio::test]
 async fn a_join_through_something_that_ends_tls_says_so() {
     use std::sync::Arc;

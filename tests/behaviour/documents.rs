@@ -79,7 +79,7 @@ fn links_lead_somewhere() {
     }
 }
 
-/// Any secret: the documents' examples name variables of the reader.
+/// Any secret, because the documents' examples name variables of the reader.
 struct AnySecret;
 
 impl SecretReader for AnySecret {
@@ -132,7 +132,7 @@ fn settings_of_the_documents_are_valid() {
         &[],
         "",
     );
-    // The certificate is read after the settings, and is not there.
+    // The certificate is read after the settings, and is missing.
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(
         ended.err.contains("/etc/hookward/chain.pem"),
@@ -177,7 +177,7 @@ fn tunnels_of_the_documents_are_valid() {
     assert!(ended.err.contains("has not joined a relay"), "{ended:?}");
 }
 
-/// Splits a line as a shell does, without expansions. Leaves out the comment.
+/// Splits a line like a shell without expansions. Leaves out the comment and a redirection.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in line.chars() {

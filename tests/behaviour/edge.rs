@@ -1,5 +1,4 @@
-//! Senders as they are, and their mistakes: the edge's answer to each, and its report to the
-//! tunnel's owner.
+//! Senders and their mistakes: the edge's response to each, and its report to the tunnel's owner.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,7 @@ async fn open_stage() -> (Application, Stage) {
     (application, stage)
 }
 
-/// Waits until the owner was told of a refusal with this text.
+/// Waits until the owner gets a refusal with this text.
 async fn told(stage: &Stage, text: &str) {
     let told =
         |report: &Event| matches!(report, Event::Refused(refused) if refused.reason.contains(text));
@@ -58,7 +57,7 @@ async fn an_empty_expect_asks_for_nothing() {
     assert_eq!(application.log.take().len(), 2);
 }
 
-/// RFC 9110 §8.6: a method that defines a meaning for a body has a length, also when that is 0.
+/// RFC 9110 §8.6: a method that defines a meaning for a body has a length, even 0.
 #[tokio::test]
 async fn a_post_without_a_body_has_the_length_0() {
     let (application, stage) = open_stage().await;
@@ -79,7 +78,7 @@ async fn a_post_without_a_body_has_the_length_0() {
 }
 
 #[tokio::test]
-async fn the_application_is_told_the_public_host_with_its_port() {
+async fn the_application_gets_the_public_host_with_its_port() {
     for rewrite in [false, true] {
         let application = Application::start(|_| Reply::ok("")).await;
         let upstream_host = if rewrite { "rewrite" } else { "preserve" }.to_owned();
@@ -142,9 +141,9 @@ async fn a_port_that_is_not_public_is_named_to_the_owner() {
     told(&stage, "--public-port 9443").await;
 }
 
-/// As many fields as a request may have, and a head that is too large is named.
+/// A response may have as many fields as a request, and an oversized head is named.
 #[tokio::test]
-async fn an_answer_has_as_many_fields_as_a_request() {
+async fn a_response_may_have_as_many_fields_as_a_request() {
     let application = Application::start(|request| {
         let count: usize = request.header("x-count").unwrap().parse().unwrap();
         let fields = (0..count).map(|n| ("X-Field", n.to_string())).collect();
@@ -201,7 +200,7 @@ async fn a_target_with_a_fragment_is_refused_and_not_cut() {
         200
     );
 
-    // Behind a body in chunks, and on a kept connection, too.
+    // After a chunked body, and on a kept connection, too.
     let mut connection = stage.edge.http1().await;
     let chunked = format!(
         "POST {PREFIX} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"
@@ -229,7 +228,7 @@ async fn a_request_for_http_is_none_over_tls() {
 }
 
 #[tokio::test]
-async fn http_on_the_port_of_https_is_told_so_and_its_owner_too() {
+async fn http_on_the_https_port_is_refused_and_reported() {
     let (application, stage) = open_stage().await;
     let mut stream = TcpStream::connect(stage.edge.address).await.unwrap();
     let request = format!(
@@ -249,7 +248,7 @@ async fn http_on_the_port_of_https_is_told_so_and_its_owner_too() {
 
     told(&stage, "write https:// at the sender").await;
     assert_eq!(application.log.begun(), 0);
-    // What says nothing is no request.
+    // A connection without data is no request.
     let mut silent = TcpStream::connect(stage.edge.address).await.unwrap();
     silent.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
 
@@ -259,8 +258,8 @@ async fn http_on_the_port_of_https_is_told_so_and_its_owner_too() {
         .unwrap();
 }
 
-/// Where a gateway of CGI's kind makes one name of `X-GitHub-Event` and `X_GitHub_Event`, the
-/// second would be unchecked.
+/// A CGI gateway reads `X-GitHub-Event` and `X_GitHub_Event` as one name, so the second would be
+/// unchecked.
 #[tokio::test]
 async fn a_second_spelling_of_a_checked_field_is_refused() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -318,7 +317,7 @@ async fn claims_of_the_sender_do_not_reach_the_application() {
         assert_eq!(received.header(claim), None, "{claim}");
     }
 
-    // Two signatures: which of them the application looks at is anybody's guess.
+    // With two signatures, the application could look at either.
     let (right, wrong) = (
         github_signature("secret", b"{}"),
         github_signature("other", b"{}"),
@@ -331,7 +330,7 @@ async fn claims_of_the_sender_do_not_reach_the_application() {
 }
 
 #[tokio::test]
-async fn a_websocket_that_no_route_opens_is_told_to_the_owner() {
+async fn a_refused_websocket_is_reported_to_the_owner() {
     let (application, stage) = open_stage().await;
     let upgrade = [
         ("Connection", "Upgrade"),
@@ -394,8 +393,8 @@ async fn encoded_slashes_pass_where_the_route_says_so() {
     }
 }
 
-/// A wide route with escaped slashes opens no stricter one: an application that decodes them would
-/// see that one's path.
+/// A wide route with escaped slashes opens no stricter route, whose path an application would see
+/// after decoding.
 #[tokio::test]
 async fn escaped_slashes_lead_to_no_other_route() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -424,7 +423,7 @@ async fn escaped_slashes_lead_to_no_other_route() {
     }
 }
 
-/// Characters that some tables of characters turn into a delimiter, and those that are not seen.
+/// Characters that some encodings turn into a delimiter, and invisible ones.
 #[tokio::test]
 async fn lookalikes_of_delimiters_are_refused_and_letters_are_not() {
     let (application, stage) = open_stage().await;
@@ -468,7 +467,7 @@ async fn lookalikes_of_delimiters_are_refused_and_letters_are_not() {
     }
 }
 
-/// A stranger that is refused again and again is no reason to keep a place for him.
+/// Refused requests do not keep an unverified connection open.
 #[tokio::test]
 async fn refused_requests_keep_no_connection_for_ever() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -514,7 +513,7 @@ async fn refused_requests_keep_no_connection_for_ever() {
 }
 
 #[tokio::test]
-async fn clients_that_send_a_password_only_when_asked_get_in() {
+async fn clients_that_send_a_password_only_on_request_pass() {
     let application = Application::start(|_| Reply::ok("")).await;
     let dir = tempfile::TempDir::new().unwrap();
     std::fs::write(dir.path().join("user"), "joe:a password").unwrap();

@@ -1,5 +1,5 @@
-//! What the relay fetches: keys that providers publish, lists of addresses, confirmations. From a
-//! server with real TLS, and never from where a sender or an agent would like.
+//! Fetching by the relay: published keys, address lists, confirmations, from a server with real
+//! TLS, and never from a URL that a sender or an agent chose.
 
 use hookward_core::ip_sets::SetOrigin;
 use hookward_core::reason::Check;
@@ -169,7 +169,7 @@ async fn keys_come_from_the_providers_hosts_only() {
         assert_eq!(answer.status, 403, "{other}");
     }
 
-    // Of another topic: the key is not even asked for.
+    // Another topic: the key is not even requested.
     assert_eq!(
         stage
             .edge
@@ -180,7 +180,7 @@ async fn keys_come_from_the_providers_hosts_only() {
     );
 
     assert_eq!(publisher.take_asked(), [""; 0], "nobody was asked");
-    // A name of the provider's that leads into this network.
+    // A name of the provider that resolves into this network.
     let private = FetchSettings {
         resolve: Default::default(),
         ..publisher.settings()
@@ -200,7 +200,7 @@ async fn keys_come_from_the_providers_hosts_only() {
         "{refused}"
     );
 
-    // A redirect is not followed.
+    // Redirects are not followed.
     publisher.publish("/SimpleNotificationService-2.pem", 302, "");
     let redirected = body.replace("Service-1.pem", "Service-2.pem");
     assert_eq!(
@@ -243,7 +243,7 @@ async fn a_published_key_set_verifies_tokens() {
     assert_eq!(publisher.take_asked(), ["/oauth2/v3/certs"]);
 }
 
-/// Such a token comes with many deliveries within its hour: each is a delivery of its own.
+/// Such a token accompanies many deliveries within its hour, each of which is a separate delivery.
 #[tokio::test]
 async fn a_token_that_is_used_again_does_not_make_two_deliveries_one() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -296,7 +296,7 @@ async fn a_token_that_is_used_again_does_not_make_two_deliveries_one() {
     assert_eq!(application.log.take().len(), 2);
 }
 
-/// A scheme of the user's own may only name hosts that the operator allows.
+/// A custom scheme may only name hosts that the operator allows.
 #[tokio::test]
 async fn an_agent_does_not_choose_where_the_relay_goes() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -339,7 +339,7 @@ async fn an_agent_does_not_choose_where_the_relay_goes() {
 }
 
 #[tokio::test]
-async fn a_subscription_is_confirmed_only_after_a_right_signature() {
+async fn a_subscription_is_confirmed_only_after_a_valid_signature() {
     let application = Application::start(|_| Reply::ok("")).await;
     let publisher = Publisher::start(&[SNS]).await;
     let confirmations = std::fs::read_to_string(fixture("vectors/confirmations.json")).unwrap();
@@ -400,7 +400,7 @@ async fn a_subscription_is_confirmed_only_after_a_right_signature() {
 }
 
 #[tokio::test]
-async fn named_sets_are_read_kept_and_told_with_their_age() {
+async fn named_sets_are_fetched_kept_and_shown_with_their_age() {
     let application = Application::start(|_| Reply::ok("")).await;
     let publisher = Publisher::start(&["api.buildkite.com"]).await;
     let text = "[[route]]\npath = '/**'\naccept.allow_ips = 'buildkite'";
@@ -457,7 +457,7 @@ async fn named_sets_are_read_kept_and_told_with_their_age() {
     assert_eq!(sends(&stage, "198.51.100.7").await, 200);
     assert_eq!(sends(&stage, "198.51.100.8").await, 403);
 
-    // What was read survives a restart, and a list that can't be read changes nothing.
+    // Fetched lists survive a restart, and an unreadable list changes nothing.
     publisher.publish("/v2/meta", 200, "<html>maintenance</html>");
     let opened = stage.tunnels_opened();
     stage.stop_relay().await;

@@ -1,4 +1,4 @@
-//! The four protections of FlexDeploy's page, alone and in combination, and the judges of what
+//! The four protections of FlexDeploy's page, alone and combined, with independent judges of what
 //! arrives.
 
 use hookward_agent::events::{Event, RequestResult};
@@ -14,7 +14,7 @@ const SECRET: &str = "It's a Secret to Everybody";
 
 type Headers<'h> = &'h [(&'h str, &'h str)];
 
-/// A policy whose secrets stand in files that are gone when it has been read.
+/// Returns a policy whose secrets are in files that are deleted after it was read.
 fn with_secrets(text: &str) -> Policy {
     let dir = tempfile::TempDir::new().unwrap();
     for (name, content) in [
@@ -168,7 +168,7 @@ async fn alternatives_and_routes() {
 }
 
 #[tokio::test]
-async fn observing_relaxes_checks_shows_them_and_nothing_else() {
+async fn observing_reports_checks_and_relaxes_nothing_else() {
     let application = Application::start(|_| Reply::ok("")).await;
     let until = {
         let day = std::time::SystemTime::now()
@@ -216,7 +216,7 @@ async fn observing_relaxes_checks_shows_them_and_nothing_else() {
     }
 }
 
-/// The date of a day since 1970 (as Howard Hinnant's days algorithms do).
+/// Returns the date of a day since 1970 (Howard Hinnant's days algorithms).
 fn civil(days: i64) -> String {
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
@@ -280,7 +280,7 @@ async fn a_flood_of_refusals_reaches_the_owner_as_counts() {
 }
 
 /// A stand-in for FlexDeploy's webhook resource, which checks GitHub's signature over the raw body
-/// by itself, from headers by their exact names.
+/// itself, from headers by their exact names.
 #[tokio::test]
 async fn flexdeploys_own_match_script_accepts_what_arrives() {
     let application = Application::start(flexdeploy(SECRET)).await;
@@ -365,7 +365,7 @@ async fn ports_and_names_of_the_host() {
     }
 }
 
-/// Some providers try out whether a wrong signature gets exactly 401 (Xero, Discord).
+/// Some providers test if a wrong signature gets exactly 401 (Xero, Discord).
 #[tokio::test]
 async fn a_provider_that_wants_401_for_a_wrong_signature_gets_it() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -398,8 +398,8 @@ async fn a_provider_that_wants_401_for_a_wrong_signature_gets_it() {
     assert!(application.log.complete().is_empty());
 }
 
-/// Some senders lose an answer whose stream is reset behind it (curl 7.88): a small body is taken
-/// to its end.
+/// Some senders lose a response whose stream is reset after it (curl 7.88), so the relay reads a
+/// small body to its end.
 #[tokio::test]
 async fn a_refusal_over_http2_reaches_curl() {
     if !hookward_tests::process::have("curl", "apt-get install curl") {

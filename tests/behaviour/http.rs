@@ -1,4 +1,4 @@
-//! Honest HTTP: what passes arrives as it was sent, in both directions, and an abort is not an end.
+//! Ordinary HTTP: what passes arrives as sent, in both directions, and an abort is not an end.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ over_all_transports! {
     http2_carries_bodies_trailers_and_cookies
     many_streams_of_one_http2_connection_are_judged_one_by_one
     a_sender_that_goes_away_is_gone_for_the_application_too
-    an_application_that_breaks_off_is_never_taken_for_done
-    an_application_that_says_nothing_gets_504
+    an_aborted_response_is_never_taken_for_done
+    a_silent_application_causes_504
     an_application_that_closes_idle_connections_causes_no_502
     websockets_open_on_routes_that_allow_them
     an_empty_chunked_body_is_a_body
@@ -205,14 +205,14 @@ async fn a_sender_that_waits_for_100_gets_it(over: Transport) {
     assert_eq!(connection.answer("POST").await.status, 200);
 
     assert_eq!(application.log.take()[0].body, b"hello");
-    // And whoever is refused by the head alone is told so before the body.
+    // A sender that the head checks refuse gets the response before the body.
     let head = head.replace(HOOK, "/admin");
     connection.raw(head.as_bytes()).await;
     assert_eq!(connection.head().await.unwrap().status, 404);
 }
 
 async fn bodies_stream_both_ways_without_waiting_for_their_end(over: Transport) {
-    // The application answers each piece as it comes.
+    // The application responds to each piece as it arrives.
     let application = Application::raw(|stream| async move {
         let mut input = Input::new(stream);
         let _ = input.head().await;
@@ -385,7 +385,7 @@ async fn a_sender_that_goes_away_is_gone_for_the_application_too(over: Transport
     .await;
 
     assert!(application.log.complete().is_empty());
-    // While the application thinks.
+    // While the application works.
     let mut connection = stage.edge.http1().await;
     connection.send("POST", HOOK, HOST, &[], b"x").await;
     eventually("the application has the request", || {
@@ -402,7 +402,7 @@ async fn a_sender_that_goes_away_is_gone_for_the_application_too(over: Transport
         .await;
 }
 
-async fn an_application_that_breaks_off_is_never_taken_for_done(over: Transport) {
+async fn an_aborted_response_is_never_taken_for_done(over: Transport) {
     let (_application, stage) = stage(over, |request| {
         match request.target.rsplit('/').next().unwrap() {
             "nothing" => Reply::RawThenCut(Vec::new()),
@@ -468,7 +468,7 @@ async fn an_application_that_breaks_off_is_never_taken_for_done(over: Transport)
     }
 }
 
-async fn an_application_that_says_nothing_gets_504(over: Transport) {
+async fn a_silent_application_causes_504(over: Transport) {
     let application = Application::start(|_| Reply::Silence).await;
     let mut policy = open_policy();
     policy.routes[0].answer_timeout_ms = 200;
@@ -488,8 +488,8 @@ async fn an_application_that_says_nothing_gets_504(over: Transport) {
     );
 }
 
-/// The application closes its connections after a second of silence; requests come in bursts, with
-/// pauses about as long, so that kept connections are used when they are about to be closed.
+/// The application closes its connections after a second of silence. Requests arrive in bursts with
+/// pauses of about that length, so that kept connections are used shortly before they close.
 async fn an_application_that_closes_idle_connections_causes_no_502(over: Transport) {
     let idle = Duration::from_secs(1);
     let application = Application::with_idle_limit(|_| Reply::ok("ok"), Some(idle)).await;
@@ -602,7 +602,7 @@ async fn websockets_open_on_routes_that_allow_them(over: Transport) {
         "the application's end is ours"
     );
 
-    // A request outside the policy is no WebSocket either.
+    // A request outside the policy opens no WebSocket either.
     assert_eq!(
         stage
             .edge
@@ -652,7 +652,7 @@ async fn an_application_that_refuses_a_websocket_is_heard(over: Transport) {
     }
 }
 
-/// The wait for the answer begins at the end of the request: an upload may take longer than it.
+/// The timeout for the response starts at the end of the request, so an upload may take longer.
 async fn a_long_upload_is_not_a_slow_application(over: Transport) {
     let application =
         Application::start(|request| Reply::ok(&request.body.len().to_string())).await;
@@ -683,7 +683,7 @@ async fn a_long_upload_is_not_a_slow_application(over: Transport) {
     assert_eq!(connection.answer("POST").await.text(), "600000");
 }
 
-/// An echo that reads nothing while it can't write, and a sender that sends without reading:
+/// An echo that does not read while it cannot write, and a sender that sends without reading:
 /// neither direction may wait for the other.
 async fn a_websocket_full_in_one_direction_goes_on_in_the_other(over: Transport) {
     const LOAD: usize = 16 * 1024 * 1024;

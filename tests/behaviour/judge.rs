@@ -1,6 +1,6 @@
 //! An independent judge of byte fidelity: Debian's package `webhook` (adnanh/webhook) as the
-//! application behind the agent. What the relay passes, it must accept by its own HMAC rules; what
-//! was tampered with never reaches it.
+//! application. It accepts what the relay forwards by its own HMAC rules; altered requests never
+//! reach it.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 const SECRET: &str = "shared with the provider";
 
-/// The running program; dropped, it is killed.
+/// The running program; killed when it is dropped.
 struct Webhook(Child);
 
 impl Drop for Webhook {
@@ -147,7 +147,7 @@ async fn what_passes_is_accepted_and_what_was_tampered_with_never_arrives() {
         );
     }
 
-    // Its own log counts what it saw: the good ones, and a last one that shows that the log is
+    // Its own log counts the requests: the valid ones, and a last one that shows that the log is
     // complete.
     assert_eq!(
         stage

@@ -1,4 +1,4 @@
-//! The layers of the crates: which of them may depend on what.
+//! Layers of the crates: their allowed dependencies.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! Deadlines, caps and budgets. The bounds are the relay's own, set small by its settings.
+//! Deadlines, maximum sizes and budgets, set small by the relay's settings.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ async fn silent_peers_are_cut_off() {
     })
     .await;
 
-    // Before, in, and after the TLS handshake, and in the middle of a head.
+    // Before, during and after the TLS handshake, and in the middle of a head.
     let mut silent = TcpStream::connect(stage.edge.address).await.unwrap();
     let mut half = TcpStream::connect(stage.edge.address).await.unwrap();
     half.write_all(&[0x16, 0x03, 0x01, 0x01]).await.unwrap();
@@ -68,7 +68,7 @@ async fn silent_peers_are_cut_off() {
 #[tokio::test]
 async fn slow_bodies_get_408() {
     let application = Application::start(|_| Reply::ok("")).await;
-    // Streamed: the rate counts. Read whole: the whole time counts, too.
+    // Streamed: the rate counts. Read by a check: the total time counts, too.
     let streamed = stage(&application, |plan| plan.limits.body_rate_window = SHORT).await;
     let whole = stage(&application, |plan| {
         plan.policy = signed_policy("github", b"s", "");
@@ -150,7 +150,7 @@ async fn large_heads_and_bodies_are_refused_with_their_own_codes() {
         assert!(answer.code().is_some() && answer.header("hookward-request-id").is_some());
     }
 
-    // Without an announced length the cap holds as the bytes come.
+    // Without an announced length, the maximum applies as the bytes arrive.
     let mut connection = stage.edge.http1().await;
     connection
         .raw(
@@ -191,7 +191,7 @@ async fn one_client_address_has_so_many_connections() {
     }
 
     drop(held);
-    // The places are free again once the relay has seen the ends.
+    // The slots are free again once the relay has observed the ends.
     let mut again = None;
     within("a free place", async {
         while again.is_none() {
@@ -245,7 +245,7 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
         connection.raw(&vec![b'x'; held]).await;
         connection
     };
-    // One address, IPv6 by its /64, holds an eighth at most.
+    // One address, IPv6 by its /64, holds at most an eighth.
     let mut first = begin("2001:db8::1", 90_000).await;
 
     eventually("90,000 bytes are charged", || {
@@ -257,7 +257,7 @@ async fn no_client_address_can_use_up_the_memory_for_bodies() {
     let answer = same.answer("POST").await;
     assert_eq!((answer.status, answer.code()), (503, Some("overloaded")));
 
-    // Others fill the rest; then the slowest goes for the next one.
+    // Others fill the rest; then the slowest is evicted for the next one.
     let mut others = Vec::new();
 
     for n in 0..7 {
@@ -312,7 +312,7 @@ async fn a_sender_that_takes_nothing_or_next_to_nothing_is_cut_off() {
         assert_eq!(connection.head().await.unwrap().status, 200);
         within("the application hears of it", async {
             while application.log.untaken() == before {
-                // Single bytes never make enough room for the kernel to let the relay write again.
+                // Single bytes never free enough space for the kernel to let the relay write again.
                 connection.exactly(taken).await;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -329,7 +329,7 @@ async fn a_sender_that_reads_only_when_it_has_sent_all_still_gets_its_refusal() 
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |_| {}).await;
     let mut connection = stage.edge.http1().await;
-    // More than all socket buffers hold: it is taken although it was refused at its head.
+    // More than all socket buffers hold: the relay reads it although the head was refused.
     let mut request = format!(
         "POST /admin HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {}\r\n\r\n",
         16 << 20
@@ -345,7 +345,7 @@ async fn a_sender_that_reads_only_when_it_has_sent_all_still_gets_its_refusal() 
 }
 
 #[tokio::test]
-async fn an_answer_that_stands_still_is_broken_off() {
+async fn a_stalled_response_is_aborted() {
     let half = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf".to_vec();
     let application = Application::start(move |_| Reply::Raw(half.clone())).await;
     let stage = stage(&application, |plan| {
@@ -363,7 +363,7 @@ async fn an_answer_that_stands_still_is_broken_off() {
 }
 
 #[tokio::test]
-async fn a_websocket_on_which_nothing_moves_is_closed() {
+async fn an_idle_websocket_is_closed() {
     let switched =
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
             .to_vec();
@@ -390,10 +390,10 @@ async fn a_websocket_on_which_nothing_moves_is_closed() {
     assert!(since.elapsed() >= SHORT, "not before its time");
 }
 
-/// Who holds connections and may not send loses them to whoever comes; who sends what passes the
-/// gate does not, as long as something is under way.
+/// Unverified connections lose their slots to new ones; verified ones keep them while a request is
+/// in flight.
 #[tokio::test]
-async fn there_are_so_many_connections_in_all_and_strangers_give_way() {
+async fn unverified_connections_are_evicted_when_all_slots_are_taken() {
     let application = Application::start(|request| match request.target.ends_with("/slow") {
         true => Reply::Silence,
         false => Reply::ok(""),
@@ -441,7 +441,7 @@ async fn there_are_so_many_connections_in_all_and_strangers_give_way() {
     );
 }
 
-/// What a stranger sends in chunks to a route that reads it whole is no head, however much it is.
+/// A chunked body of an unverified connection, which a check reads, is not charged as a head.
 #[tokio::test]
 async fn large_signed_bodies_in_chunks_pass_as_a_connections_first_request() {
     let application =
@@ -479,9 +479,9 @@ async fn large_signed_bodies_in_chunks_pass_as_a_connections_first_request() {
     }
 }
 
-/// A refused body is thrown away for as long as it comes, and no longer.
+/// The relay discards a refused body while it arrives, and no longer.
 #[tokio::test]
-async fn who_goes_on_sending_a_refused_body_byte_by_byte_is_cut_off() {
+async fn a_refused_body_sent_byte_by_byte_is_cut_off() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |_| {}).await;
     let mut connection = stage.edge.http1().await;
@@ -504,7 +504,7 @@ async fn who_goes_on_sending_a_refused_body_byte_by_byte_is_cut_off() {
     }
 }
 
-/// Over either protocol the answer comes, and then the end.
+/// Over both protocols the response arrives, and then the end.
 #[tokio::test]
 async fn slow_bodies_end_their_connections() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -536,7 +536,7 @@ async fn slow_bodies_end_their_connections() {
 }
 
 #[tokio::test]
-async fn an_agent_that_does_not_say_who_it_is_is_cut_off() {
+async fn an_agent_that_does_not_authenticate_is_cut_off() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| {
         plan.limits.agent_handshake_timeout = SHORT
@@ -567,9 +567,9 @@ async fn an_agent_that_does_not_say_who_it_is_is_cut_off() {
     );
 }
 
-/// 100,000 first packets of handshakes that never go on, from many addresses, to a relay with
-/// default settings: from the 64th on an address must prove itself, which an agent does; nothing is
-/// kept of the others; and those that came in before are let go in time.
+/// 100,000 first packets of handshakes that never continue, from many addresses, to a relay with
+/// default settings. From the 64th on an address must prove itself, as an agent does. The relay
+/// remembers nothing of the others, and drops those that came before in time.
 #[tokio::test]
 async fn a_hundred_thousand_first_packets_cost_next_to_nothing() {
     const SENT: usize = 100_000;
@@ -636,8 +636,8 @@ async fn a_hundred_thousand_first_packets_cost_next_to_nothing() {
     .await;
 }
 
-/// Each flood's connection is over after a thousand frames that move nothing; the relay stays, and
-/// the application hears next to nothing of it.
+/// The relay closes the connection of each flood after a thousand frames without progress. It stays
+/// up, and the application gets next to nothing.
 #[tokio::test]
 async fn http2_floods_end_their_connections_only() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -646,7 +646,7 @@ async fn http2_floods_end_their_connections_only() {
     assert_eq!(floods.len(), 8);
 
     for (name, begin, repeat) in floods {
-        // From a stranger, and from one whose first request has passed.
+        // From an unverified connection, and from one whose first request has passed.
         for known in [false, true] {
             if known && !name.contains("reset") {
                 continue;
@@ -674,7 +674,7 @@ async fn http2_floods_end_their_connections_only() {
         }
     }
 
-    // What a busy client sends is no flood.
+    // The frames of a busy client are no flood.
     for (name, begin, repeat) in h2_frames::floods(&stage.edge) {
         if matches!(name, "PING" | "SETTINGS" | "PRIORITY" | "WINDOW_UPDATE") {
             assert!(
@@ -694,7 +694,7 @@ async fn silent_http2_peers_are_cut_off() {
     })
     .await;
 
-    // Without a preface, with half of one, and with a whole one but no request.
+    // Without a preface, with half of one, and with a complete one but no request.
     for bytes in [
         &b""[..],
         b"PRI * HT",
@@ -706,7 +706,7 @@ async fn silent_http2_peers_are_cut_off() {
         let _ = within("the silent one is cut off", stream.read_to_end(&mut rest)).await;
     }
 
-    // One that has had its answer is asked to go when it is idle.
+    // An idle verified connection is closed when it has its response.
     let mut client = stage.edge.http2().await.ready().await.unwrap();
     let request = http::Request::get(format!("https://{HOST}{PREFIX}"))
         .body(())
@@ -730,10 +730,10 @@ async fn silent_http2_peers_are_cut_off() {
     .await;
 }
 
-/// A stranger whose window never opens for the refusal does not hold its connection for the time
-/// that a silent application has.
+/// An unverified peer whose window never opens for the refusal does not keep its connection for as
+/// long as a silent application may take.
 #[tokio::test]
-async fn http2_peers_that_take_no_answer_are_cut_off() {
+async fn http2_peers_that_read_no_response_are_cut_off() {
     let application = Application::start(|_| Reply::ok("answered")).await;
     let stage = stage(&application, |plan| plan.limits.write_timeout = SHORT).await;
 
@@ -748,9 +748,9 @@ async fn http2_peers_that_take_no_answer_are_cut_off() {
     }
 }
 
-/// A load balancer passes strangers' connections on as they are: they are strangers' here, too.
+/// A load balancer forwards connections unchanged, so they are unverified here, too.
 #[tokio::test]
-async fn strangers_behind_the_proxy_protocol_give_way() {
+async fn unverified_connections_behind_the_proxy_protocol_are_evicted() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| {
         plan.limits.max_connections = 2;

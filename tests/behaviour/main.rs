@@ -1,6 +1,6 @@
 //! All end-to-end tests, in modules named by behaviour.
 
-/// The same over every transport: nobody must see which it is.
+/// Runs a test over every transport; senders must not notice a difference.
 macro_rules! over_all_transports {
     ($($name:ident)+) => {
         mod quic {

@@ -1,5 +1,5 @@
-//! Several relays behind one name: with the same data, each at an address of its own. Real
-//! programs; the agent is in a network of its own, whose hosts file has the name.
+//! Several relays with one name and the same data, each with its own address. Real programs; the
+//! agent is in a network namespace whose hosts file has the name.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -102,7 +102,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Connections of agents that have opened the tunnel at this relay.
+/// Returns the number of agent connections that have opened the tunnel at this relay.
 fn connected(relay: &Process) -> usize {
     relay
         .err()

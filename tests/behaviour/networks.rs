@@ -1,6 +1,6 @@
-//! Real programs on real networks that misbehave: an agent in a network namespace of its own,
-//! webhooks all the time, a fault, and its end. No accepted webhook is lost, none arrives twice,
-//! and the tunnel is back within two seconds.
+//! Real programs on disturbed networks: an agent in a network namespace, continuous webhooks, a
+//! fault, and its end. No accepted webhook is lost, none arrives twice, and the tunnel is back
+//! within two seconds.
 //!
 //! Each case prints a row: `cargo test networks:: -- --nocapture`.
 
@@ -25,16 +25,16 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::programs::{edge, off, serve, serve_at};
 
-/// A webhook every so often.
+/// Interval of webhooks.
 const EVERY: Duration = Duration::from_millis(50);
-/// Senders give up after this.
+/// Timeout of senders.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// After a fault is over the tunnel is back within this.
+/// Maximum time from the end of a fault until the tunnel is back.
 const BACK: Duration = Duration::from_secs(2);
 const HOST: &str = "flexdeploy.hooks.example.test";
 const HOOK: &str = "/flexdeploy/webhooks/v1";
 
-/// Relay and agent as programs, the agent in its own network.
+/// Relay and agent as programs, with the agent in its own network.
 pub(super) struct Site {
     pub(super) network: Network,
     pub(super) application: Application,
@@ -46,7 +46,7 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// A site; `before` may break the network, or set a proxy, before the agent joins.
+    /// Starts a site. `before` may disturb the network, or set a proxy, before the agent joins.
     pub(super) async fn start(
         network: Network,
         before: impl FnOnce(&Network) -> Vec<(String, String)> + Send + 'static,
@@ -54,7 +54,7 @@ impl Site {
         Self::over("auto", network, before).await
     }
 
-    /// The same with this `--transport`.
+    /// Starts a site with this `--transport`.
     async fn over(
         transport: &'static str,
         network: Network,
@@ -119,21 +119,21 @@ impl Site {
     }
 }
 
-/// What became of webhooks.
+/// Results of webhooks.
 #[derive(Default)]
 struct Counts {
     sent: AtomicUsize,
     accepted: Mutex<Vec<String>>,
     server_error: AtomicUsize,
     unanswered: AtomicUsize,
-    /// The relay's own codes of its 5xx, and how often.
+    /// Number of 5xx responses by the relay's code.
     said: Mutex<BTreeMap<String, usize>>,
     other: AtomicUsize,
-    /// When the last one was accepted that was sent after this.
+    /// Time of a mark, and of the last webhook sent after it that was accepted.
     back: Mutex<Option<(Instant, Option<Instant>)>>,
 }
 
-/// Webhooks at a steady rate, however slowly they are answered.
+/// Webhooks at a steady rate, regardless of the responses.
 struct Load {
     counts: Arc<Counts>,
     stop: Arc<AtomicBool>,
@@ -160,7 +160,7 @@ impl Load {
         Self { counts, stop, task }
     }
 
-    /// From now on it counts how long it takes until a webhook is accepted.
+    /// Starts to measure the time until a webhook is accepted.
     async fn mended(&self) {
         *self.counts.back.lock().await = Some((Instant::now(), None));
     }
@@ -178,7 +178,7 @@ impl Load {
         .await
     }
 
-    /// Ends it; prints the row and checks what always holds.
+    /// Ends the load, prints the row, and checks the invariants.
     async fn end(
         self,
         case: &str,
@@ -357,7 +357,7 @@ async fn udp_is_dropped_under_way_and_comes_back() {
     drop(agent);
 }
 
-/// So many percent of packets are lost all the time, or overtaken, on a path of 100 ms.
+/// Loses or reorders this percentage of packets all the time, on a path of 100 ms.
 async fn troubled(transport: &'static str, lost: u32, overtaken: u32) {
     let Some(network) = Network::new(Some((50, overtaken))) else {
         return;
@@ -436,7 +436,7 @@ async fn partition(transport: &'static str, case: &str) {
     assert!(back < BACK, "{back:?}");
 }
 
-/// QUIC's connections move to the new address; TCP's are dialled anew.
+/// QUIC connections move to the new address; TCP connections are dialed again.
 #[tokio::test]
 async fn the_agents_address_changes() {
     address_change("auto", "address change").await;
@@ -474,7 +474,7 @@ async fn a_slow_line_over_tcp() {
     slow_line("tcp").await;
 }
 
-/// Webhooks keep passing on a line of 2 Mbit/s that a large body needs for four seconds.
+/// Webhooks keep passing on a link of 2 Mbit/s that a large body occupies for four seconds.
 async fn slow_line(transport: &'static str) {
     const BYTES: usize = 1_000_000;
 
@@ -570,7 +570,7 @@ async fn packets_are_small() {
     );
 }
 
-/// A laptop that sleeps: the agent's process stands still for longer than a path may be silent.
+/// A suspended laptop: the agent's process stops for longer than the idle timeout.
 #[tokio::test]
 async fn a_sleeping_agent_wakes() {
     let Some(network) = Network::new(None) else {

@@ -1,4 +1,4 @@
-//! Whose a host is: an agent that is added gets the host of its name, and one whose host is lost
+//! Ownership of hosts: an added agent gets the host of its name, and an agent that loses a host
 //! keeps its others.
 
 use std::path::Path;
@@ -107,7 +107,7 @@ async fn an_agent_that_is_added_gets_the_host_of_its_name_and_the_other_keeps_it
         "an outage is never a 4xx"
     );
 
-    // Started anew, too, the agent keeps the host that it can have.
+    // After a restart, too, the agent keeps the hosts that it may have.
     let state_dir = state.path().to_owned();
     let agent = off(move || {
         agent.signal("TERM");
@@ -141,7 +141,7 @@ async fn an_agent_that_is_added_gets_the_host_of_its_name_and_the_other_keeps_it
 
     assert_eq!((status(&own).await, status(&jira).await), (200, 200));
 
-    // Alone, a host that can't be had ends the agent, in words.
+    // If its only host is refused, the agent ends with the reason.
     let state_dir = state.path().to_owned();
     off(move || {
         drop(agent);

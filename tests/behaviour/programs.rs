@@ -1,4 +1,4 @@
-//! The two programs as a user runs them: joining, serving, signals and every exit code.
+//! The two programs as a user runs them: join, serve, signals, and every exit code.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
-/// Runs what blocks outside of the test's own runtime, on which the application answers.
+/// Runs blocking work outside of the test's runtime, on which the application runs.
 pub(super) async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
@@ -38,7 +38,7 @@ pub(super) fn edge(ready: &Value, host: &str) -> Edge {
     }
 }
 
-/// The path and query of the printed webhook URL.
+/// Returns path and query of the printed webhook URL.
 pub(super) fn target(ready: &Value) -> String {
     let url = ready["url"].as_str().unwrap();
     let path = url.splitn(4, '/').nth(3).unwrap();
@@ -112,7 +112,7 @@ async fn one_command_to_see_it_work() {
     );
     assert_eq!(application.log.take().len(), 1);
 
-    // Every line is one object, and says nothing secret but the URL.
+    // Every line is one object, and has no secret except the URL.
     let secret = token.trim_start_matches("token=").to_owned();
     let (process, lines) = off(move || {
         let mut process = process;
@@ -140,7 +140,7 @@ async fn one_command_to_see_it_work() {
 
     drop(process);
 
-    // The token outlives a restart, and --new-token ends it.
+    // The token survives a restart, and --new-token replaces it.
     let (process, after) = off(again).await;
     assert_eq!(target(&after), target(&ready));
     drop(process);
@@ -184,7 +184,7 @@ async fn one_command_to_see_it_work() {
     }
 }
 
-/// A relay in a process of its own, on ports that the system chose.
+/// Starts a relay process on ports that the system chooses.
 pub(super) fn serve(data: &Path, listen: &str, more: &[&str]) -> Process {
     let mut args = vec![
         "serve",
@@ -202,13 +202,13 @@ pub(super) fn serve(data: &Path, listen: &str, more: &[&str]) -> Process {
     Process::start("hookward-relay", &args, &[])
 }
 
-/// A relay in a process of its own, at an address that agents elsewhere can reach.
+/// Starts a relay process at an address that agents in namespaces can reach.
 pub(super) fn serve_at(data: &Path, address: std::net::Ipv4Addr) -> Process {
     let listen = format!("{address}:{}", free_port_at(address));
     serve(data, &listen, &["--tunnel-address", &listen])
 }
 
-/// A free port for both TCP and UDP, so that a relay can come back to it.
+/// Returns a port that is free for TCP and UDP, so that a relay can be restarted on it.
 pub(super) fn free_port() -> u16 {
     free_port_at(std::net::Ipv4Addr::LOCALHOST)
 }
@@ -354,8 +354,8 @@ async fn the_real_thing() {
 
     until_status(&edge, &post, 200).await;
 
-    // The relay is killed and started again on the same data: no new join token, and the agent
-    // comes back by itself.
+    // The relay is killed and started again with the same data: no new join token, and the agent
+    // reconnects.
     let data_dir = data.path().to_owned();
     let (relay, mut agent) = off(move || {
         let mut agent = agent;
@@ -378,8 +378,7 @@ async fn the_real_thing() {
 
     until_status(&edge, &post, 200).await;
 
-    // Another token for another agent; the first agent's credential is withdrawn, and it stops by
-    // itself with its own exit code.
+    // The credential of the first agent is withdrawn: it stops with its own exit code.
     let data_dir = data.path().to_owned();
     off(move || {
         let data = data_dir.to_str().unwrap();
@@ -422,7 +421,7 @@ async fn the_real_thing() {
             agent.err()
         );
 
-        // The second agent may not have the first one's kind of host name twice, nor a foreign one.
+        // The second agent may not open the first one's host, nor a foreign one.
         let second = TempDir::new().unwrap();
         let state = second.path().to_str().unwrap();
         let file = second.path().join("token");
@@ -454,7 +453,7 @@ async fn the_real_thing() {
 
         assert_eq!(foreign.code, Some(4), "{foreign:?}");
 
-        // SIGTERM ends the relay in order.
+        // SIGTERM stops the relay in order.
         let mut relay = relay;
         relay.signal("TERM");
         assert_eq!(relay.wait(), Some(0));
@@ -743,7 +742,7 @@ fn help_names_the_exit_codes() {
     assert!(program("hookward").is_file());
 }
 
-/// Behind a proxy that is not declared all senders count as one: the log names the flag, once.
+/// Behind an undeclared proxy all senders count as one; the log names the flag, once.
 #[tokio::test]
 async fn an_undeclared_proxy_is_warned_of() {
     let dir = TempDir::new().unwrap();
@@ -751,7 +750,7 @@ async fn an_undeclared_proxy_is_warned_of() {
     let (relay, ready) = off(move || {
         let mut relay = serve(&data, "127.0.0.1:0", &[]);
         relay.event("ready");
-        // A host that is known: the field is read for those only.
+        // The field is read only for known hosts.
         let name = AgentName::parse("flexdeploy").unwrap();
         let store = Store::open(&data.join("relay.db")).unwrap();
         let (token, credential) = (Secret::generate().unwrap(), Secret::generate().unwrap());
@@ -798,8 +797,7 @@ async fn an_undeclared_proxy_is_warned_of() {
     eventually("the flag", || warned() == 1).await;
 }
 
-/// A stranger can't fill the relay's log: beyond 20 lines a second his requests are counted, and
-/// none is missed.
+/// Beyond 20 lines a second, the relay's log counts the refused requests, and misses none.
 #[tokio::test]
 async fn a_flood_of_refusals_is_counted_in_the_log() {
     const REQUESTS: u64 = 2000;
@@ -949,8 +947,8 @@ async fn the_screen_on_a_terminal() {
     .await;
 }
 
-/// The log waits for the screen to end; Ctrl-C says what it waits for, and a second one waits for
-/// nothing.
+/// The log waits for the screen to close. Ctrl-C shows what the stop waits for, and a second one
+/// aborts the wait.
 #[tokio::test]
 async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
     const ENTER_SCREEN: &str = "\u{1b}[?1049h";
@@ -1002,12 +1000,12 @@ async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
     eventually("it is under way", || application.log.begun() == 1).await;
     off(move || {
         process.write("\u{3}");
-        process.says("stopping: 1 request under way");
+        process.says("stopping: 1 request in flight");
         process.write("\u{3}");
         assert_eq!(process.wait(), Some(0));
 
         let out = || process.out().join("\n");
-        // It is read by another thread, behind the end of the program.
+        // Another thread reads it, after the end of the program.
         let parts = || {
             Some((
                 out().split_once(ENTER_SCREEN)?.1.to_owned(),
@@ -1031,7 +1029,7 @@ async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
     waiting.abort();
 }
 
-/// Where standard error is no terminal, lines have no colours.
+/// If standard error is not a terminal, lines have no colours.
 #[test]
 fn a_log_in_a_file_has_no_colours() {
     let dir = TempDir::new().unwrap();
@@ -1077,7 +1075,7 @@ async fn a_token_as_an_argument_works_and_is_warned_about() {
             joined.err
         );
 
-        // An exact host that the relay's settings give to the agent is its host.
+        // An exact host that the relay's settings reserve for the agent.
         let mut agent = Process::start(
             "hookward",
             &["http", "1", "--log-format", "json", "--state-dir", state],
@@ -1088,8 +1086,8 @@ async fn a_token_as_an_argument_works_and_is_warned_about() {
     .await;
 }
 
-/// Heads that are small on the wire and large in memory, from strangers who hold them: 200
-/// connections of 100 requests would hold 400 MiB.
+/// Heads that are small on the wire and large in memory, held by unverified connections: 200
+/// connections of 100 requests would need 400 MiB.
 #[tokio::test]
 async fn header_bombs_hold_next_to_nothing() {
     const MOST: u64 = 64;
@@ -1143,7 +1141,7 @@ async fn header_bombs_hold_next_to_nothing() {
 
         for _ in 0..200 {
             let mut stream = edge.tls(b"h2", Some(&edge.host)).await.unwrap();
-            // Whoever brings too much is thrown out while he sends.
+            // A connection with too much data is closed while it sends.
             let _ = stream.write_all(&bomb).await;
             held.push(stream);
         }
@@ -1160,7 +1158,7 @@ async fn header_bombs_hold_next_to_nothing() {
     assert_eq!(edge.get("/admin").await.status, 404, "when they are gone");
 }
 
-/// A relay that runs out of file descriptors goes on serving beside those who hold them.
+/// A relay that runs out of file descriptors keeps serving.
 #[tokio::test]
 async fn too_few_open_files_are_survived() {
     let data = TempDir::new().unwrap();
@@ -1211,7 +1209,7 @@ async fn too_few_open_files_are_survived() {
     drop(held);
 }
 
-/// What the relay refuses for good ends the agent, each reason with its own exit code.
+/// A final refusal by the relay ends the agent, each reason with its own exit code.
 #[tokio::test]
 async fn a_refusal_by_the_relay_ends_the_agent() {
     for (reason, code) in [
@@ -1236,8 +1234,7 @@ async fn a_refusal_by_the_relay_ends_the_agent() {
     }
 }
 
-/// The lines that the README asks a newcomer to paste, with curl itself; only the ports are the
-/// test's.
+/// The README's lines, with curl itself; only the ports are the test's.
 #[tokio::test]
 async fn the_readmes_lines() {
     if !have("curl", "apt-get install curl") {
@@ -1313,7 +1310,7 @@ async fn the_readmes_lines() {
     assert_eq!(application.log.take().len(), 1);
 }
 
-/// What a baseline policy can't hold, because it would be no baseline policy: it is told, and the relay does not start.
+/// Settings that a baseline policy cannot have: the relay reports them and does not start.
 #[test]
 fn a_baseline_policy_without_effect_is_refused_at_the_start() {
     let dir = TempDir::new().unwrap();

@@ -1,5 +1,5 @@
-//! Properties of the gate over generated policies and requests: it decides as a slow and obvious
-//! reference does, and no input makes it panic.
+//! Properties of the gate over generated policies and requests: it decides like a slow and obvious
+//! reference, and no input makes it panic.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use proptest::sample::select;
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 const KEY: &str = "the key";
 
-/// The checks of an alternative, each there or not.
+/// Checks of an accept rule, each present or not.
 #[derive(Debug, Clone)]
 struct Checks {
     allow: Option<&'static str>,
@@ -47,9 +47,9 @@ struct Sent {
     path: &'static str,
     method: &'static str,
     client: &'static str,
-    /// What stands in the query.
+    /// Tokens in the query.
     tokens: Vec<&'static str>,
-    /// The key and the body that were signed.
+    /// Key and body that were signed.
     signed: Option<(&'static str, &'static str)>,
     kind: Option<&'static str>,
     event: Option<&'static str>,
@@ -206,7 +206,7 @@ fn policy_of(ways: &[Way]) -> Policy {
     Policy::new(ways.iter().enumerate().map(route).collect())
 }
 
-/// What the design says, word for word and without any haste.
+/// The design, written out literally.
 fn reference(ways: &[Way], sent: &Sent) -> bool {
     let client = match sent.client {
         "::ffff:10.1.2.3" => "10.1.2.3",
@@ -269,7 +269,7 @@ proptest! {
 
     #[test]
     fn the_gate_decides_as_the_reference_does(ways in ways(), sent in sent()) {
-        // What can't be used as a policy is refused before any request, and is not judged here.
+        // An invalid policy is refused before any request.
         let Ok(gate) = Gate::compile(&policy_of(&ways), Side::Relay, NOW) else { return Ok(()) };
         let gate = Arc::new(gate);
         let mut headers = HeaderMap::new();

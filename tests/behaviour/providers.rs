@@ -1,4 +1,4 @@
-//! Providers in the forms in which they really send, each signed here by its own description.
+//! Providers in the forms in which they really send, each signed by its own description.
 
 use data_encoding::{BASE64, HEXLOWER};
 use hmac::{Hmac, KeyInit, Mac};
@@ -27,7 +27,7 @@ async fn signed_stage(application: &Application, provider: &str, secret: &[u8]) 
     Stage::start(application.address, plan).await
 }
 
-/// The secret `whsec_…` is used as text by some senders, and decoded by others.
+/// Some senders use the secret `whsec_…` as text, and others decode it.
 #[tokio::test]
 async fn polar_with_either_reading_of_its_secret() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -93,7 +93,7 @@ async fn gogs_and_forgejo_in_their_forms() {
             "{provider}"
         );
 
-        // Names that PHP and others fold into the signed one.
+        // Names that PHP and others read as the signed one.
         for twin in [
             "+payload=evil",
             "payload%5B%5D=evil",
@@ -112,7 +112,7 @@ async fn gogs_and_forgejo_in_their_forms() {
     }
 }
 
-/// A rule about the body reads the JSON that GitHub sends in a form.
+/// A rule for the body reads the JSON that GitHub sends in a form.
 #[tokio::test]
 async fn rules_about_the_body_read_githubs_form() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -144,7 +144,7 @@ async fn rules_about_the_body_read_githubs_form() {
         );
     }
 
-    // A name that some readers take for another spelling of the one that is checked.
+    // A name that some readers treat as another spelling of the checked one.
     let body = "{\"ref\":\"refs/heads/main\",\"re\u{17f}\":1,\"\u{131}d\":1}";
     let signature = github_signature("secret", body.as_bytes());
     let headers = [
@@ -162,7 +162,7 @@ async fn rules_about_the_body_read_githubs_form() {
     );
 }
 
-/// By rules of case that Java's maps have, `ıd` is `id`.
+/// By the case rules of Java's maps, `ıd` equals `id`.
 #[tokio::test]
 async fn names_that_fold_into_a_checked_one_are_refused() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -201,7 +201,7 @@ async fn names_that_fold_into_a_checked_one_are_refused() {
     }
 }
 
-/// Adyen joins eight fields by colons; only the shop's own reference may hold one
+/// Adyen joins eight fields by colons; only the shop's own reference may contain one
 /// (`hmacValidator.js`).
 #[tokio::test]
 async fn adyen_with_a_colon_in_the_shops_reference() {
@@ -231,7 +231,7 @@ async fn adyen_with_a_colon_in_the_shops_reference() {
         200
     );
 
-    // The same text cut elsewhere is another payment.
+    // The same text split elsewhere is another payment.
     let cut = body("1", "shop:order", &signature);
     assert_eq!(
         stage.edge.post(PREFIX, &json, cut.as_bytes()).await.status,
@@ -299,7 +299,7 @@ async fn twilio_opens_websockets() {
     }
 }
 
-/// QuickNode signs nonce, time and body side by side: no digit moves over both borders.
+/// QuickNode signs nonce, time and body side by side: no digit can move across either border.
 #[tokio::test]
 async fn quicknodes_values_stay_where_they_are() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -331,7 +331,7 @@ async fn quicknodes_values_stay_where_they_are() {
     }
 }
 
-/// Two tokens side by side leave no trace in the target.
+/// Two adjacent tokens leave no trace in the target.
 #[tokio::test]
 async fn two_tokens_in_the_query_leave_no_question_mark() {
     let application = Application::start(|_| Reply::ok("")).await;

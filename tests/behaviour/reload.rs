@@ -1,4 +1,4 @@
-//! A policy that is read again: without dropping a connection, and a bad one changes nothing.
+//! Reload of a policy: no connection is dropped, and an invalid policy changes nothing.
 
 use std::path::Path;
 
@@ -79,7 +79,7 @@ async fn a_policy_beyond_the_operators_limits_leaves_the_old_one_in_force() {
 
     let mut connection = stage.edge.http1().await;
     assert_eq!(on(&mut connection, "one").await, 200);
-    // Nor does it come back with the next session.
+    // Nor does it return with the next session.
     let opened = stage.tunnels_opened();
 
     stage.stop_relay().await;
@@ -118,7 +118,7 @@ async fn a_thousand_broken_reloads_keep_the_last_good_one() {
     assert_eq!(on(&mut kept, "two").await, 403);
 }
 
-/// Writes a file whole, as editors and configuration systems do.
+/// Replaces a file atomically, as editors and configuration systems do.
 fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).unwrap();
@@ -189,7 +189,7 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
             .collect::<String>()
     };
 
-    // No application listens on port 1: a request that passes is answered 502.
+    // No application listens on port 1: a permitted request gets 502.
     assert_eq!(
         (
             status("/a", "the-first-token").as_str(),
@@ -211,7 +211,7 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
 
     process.says("THE OLD ONE STAYS IN FORCE");
     assert_eq!(status("/b", "the-first-token"), "502");
-    // A secret's file changes without the policy: SIGHUP reads it again.
+    // The secret's file changes, and the policy does not: SIGHUP reads it again.
     replace(&file, &route("/b"));
     std::fs::write(&secret, "the-second-token").unwrap();
     process.signal("HUP");

@@ -1,4 +1,4 @@
-//! Deliveries that come twice: what the corpus asks for, and what the three ways of answering do.
+//! Duplicate deliveries: the cases of the corpus, and the three responses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -35,7 +35,7 @@ struct Case {
     now: u64,
 }
 
-/// A stage for a case, whose application answers what the number says.
+/// Returns a stage for a case, whose application responds with this status.
 async fn stage_of(
     case: &Case,
     on_duplicate: &str,
@@ -73,7 +73,7 @@ async fn send(stage: &Stage, case: &Case) -> u16 {
         .status
 }
 
-/// Another signed request with the same body: the key is the case's, the time a second later.
+/// Returns another signed request with the same body: the case's key, a second later.
 fn signed_later(case: &Case) -> (String, u64) {
     use hmac::{Hmac, KeyInit, Mac};
 
@@ -157,8 +157,8 @@ async fn the_corpus() {
                     .map(|(name, value)| (name.as_str(), value.as_str()))
                     .collect();
 
-                // The answer is never read: the connection is dropped once the application has
-                // answered.
+                // The response is never read: the connection is dropped once the application has
+                // responded.
                 let mut connection = stage.edge.http1().await;
                 connection
                     .send(
@@ -178,8 +178,8 @@ async fn the_corpus() {
                 let acknowledged = |report: &Event| matches!(report, Event::Refused(told) if told.answered && told.check == Check::Replay);
                 stage.reported("the owner is told", acknowledged).await;
             }
-            // The file of deliveries is filled with a million rows as quickly as SQLite takes them,
-            // and the relay must still know the first.
+            // The test writes a million rows into the file as fast as SQLite allows, and the relay
+            // must still know the first.
             "1 000 000 distinct ids in the window, then the first again" => {
                 let (application, _, mut stage) =
                     stage_of(&case, "refuse", Limits::default()).await;
@@ -248,7 +248,7 @@ fn fill(path: &std::path::Path, rows: u64, until_ms: u64) {
 }
 
 #[tokio::test]
-async fn a_full_memory_refuses_for_now_and_never_forgets() {
+async fn full_deduplication_refuses_for_now_and_forgets_nothing() {
     let case = cases::<Case>("signature_attacks_dev")
         .into_iter()
         .find(|case| case.group == "replay")
@@ -284,7 +284,7 @@ async fn a_full_memory_refuses_for_now_and_never_forgets() {
     assert_eq!(application.log.take().len(), 1);
 }
 
-/// GitHub's delivery id is not covered by its signature: the signature identifies the delivery, and
+/// GitHub's signature does not cover the delivery id, so the signature identifies the delivery, and
 /// a forged id changes nothing. Standard Webhooks signs its id.
 #[tokio::test]
 async fn what_identifies_a_delivery() {
@@ -320,8 +320,7 @@ async fn what_identifies_a_delivery() {
     hookward_tests::wait::eventually("the second and the third came before", || told() == 2).await;
 }
 
-/// The id of a delivery that stands in the body is found there, also where a token is all that is
-/// checked.
+/// A delivery id in the body is found there, even if a token is the only check.
 #[tokio::test]
 async fn an_id_in_the_body_is_remembered() {
     for (provider, header, body) in [
@@ -364,9 +363,9 @@ async fn an_id_in_the_body_is_remembered() {
     }
 }
 
-/// A signed text is one delivery, whichever alternative has verified it.
+/// A signed text is one delivery, regardless of the accept rule that verified it.
 #[tokio::test]
-async fn another_alternative_makes_no_other_delivery() {
+async fn another_accept_rule_makes_no_other_delivery() {
     let application = Application::start(|_| Reply::ok("")).await;
     let dir = tempfile::TempDir::new().unwrap();
     std::fs::write(dir.path().join("secret"), "secret").unwrap();
@@ -408,7 +407,7 @@ async fn another_alternative_makes_no_other_delivery() {
     }
 }
 
-/// Ids of different providers say nothing of each other, nor do numbers of different channels.
+/// Ids of different providers are independent, and so are numbers of different channels.
 #[tokio::test]
 async fn deliveries_of_two_providers_are_two() {
     use hmac::{Hmac, KeyInit, Mac};
@@ -511,7 +510,7 @@ async fn the_messages_of_two_google_channels_are_two() {
     assert_eq!(application.log.take().len(), 3);
 }
 
-/// A clock that is set by a day forgets no delivery and remembers none for longer.
+/// Setting the clock by a day forgets no delivery, and remembers none for longer.
 #[tokio::test]
 async fn a_clock_that_is_set_forgets_no_delivery() {
     const DAY: u64 = 86_400;
@@ -543,8 +542,7 @@ async fn a_clock_that_is_set_forgets_no_delivery() {
     assert_eq!(send().await, 200, "an hour later");
 }
 
-/// One signature under the headers of two names is one delivery: the id is signed, and by both
-/// ways.
+/// One signature under two header names is one delivery: both schemes sign the id.
 #[tokio::test]
 async fn other_names_of_the_headers_make_no_other_delivery() {
     use hmac::{Hmac, KeyInit, Mac};
@@ -585,7 +583,7 @@ async fn other_names_of_the_headers_make_no_other_delivery() {
     assert_eq!(application.log.take().len(), 1);
 }
 
-/// During a rotation a provider signs with both secrets: each alone makes the same delivery.
+/// During a rotation a provider signs with both secrets: each alone yields the same delivery.
 #[tokio::test]
 async fn another_secret_makes_no_other_delivery() {
     use hmac::{Hmac, KeyInit, Mac};

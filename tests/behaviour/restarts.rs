@@ -1,6 +1,6 @@
 //! Rolling restarts of the real programs by SIGTERM, under load: no request fails. Senders try the
-//! next relay only when a connection is refused; a reset, an end without an answer and a 5xx count
-//! as failed.
+//! next relay only if a connection is refused; a reset, an end without a response and a 5xx count
+//! as failures.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,22 +22,22 @@ use super::programs::{edge, free_port, off, serve};
 
 const HOST: &str = "flexdeploy.hooks.example.test";
 const HOOK: &str = "/flexdeploy/webhooks/v1";
-/// What the application takes for every eighth webhook: it is under way when the program is told to
-/// stop.
+/// Delay of the application for every eighth webhook, which is in flight when the program is
+/// stopped.
 const SLOWLY: Duration = Duration::from_millis(300);
 
-/// How a sender uses its connections.
+/// Use of connections by a sender.
 #[derive(Debug, Clone, Copy)]
 enum Sender {
     /// One for each request.
     Fresh,
-    /// HTTP/1.1, kept until the relay says that it closes it.
+    /// HTTP/1.1, kept until the relay announces its close.
     Kept,
-    /// HTTP/2, kept until the relay says GOAWAY.
+    /// HTTP/2, kept until the relay sends GOAWAY.
     Multiplexed,
 }
 
-/// Senders of all kinds, to relays that are tried in turn.
+/// Senders of all kinds, which try the relays in turn.
 struct Load {
     stop: Arc<AtomicBool>,
     good: Arc<AtomicUsize>,
@@ -86,7 +86,7 @@ impl Load {
         }
     }
 
-    /// So many more have been answered with 200.
+    /// Waits until this number of further webhooks got 200.
     async fn good(&self, more: usize) {
         let before = self.good.load(Ordering::Relaxed);
         eventually("webhooks pass", || {
@@ -95,7 +95,7 @@ impl Load {
         .await;
     }
 
-    /// Ends it. None has failed; gives how many webhooks passed.
+    /// Ends the load. No webhook may have failed. Returns the number of webhooks.
     async fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         for (kind, sending) in self.senders {
@@ -112,7 +112,7 @@ impl Load {
     }
 }
 
-/// The first relay that does not refuse the connection.
+/// Returns a connection to the first relay that does not refuse it.
 async fn connect(
     edges: &[Edge],
     first: usize,
@@ -146,7 +146,7 @@ type Http2 = h2::client::SendRequest<bytes::Bytes>;
 
 async fn over_http2(edges: &[Edge], first: usize, kept: &mut Option<Http2>) -> Result<u16, String> {
     let ready = match kept.take() {
-        // It was told to go: that is no failure.
+        // A GOAWAY is no failure.
         Some(client) => client.ready().await.ok(),
         None => None,
     };
@@ -194,7 +194,8 @@ async fn application() -> Application {
     .await
 }
 
-/// A relay in a process of its own; gives its process, its edge and a join token, if it is new.
+/// Starts a relay process. Returns the process, its edge and a join token, if the data directory is
+/// new.
 fn start_relay(data: &Path, listen: &str) -> (Process, Edge, Option<String>) {
     let mut relay = serve(data, listen, &["--tunnel-address", listen]);
     let ready = relay.event("ready");
@@ -231,7 +232,7 @@ fn start_agent(application: &str, state: &Path, more: &[&str]) -> Process {
     Process::start("hookward", &args, &[])
 }
 
-/// Tells a program to stop, and waits for its end.
+/// Stops a program, and waits for its end.
 async fn end(program: Process) {
     let ended = off(move || {
         program.signal("TERM");
@@ -272,7 +273,7 @@ async fn relays_are_restarted_one_after_the_other(transport: Transport) {
                 &["--transport", &carried, "--connections", "3"],
             );
 
-            // Both relays have it.
+            // Both relays have the tunnel.
             let opened = [agent.nth_event("ready", 0), agent.nth_event("ready", 1)];
             assert!(
                 opened
@@ -295,7 +296,7 @@ async fn relays_are_restarted_one_after_the_other(transport: Transport) {
         let (listen, data) = (listen[number].clone(), paths[number].clone());
         let (relay, edge, _) = off(move || start_relay(&data, &listen)).await;
         relays[number] = Some(relay);
-        // It waits for the agent, which comes back by itself.
+        // The request waits for the agent, which reconnects.
         assert_eq!(edge.post(HOOK, &[], b"x").await.status, 200);
     }
 

@@ -1,5 +1,5 @@
 //! The agent's gate is real: behind a relay without a gate it alone refuses every case that its own
-//! checks cover, and the application sees nothing.
+//! checks cover, and the application gets nothing.
 
 use hookward_agent::{LinkSettings, RelayEndpoint, join};
 use hookward_core::clock::Clock;
@@ -37,8 +37,8 @@ async fn paths_and_tokens() {
         };
 
         let target = bytes(case["target_b64"].as_str().unwrap());
-        // Absolute targets are the relay's to judge; a tunnel carries paths, so the agent refuses
-        // anything else anyhow.
+        // The relay handles absolute targets; a tunnel carries paths, so the agent refuses anything
+        // else.
         let outcome = rogue
             .send(request("POST", &target, &[], Some(0)), b"")
             .await;
@@ -95,7 +95,7 @@ async fn signatures() {
         }
 
         let clock = clock_at(case["now"].as_u64().unwrap());
-        // The agent judges by its own clock, whatever the relay says about the time.
+        // The agent uses its own clock, whatever the relay's time is.
         let rogue = Rogue::start(
             application.address,
             signed_policy(group, &secret, ""),
@@ -125,7 +125,7 @@ async fn signatures() {
     assert!(refused > 20, "{refused}");
 }
 
-/// A policy with all its addresses takes a while on a slow line; here the relay takes none of it.
+/// A policy with many addresses takes long on a slow link; here the relay reads none of it.
 #[tokio::test]
 async fn webhooks_pass_while_a_large_policy_is_sent() {
     let application = Application::start(|_| Reply::ok("reached")).await;
@@ -145,7 +145,7 @@ async fn webhooks_pass_while_a_large_policy_is_sent() {
         .replace_policy(0, &large)
         .unwrap_or_else(|problems| panic!("{problems}"));
 
-    // Datagrams: what has come is as much as the window takes.
+    // As many datagrams as the window allows.
     eventually("the policy is being sent", || {
         rogue.session.received() > 1000
     })
@@ -296,7 +296,7 @@ async fn a_broken_body_is_never_passed_on_as_a_complete_one() {
         assert!(application.log.complete().is_empty());
     }
 
-    // A length that is not kept is a break too.
+    // A body of another length than announced is an abort, too.
     let short = rogue
         .send(request("POST", target.as_bytes(), &[], Some(10)), b"123")
         .await;
@@ -304,11 +304,11 @@ async fn a_broken_body_is_never_passed_on_as_a_complete_one() {
     assert!(application.log.complete().is_empty());
 }
 
-/// A length in the head that the body does not have would make the application read the next
-/// request's first bytes as this one's body, and what follows as a request that no gate has seen.
+/// A wrong length in the head would make the application parse the next request's first bytes as
+/// this one's body, and the rest as a request that no gate has seen.
 #[tokio::test]
 async fn a_false_length_smuggles_nothing() {
-    // Answers as soon as it has the head, as a fast application may.
+    // Responds as soon as it has the head, as a fast application may.
     let application = Application::start(|_| Reply::ok("")).await;
     let rogue = Rogue::start(application.address, open_policy(), Clock::System).await;
     let target = format!("{PREFIX}/a");
@@ -376,13 +376,13 @@ async fn the_host_is_the_tunnels_own() {
     );
 }
 
-/// A relay that begins heads and ends none of them is not given the agent's memory: so many of a
-/// connection are read, and others wait where they are.
+/// A relay that starts heads and ends none cannot fill the agent's memory: a bounded number per
+/// connection is read, and others wait in the transport.
 #[tokio::test]
 async fn heads_that_do_not_end_are_bounded() {
     const PLACES: usize = 128;
-    /// A head (RFC 9114 §7.1 as `protocol/frame.rs` has it): its type, and a length of 98,000 in
-    /// four bytes.
+    /// Start of a head frame (RFC 9114 §7.1, `protocol/frame.rs`): its type, and a length of 98,000
+    /// in four bytes.
     const BEGIN: [u8; 5] = [1, 0x80, 0x01, 0x7e, 0xd0];
 
     let application = Application::start(|_| Reply::ok("")).await;
@@ -400,15 +400,14 @@ async fn heads_that_do_not_end_are_bounded() {
     let soon = tokio::time::timeout(std::time::Duration::from_millis(300), waiting.as_mut()).await;
     assert!(soon.is_err(), "no head is read beyond the bound");
 
-    // One that ends, in whatever way, makes room.
+    // Any end of one frees its slot.
     streams.pop().unwrap().0.reset(0_u32.into()).unwrap();
     assert_eq!(waiting.await.map(|(status, _)| status), Ok(200));
 }
 
-/// An agent that is sent to a relay with another key than the one that it has joined says so, and
-/// sends nothing.
+/// An agent that reaches a relay with another key than the joined one says so, and sends nothing.
 #[tokio::test]
-async fn a_relay_with_another_key_is_not_spoken_to() {
+async fn a_relay_with_another_key_gets_no_data() {
     let (dir, relay) =
         hookward_tests::rogue::refusing(hookward_tunnel::protocol::control::RefusedReason::Host)
             .await;

@@ -1,5 +1,5 @@
-//! What streams, end to end: events, WebSockets, long answers, bodies larger than memory, readers
-//! that are slow, and ends that are none. Over every transport.
+//! Streaming, end to end: events, WebSockets, long responses, bodies larger than memory, slow
+//! readers, and aborts. Over every transport.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,19 +27,19 @@ over_all_transports! {
     events_are_not_held_back
     websockets
     an_end_leaves_the_other_direction_open
-    a_websocket_outlives_the_beginning_of_the_end
-    a_websocket_does_not_outlive_the_end
+    a_websocket_survives_the_start_of_the_drain
+    a_websocket_ends_with_the_drain
     the_last_bytes_leave_a_full_socket
-    slow_readers_keep_nobody_waiting
-    readers_that_stand_still_give_way
-    who_waits_at_the_end_is_told
+    slow_readers_do_not_delay_others
+    stalled_readers_are_evicted
+    a_request_in_flight_at_the_end_of_the_drain_gets_502
     slow_readers_that_are_gone_leave_nothing_behind
     an_abort_is_seen_on_the_other_side_within_a_second
     aborts_of_uploads_http2_and_websockets_are_seen_within_a_second
     an_answer_that_takes_its_time
 }
 
-/// Each event is there before the application sends the next one.
+/// Each event arrives before the application sends the next one.
 async fn events_are_not_held_back(over: Transport) {
     let next = Arc::new(Notify::new());
     let of_application = Arc::clone(&next);
@@ -105,13 +105,13 @@ async fn an_answer_that_takes_its_time(over: Transport) {
     connection.send("GET", HOOK, HOST, &[], b"").await;
     within("the application is asked", asked.notified()).await;
 
-    // Longer than a silent connection would be taken for alive.
+    // Longer than the idle timeout of a silent connection.
     tokio::time::sleep(TUNNEL_IDLE_TIMEOUT + Duration::from_secs(1)).await;
     go.notify_one();
     assert_eq!(connection.answer("GET").await.text(), "news");
 }
 
-/// An application that echoes, by a library that checks what it gets.
+/// An application that echoes, with a library that checks its input.
 async fn echo() -> std::net::SocketAddr {
     use futures_util::{SinkExt as _, StreamExt as _};
 
@@ -137,8 +137,8 @@ async fn echo() -> std::net::SocketAddr {
     address
 }
 
-/// A frame as a client sends it (RFC 6455 §5.2): masked. `head` is the first byte: FIN, reserved
-/// bits, opcode.
+/// Returns a masked client frame (RFC 6455 §5.2). `head` is the first byte: FIN, reserved bits,
+/// opcode.
 fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = vec![head];
@@ -189,10 +189,10 @@ fn close(code: u16, reason: &str) -> Vec<u8> {
     [&code.to_be_bytes()[..], reason.as_bytes()].concat()
 }
 
-/// Frames as they are sent, and heads with payloads as they come back.
+/// Frames to send, and the expected heads and payloads.
 type Exchange = (Vec<Vec<u8>>, Vec<(u8, Vec<u8>)>);
 
-/// What is sent, and what comes back: after the manner of the Autobahn test suite.
+/// Returns the cases, modelled on the Autobahn test suite.
 fn cases() -> Vec<(&'static str, Exchange)> {
     let text = |length: usize| vec![b'*'; length];
     let echoed = |head: u8, payload: Vec<u8>| (vec![frame(head, &payload)], vec![(head, payload)]);
@@ -339,7 +339,7 @@ async fn websockets(over: Transport) {
         }
     }
 
-    // Byte by byte is the same.
+    // The result is the same byte by byte.
     let mut connection = open(&stage).await;
 
     for byte in frame(TEXT, b"chopped") {
@@ -351,7 +351,7 @@ async fn websockets(over: Transport) {
         (TEXT, b"chopped".to_vec())
     );
 
-    // What the application takes for broken ends, and the sender hears of it.
+    // The application ends what it considers broken, and the sender learns of it.
     for (name, broken) in [
         ("a reserved bit", frame(0xc1, b"x")),
         ("an unknown opcode", frame(0x83, b"x")),
@@ -370,7 +370,7 @@ async fn websockets(over: Transport) {
     }
 }
 
-/// Who has said all may still hear all.
+/// A side that has ended can still receive.
 async fn an_end_leaves_the_other_direction_open(over: Transport) {
     let application = Application::raw(|stream| async move {
         let mut input = Input::new(stream);
@@ -393,8 +393,8 @@ async fn an_end_leaves_the_other_direction_open(over: Transport) {
     );
 }
 
-/// Whoever holds one open when the relay begins to stop may end it in peace.
-async fn a_websocket_outlives_the_beginning_of_the_end(over: Transport) {
+/// A WebSocket that is open when the relay starts to drain may finish.
+async fn a_websocket_survives_the_start_of_the_drain(over: Transport) {
     let mut plan = with_websockets(over);
     plan.limits.drain = Duration::from_secs(600);
     let mut stage = Stage::start(echo().await, plan).await;
@@ -420,8 +420,8 @@ async fn a_websocket_outlives_the_beginning_of_the_end(over: Transport) {
     );
 }
 
-/// When the time to drain is over, the relay waits for nobody.
-async fn a_websocket_does_not_outlive_the_end(over: Transport) {
+/// When the drain ends, the relay closes all WebSockets.
+async fn a_websocket_ends_with_the_drain(over: Transport) {
     let mut plan = with_websockets(over);
     plan.limits.drain = Duration::from_millis(300);
     let mut stage = Stage::start(echo().await, plan).await;
@@ -430,8 +430,8 @@ async fn a_websocket_does_not_outlive_the_end(over: Transport) {
     assert_eq!(within("its end", connection.rest()).await, b"");
 }
 
-/// A sender whose answer is not there by then hears so, and is not cut off.
-async fn who_waits_at_the_end_is_told(over: Transport) {
+/// A sender without a response by then gets a 502, and is not cut off.
+async fn a_request_in_flight_at_the_end_of_the_drain_gets_502(over: Transport) {
     let application = Application::start(|_| Reply::Silence).await;
     let mut plan = Plan::over(over);
     plan.limits.drain = Duration::from_millis(400);
@@ -446,7 +446,7 @@ async fn who_waits_at_the_end_is_told(over: Transport) {
     assert_eq!((answer.status, answer.code()), (502, Some("tunnel_error")));
 }
 
-/// What TLS holds back while the socket is full goes out although nothing more is said.
+/// TLS flushes what it buffers while the socket is full, even if nothing more is written.
 async fn the_last_bytes_leave_a_full_socket(over: Transport) {
     const SAID: usize = 2 << 20;
 
@@ -455,7 +455,7 @@ async fn the_last_bytes_leave_a_full_socket(over: Transport) {
         let Some(_) = input.head().await else { return };
         let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
         let _ = input.stream().write_all(&[&switch[..], &vec![b'x'; SAID]].concat()).await;
-        // It says nothing more, and does not leave.
+        // It sends nothing more, and stays connected.
         let _ = input.stream().read_to_end(&mut Vec::new()).await;
     })
     .await;
@@ -465,7 +465,7 @@ async fn the_last_bytes_leave_a_full_socket(over: Transport) {
     let reading = async {
         for _ in 0..SAID / 8192 {
             connection.exactly(8192).await;
-            // Slower than it comes, so that the socket stays full to the end.
+            // Slower than the data arrives, so that the socket stays full to the end.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -495,7 +495,7 @@ async fn open(stage: &Stage) -> Http1 {
     connection
 }
 
-/// An application with a large answer and a small one, behind one connection.
+/// An application with a large response and a small one, behind one connection.
 async fn large_and_small(over: Transport, adjust: impl FnOnce(&mut Plan)) -> (Application, Stage) {
     let application = Application::start(|request| match request.target.ends_with("/large") {
         true => Reply::Full(200, Vec::new(), vec![b'x'; 8 << 20]),
@@ -517,10 +517,10 @@ async fn large_and_small(over: Transport, adjust: impl FnOnce(&mut Plan)) -> (Ap
     (application, stage)
 }
 
-/// Many take a large answer and read nothing of it; the others' webhooks pass.
-async fn slow_readers_keep_nobody_waiting(over: Transport) {
-    /// Readers who may stand still and give way to nobody: half of the window of the agent's
-    /// connection, and some room for the others.
+/// Many senders request a large response and read nothing of it; other webhooks pass.
+async fn slow_readers_do_not_delay_others(over: Transport) {
+    /// Number of stalled readers that are never evicted: half of the window of the agent's
+    /// connection, less some room for others.
     const ROOM: u32 = CONNECTION_WINDOW / STREAM_WINDOW / 2 - 2;
 
     let (_application, stage) = large_and_small(over, |_| {}).await;
@@ -543,16 +543,16 @@ async fn slow_readers_keep_nobody_waiting(over: Transport) {
     }
 
     assert!(longest < Duration::from_secs(2), "{longest:?}");
-    // And the slow ones still get all of it.
+    // The slow ones still get all of it.
     for connection in slow.iter_mut().take(3) {
         let body = within("a slow reader's answer", connection.exactly(8 << 20)).await;
         assert!(body.iter().all(|byte| *byte == b'x'));
     }
 }
 
-/// More of them than a connection's window has room for, and no deadline ends them: they go when
-/// others need the room.
-async fn readers_that_stand_still_give_way(over: Transport) {
+/// More of them than fit into a connection's window, and no deadline ends them: they are evicted
+/// when others need the room.
+async fn stalled_readers_are_evicted(over: Transport) {
     let (_application, stage) = large_and_small(over, |plan| {
         plan.limits.write_timeout = Duration::from_secs(600);
         plan.limits.response_idle_timeout = Duration::from_secs(600);
@@ -610,8 +610,7 @@ async fn readers_that_stand_still_give_way(over: Transport) {
     assert!(gave_way, "one of those that stood still");
 }
 
-/// More of them than a connection's window has room for: what they held is free again when they are
-/// gone.
+/// More of them than fit into a connection's window: their room is free again when they are gone.
 async fn slow_readers_that_are_gone_leave_nothing_behind(over: Transport) {
     let (_application, stage) = large_and_small(over, |_| {}).await;
     let mut slow = Vec::new();
@@ -640,7 +639,7 @@ async fn slow_readers_that_are_gone_leave_nothing_behind(over: Transport) {
 }
 
 async fn an_abort_is_seen_on_the_other_side_within_a_second(over: Transport) {
-    // The sender goes away: the application's connection ends.
+    // The sender disconnects: the application's connection ends.
     let (begun, ended) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let of_application = (Arc::clone(&begun), Arc::clone(&ended));
     let application = Application::raw(move |stream| {
@@ -679,7 +678,7 @@ async fn an_abort_is_seen_on_the_other_side_within_a_second(over: Transport) {
         since.elapsed()
     );
 
-    // The application breaks off: the sender's answer breaks off, too.
+    // The application aborts: the sender's response is aborted, too.
     let mut connection = stage.edge.http1().await;
     connection
         .send("POST", &format!("{HOOK}/break"), HOST, &[], b"x")
@@ -741,7 +740,7 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
         );
     };
 
-    // In the middle of an upload that streams.
+    // In the middle of a streamed upload.
     let mut upload = stage.edge.http1().await;
     upload
         .raw(
@@ -755,7 +754,7 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
     drop(upload);
     heard("an upload's abort").await;
 
-    // One stream of an HTTP/2 connection; the others go on.
+    // One stream of an HTTP/2 connection; the others continue.
     let mut client = stage.edge.http2().await.ready().await.unwrap();
     let request = || {
         http::Request::post(format!("https://{HOST}{HOOK}"))
@@ -774,7 +773,7 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
     drop((_kept, _answer, sending));
     heard("the connection's end").await;
 
-    // A WebSocket, by either side.
+    // A WebSocket, closed by either side.
     let websocket = open(&stage).await;
     within("the WebSocket is open", begun.notified()).await;
     drop(websocket);
@@ -796,7 +795,7 @@ async fn aborts_of_uploads_http2_and_websockets_are_seen_within_a_second(over: T
     );
 }
 
-/// A gibibyte each way through the real programs, which do not grow by it.
+/// A gibibyte in each direction through the real programs, which do not grow by it.
 #[tokio::test]
 async fn bodies_larger_than_memory() {
     const SIZE: u64 = 1 << 30;

@@ -20,7 +20,7 @@ const NOW: u64 = 1_700_000_000;
 const KEY: &str = "shared with the provider";
 const URL: &str = "https://hooks.example.test/flexdeploy/webhooks/v1/git/push";
 
-/// The folder of a test.
+/// Folder of a test.
 struct Folder(TempDir);
 
 impl Folder {
@@ -32,7 +32,7 @@ impl Folder {
         self.0.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// Writes a file and gives its path.
+    /// Writes a file and returns its path.
     fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         std::fs::write(self.path(name), content).unwrap();
         self.path(name)
@@ -44,7 +44,7 @@ fn hookward(args: &[&str], environment: &[(&str, &str)], input: &str) -> Ended {
     run("hookward", args, environment, input)
 }
 
-/// Asserts that the call was wrong, and that the error says what.
+/// Asserts that the command line is rejected, with these texts.
 fn assert_wrong(args: &[&str], environment: &[(&str, &str)], texts: &[&str]) {
     let ended = hookward(args, environment, "");
     assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
@@ -59,7 +59,7 @@ fn assert_wrong(args: &[&str], environment: &[(&str, &str)], texts: &[&str]) {
     }
 }
 
-/// A request as it comes over the wire.
+/// Returns a request as bytes on the wire.
 fn raw(method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut text = format!("{method} {target} HTTP/1.1\r\n");
     if !headers
@@ -89,7 +89,7 @@ fn base64(key: &str, message: &str) -> String {
     BASE64.encode(&HEXLOWER.decode(hex(key, message).as_bytes()).unwrap())
 }
 
-/// Asks `explain` for JSON. Exit code and verdict say the same.
+/// Runs `explain` with JSON output. Exit code and verdict must agree.
 fn explain(args: &[&str], environment: &[(&str, &str)], input: &str) -> Value {
     let args = [&["explain", "--format", "json"], args].concat();
     let ended = hookward(&args, environment, input);
@@ -105,7 +105,7 @@ fn explain(args: &[&str], environment: &[(&str, &str)], input: &str) -> Value {
     said
 }
 
-/// A request of a vector, explained at its own moment; `body` stands in for its body.
+/// Explains the request of a vector at its own time, with this body.
 fn explain_vector(folder: &Folder, vector: &Vector, body: &[u8]) -> Value {
     let secret = folder.file(&format!("{}.secret", vector.id), vector.secret());
     let target = vector.path.as_deref().unwrap_or(PREFIX);
@@ -143,7 +143,7 @@ fn explain_vector(folder: &Folder, vector: &Vector, body: &[u8]) -> Value {
 }
 
 #[test]
-fn a_policy_that_can_be_used_is_said_to_be() {
+fn a_valid_policy_is_reported_as_valid() {
     let folder = Folder::new();
     let good = folder.file(
         "good.toml",
@@ -341,7 +341,7 @@ fn a_request_is_read_from_standard_input_a_file_or_flags() {
     assert_eq!(other["check"], "signature", "{other}");
 }
 
-/// Every check that a route can have, in the order in which the gate asks.
+/// Every check that a route can have, in the order of the gate.
 const EVERY_CHECK: [&str; 22] = [
     "--method",
     "POST",
@@ -368,7 +368,7 @@ const EVERY_CHECK: [&str; 22] = [
 ];
 
 #[test]
-fn the_verdict_of_every_check_is_said_in_order() {
+fn the_verdict_of_every_check_is_listed_in_order() {
     let environment = [("TOKEN", "t0ken"), ("KEY", KEY)];
     let body = r#"{"ref":"refs/heads/main"}"#;
     let field = format!(
@@ -439,7 +439,7 @@ fn the_verdict_of_every_check_is_said_in_order() {
         .collect();
     assert_eq!(steps, expected.map(|(_, check)| check), "{json}");
 
-    // A refusal says what refused first, and what every other check would have said.
+    // A refusal names the first check that refused, and the result of every other check.
     let ended = hookward(
         &[&["explain"], &EVERY_CHECK[..], &["-d", "{}"]].concat(),
         &environment,
@@ -524,7 +524,7 @@ fn a_refused_request_names_its_check_and_the_reason() {
     ];
 
     for (check, args, reason) in cases {
-        // Where the case asks for nothing else, everybody may send.
+        // If the case requires nothing else, anyone may send.
         let guarded = args
             .iter()
             .any(|arg| matches!(*arg, "--allow-ip" | "--token" | "--verify"));
@@ -562,7 +562,7 @@ fn a_refused_request_names_its_check_and_the_reason() {
         );
     }
 
-    // What the relay could not read is refused, too.
+    // What the relay could not parse is refused, too.
     for input in [
         "",
         "hello",
@@ -593,7 +593,7 @@ fn a_call_of_explain_that_is_wrong_says_what() {
         (&["--verify", "github=env:KEY"], &["--url"]),
         (
             &["--url", "h/a", "--verify", "github=env:KEY"],
-            &["\"h/a\" is no URL"],
+            &["\"h/a\" is not a URL"],
         ),
         (
             &["--url", URL, "--verify", "githup=env:KEY"],
@@ -653,10 +653,9 @@ fn a_call_of_explain_that_is_wrong_says_what() {
     }
 }
 
-/// A right signature that says does not cover the body, or not about all of it, is not told as more
-/// than it is.
+/// A valid signature that covers nothing of the body, or a part of it, is described as such.
 #[test]
-fn a_signature_is_not_said_to_cover_a_body_that_it_does_not() {
+fn explain_does_not_overstate_the_coverage_of_a_signature() {
     let folder = Folder::new();
     let made: BTreeMap<_, _> = vectors("made")
         .into_iter()
@@ -688,7 +687,7 @@ fn a_signature_is_not_said_to_cover_a_body_that_it_does_not() {
             .any(|text| notes.contains(text));
         assert_eq!(warned, !whole, "{id}: {notes}");
 
-        // And so it is: another member of the body passes, or does not.
+        // And it is true: another member of the body passes, or does not.
         let forged = match body.strip_prefix(b"{") {
             Some(rest) => [&br#"{"forged":"yes","#[..], rest].concat(),
             None => b"forged".to_vec(),
@@ -698,10 +697,10 @@ fn a_signature_is_not_said_to_cover_a_body_that_it_does_not() {
     }
 }
 
-/// A delivery that came, and what the policy knows.
+/// A received delivery, and the policy's knowledge.
 struct Delivery<'d> {
     provider: &'d str,
-    /// The secret as it is kept here.
+    /// The secret as configured here.
     kept: &'d [u8],
     url: &'d str,
     headers: &'d [(&'d str, &'d str)],
@@ -750,7 +749,7 @@ impl Delivery<'_> {
         said
     }
 
-    /// What the doctor says of a wrong signature.
+    /// Returns the doctor's hints on a wrong signature.
     fn hints(&self, folder: &Folder) -> String {
         let said = self.explain(folder);
         assert_eq!(said["check"], "signature", "{said}");
@@ -788,7 +787,7 @@ fn the_doctor_knows_a_secret_that_was_copied_wrong() {
         .assert_hint(hint);
     }
 
-    // One newline at the end of the file belongs to the file, and not to the secret.
+    // One newline at the end belongs to the file, not to the secret.
     let signature = github_signature("key", b"{}");
     let headers = [("X-Hub-Signature-256", signature.as_str())];
     let said = Delivery {
@@ -802,7 +801,7 @@ fn the_doctor_knows_a_secret_that_was_copied_wrong() {
         "{said}"
     );
 
-    // Where nothing fits, nothing is made up.
+    // Without a cause, no hint is invented.
     assert_eq!(
         Delivery {
             kept: b"other",
@@ -815,7 +814,7 @@ fn the_doctor_knows_a_secret_that_was_copied_wrong() {
 }
 
 #[test]
-fn the_doctor_knows_a_body_that_was_written_anew() {
+fn the_doctor_recognises_a_reserialized_body() {
     for (signed, arrived, hint) in [
         ("{\"a\":1}", "{\"a\":1}\n", "without the newline at its end"),
         ("{\"a\":1}\n", "{\"a\":1}", "with a newline at its end"),
@@ -891,7 +890,7 @@ fn the_secret_that_was_right_is_named() {
     let signature = github_signature("the next secret", b"{}");
     let headers = [("X-Hub-Signature-256", signature.as_str())];
 
-    // During a change two secrets of one provider are live.
+    // During a rotation, two secrets of one provider are valid.
     let also = ["--verify", &format!("github=file:{next}")];
     let said = Delivery {
         headers: &headers,
@@ -905,7 +904,7 @@ fn the_secret_that_was_right_is_named() {
         "{said}"
     );
 
-    // A secret of another provider's check is not taken, and is named all the same.
+    // A secret of another provider's check is not used, but named.
     let elsewhere = ["--verify", &format!("slack=file:{next}")];
     let hints = Delivery {
         headers: &headers,
@@ -942,7 +941,7 @@ fn the_doctor_says_by_how_much_a_clock_is_wrong() {
         };
         delivery.assert_hint(hint);
 
-        // An old request of a stranger has more wrong with it than its time.
+        // An old request of another sender has more wrong with it than its time.
         assert_eq!(
             Delivery {
                 kept: b"other",
@@ -1003,7 +1002,7 @@ fn the_doctor_knows_the_url_that_was_signed() {
         };
         delivery.assert_hint(hint);
 
-        // What the hint says to write makes it right.
+        // Following the hint makes the signature match.
         if let Some((_, origin)) = delivery.hints(&folder).split_once("origin = \"https") {
             let origin = format!("https{origin}");
             let origin = origin.split('"').next().unwrap();
@@ -1097,7 +1096,7 @@ async fn a_test_webhook_passes_a_real_gate() {
     assert_eq!(received[0].header("content-type"), Some("application/json"));
 }
 
-/// Signs by `send` and has the outcome explained.
+/// Signs with `send` and has the result explained.
 fn assert_signed_right(provider: &str, signing: &str, checking: &str, data: &str) {
     let send = [
         "send",
@@ -1138,7 +1137,7 @@ fn what_send_would_send_is_allowed_by_explain() {
         ("livekit", KEY),
         ("messagebird", KEY),
         ("upstash_qstash", KEY),
-        // The signature stands in the body: in JSON, in the items of a batch, in a form.
+        // The signature is in the body: in JSON, in the items of a batch, in a form.
         ("mailgun", KEY),
         ("ms_graph", KEY),
         ("kofi", KEY),
@@ -1167,7 +1166,7 @@ fn a_private_key_signs_where_the_provider_has_one() {
         ("plaid", ecdsa.serialize_pem(), jwks),
     ] {
         assert_signed_right(provider, &private, &public, r#"{"type":"test"}"#);
-        // The key that verifies can't sign, and the error says what is wanted.
+        // The key that verifies cannot sign, and the error names the required one.
         let args = [
             "send",
             "--dry-run",
@@ -1181,7 +1180,7 @@ fn a_private_key_signs_where_the_provider_has_one() {
     }
 }
 
-/// An RSA signature is long; what arrives is whole.
+/// An RSA signature is long, and arrives completely.
 #[tokio::test]
 async fn an_rsa_signature_arrives_whole() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -1260,7 +1259,7 @@ fn a_call_of_send_that_is_wrong_says_what() {
                 "env:KEY",
                 "hooks.example.test/a",
             ],
-            "is no URL",
+            "is not a URL",
         ),
         (
             &[
@@ -1284,7 +1283,7 @@ fn a_call_of_send_that_is_wrong_says_what() {
                 "PO ST",
                 URL,
             ],
-            "no method",
+            "is not a method",
         ),
         (
             &[
@@ -1312,7 +1311,7 @@ fn a_call_of_send_that_is_wrong_says_what() {
         );
     }
 
-    // Who takes the connection and says nothing has not answered.
+    // A peer that accepts the connection and sends nothing has not responded.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
     let closing = std::thread::spawn(move || drop(silent.accept()));
@@ -1333,7 +1332,7 @@ fn a_call_of_send_that_is_wrong_says_what() {
     closing.join().unwrap();
 }
 
-/// What `providers show` says of every provider, by its id.
+/// Returns the output of `providers show` for every provider, by id.
 fn shown() -> BTreeMap<&'static str, String> {
     let rows = providers::all();
     std::thread::scope(|scope| {
@@ -1489,7 +1488,7 @@ fn a_provider_that_can_not_be_shown_is_an_error_that_helps() {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_told_in_a_handshake_is_kept() {
+async fn a_secret_sent_in_a_challenge_is_stored() {
     let told = "b537207f20cbfa02357cf448134da559";
     for (provider, headers, body) in [
         ("asana", &[("X-Hook-Secret", told)][..], String::new()),
@@ -1597,7 +1596,7 @@ fn pairing_is_for_providers_that_tell_their_secret() {
 }
 
 #[test]
-fn what_is_no_secret_is_refused_and_a_short_one_is_told() {
+fn placeholders_are_refused_and_short_secrets_cause_a_note() {
     for (value, text) in [
         ("x", "has 1 bytes"),
         ("hunter2", "has 7 bytes"),
@@ -1698,9 +1697,9 @@ fn a_file_at_home_is_found() {
     );
 }
 
-/// What a policy lets in, in words, from flags as people write them.
+/// Describes what a policy allows, from flags as people write them.
 #[test]
-fn check_says_what_is_let_in_and_from_whom() {
+fn check_describes_what_a_policy_allows() {
     let secret = [("X", "a secret of some length")];
     let said = |more: &[&str]| {
         let ended = hookward(
@@ -1728,7 +1727,7 @@ fn check_says_what_is_let_in_and_from_whom() {
     let signed = said(&["--verify", "github=env:X", "--token", "env:X"]);
     assert!(
         signed
-            .contains("with a token in ?token= (env:X), with a right signature of GitHub (env:X)"),
+            .contains("with a token in ?token= (env:X), with a valid signature of GitHub (env:X)"),
         "{signed}"
     );
     assert!(!signed.contains("warning"), "{signed}");
@@ -1759,7 +1758,7 @@ fn check_says_what_is_let_in_and_from_whom() {
     );
 }
 
-/// Of several providers on one path the reason is about the one that the request looks like.
+/// With several providers on one path, the reason is about the one that the request resembles.
 #[test]
 fn the_closest_rule_gives_the_reason() {
     let folder = Folder::new();
@@ -1850,7 +1849,7 @@ fn reasons_name_what_would_have_been_right() {
     );
 }
 
-/// What altered a secret on its way here is named by the doctor, too.
+/// The doctor also names what altered a secret.
 #[test]
 fn the_doctor_knows_secrets_that_were_altered() {
     let signature = github_signature(KEY, b"{}");
@@ -1875,10 +1874,10 @@ fn the_doctor_knows_secrets_that_were_altered() {
     }
 }
 
-/// GetStream signs the body before it packs it; the relay unpacks nothing.
+/// GetStream signs the body before it compresses it; the relay decompresses nothing.
 #[test]
-fn a_packed_body_that_was_signed_unpacked_is_named() {
-    /// By Python's gzip of the body that is signed below.
+fn a_body_compressed_after_signing_is_named() {
+    /// Python's gzip of the body that is signed below.
     const PACKED: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x2a\xa9\x2c\x48\x55\xb2\x52\xca\x4d\x2d\x2e\x4e\x4c\x4f\xd5\xcb\x4b\x2d\x57\xaa\x05\x00\xd5\x13\x48\xca\x16\x00\x00\x00";
 
     let folder = Folder::new();

@@ -1,5 +1,4 @@
-//! The tunnel on networks that are not kind: it finds a way, loses connections and no webhooks, and
-//! comes back.
+//! The tunnel on bad networks: it finds a path, loses connections but no webhooks, and recovers.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,7 +27,7 @@ use hookward_tunnel::transport::{ControlStream, Session, Transport, quic};
 use tokio::task::JoinHandle;
 
 const HOOK: &str = "/flexdeploy/webhooks/v1/git/push";
-/// A tunnel that notices soon.
+/// Idle timeout of a tunnel that detects faults quickly.
 const QUICK: Duration = Duration::from_secs(2);
 
 fn linked(transport: TransportMode) -> Plan {
@@ -49,7 +48,7 @@ fn linked(transport: TransportMode) -> Plan {
     plan
 }
 
-/// Webhooks one after another, until they are ended; gives how they were answered.
+/// Webhooks one after another until they are ended, with the responses.
 struct Load {
     stop: Arc<AtomicBool>,
     sent: JoinHandle<HashMap<u16, usize>>,
@@ -100,7 +99,7 @@ async fn where_udp_is_blocked_tcp_carries_the_tunnel_and_quic_takes_over_when_it
     })
     .await;
 
-    // Both connections have moved, and the old ones are gone.
+    // Both connections have moved, and the old ones are closed.
     eventually("both have moved", || stage.link().udp_flows() >= 2).await;
     let answers = load.end().await;
     assert_eq!(answers.keys().collect::<Vec<_>>(), [&200], "{answers:?}");
@@ -113,9 +112,9 @@ async fn where_udp_is_blocked_tcp_carries_the_tunnel_and_quic_takes_over_when_it
     );
 }
 
-/// The first packets pass, and nothing of what follows.
+/// The first packets pass, and nothing after them.
 #[tokio::test]
-async fn a_handshake_that_dies_half_way_is_gone_around_within_three_seconds() {
+async fn a_blocked_quic_handshake_falls_back_to_tcp_within_three_seconds() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut stage = Stage::start(application.address, linked(TransportMode::Auto)).await;
 
@@ -139,10 +138,9 @@ async fn a_handshake_that_dies_half_way_is_gone_around_within_three_seconds() {
     }
 }
 
-/// A firewall lets QUIC begin, and then looks closer, each time: QUIC is tried again more and more
-/// rarely.
+/// A firewall lets QUIC start and then inspects it, each time: QUIC is tried more and more rarely.
 #[tokio::test]
-async fn flows_that_die_young_again_and_again_lose_no_accepted_request() {
+async fn flows_that_fail_early_repeatedly_lose_no_accepted_request() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut stage = Stage::start(application.address, linked(TransportMode::Auto)).await;
     stage.stop_agent().await;
@@ -174,8 +172,8 @@ async fn flows_that_die_young_again_and_again_lose_no_accepted_request() {
         "{answers:?}"
     );
 
-    // The application's answer may have been on its way when the flow died: it is not asked a
-    // second time.
+    // The application's response may have been in flight when the flow died, so the request is not
+    // sent again.
     assert_eq!(
         application.log.take().len(),
         answers[&200] + broken,
@@ -226,14 +224,13 @@ async fn udp_that_dies_under_way_is_noticed_and_gone_around() {
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
 }
 
-/// The machine slept for an hour, and the NAT on its way has forgotten it. The relay knows that the
-/// connections are dead; the agent would find out much later. Over TCP, where each side has its own
-/// word.
+/// The machine was suspended for an hour, and the NAT on its path has forgotten it. The relay knows
+/// that the connections are dead; the agent would notice much later, as would TCP.
 #[tokio::test]
-async fn after_sleep_the_tunnel_is_dialled_anew_before_its_path_counts_as_dead() {
+async fn after_a_suspend_the_agent_dials_again_before_the_idle_timeout() {
     let application = Application::start(|_| Reply::ok("")).await;
     let mut plan = linked(TransportMode::Only(Transport::Tcp));
-    // Longer than this test waits for anything.
+    // Longer than any wait of this test.
     plan.link.liveness = Liveness::with_idle_timeout(DEADLINE * 4);
 
     let now = Clock::System.now();
@@ -250,8 +247,8 @@ async fn after_sleep_the_tunnel_is_dialled_anew_before_its_path_counts_as_dead()
     assert_eq!(application.log.take().len(), 2, "each arrived once");
 }
 
-/// A NAT gives the agent's flows other ports: QUIC's connections go on (RFC 9000, 9), none is
-/// dialled anew.
+/// A NAT gives the agent's flows other ports: QUIC connections continue (RFC 9000 §9), and none is
+/// dialed again.
 #[tokio::test]
 async fn connections_survive_a_nat_that_rebinds_their_ports() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -281,7 +278,7 @@ async fn connections_survive_a_nat_that_rebinds_their_ports() {
     assert_eq!(application.log.take().len(), 6, "each arrived once");
 }
 
-/// The relay does not know yet that the path is dead when it sends the request there.
+/// The relay does not know yet that the path is dead when it sends the request.
 #[tokio::test]
 async fn a_connection_that_dies_takes_no_request_with_it() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -316,9 +313,9 @@ async fn a_connection_that_dies_takes_no_request_with_it() {
     .await;
 }
 
-/// Large bodies that were read whole are kept until the application has them, too.
+/// Large bodies that a check has read are kept until the application has them, too.
 #[tokio::test]
-async fn nor_does_it_take_a_large_signed_one() {
+async fn nor_a_large_signed_one() {
     let application = Application::start(|_| Reply::ok("")).await;
     let plan = Plan {
         policy: signed_policy("github", b"s", ""),
@@ -358,7 +355,7 @@ async fn nor_does_it_take_a_large_signed_one() {
     assert_eq!(application.log.take().len(), 9, "each arrived once");
 }
 
-/// The same over TCP, where a connection that a NAT has forgotten stays open and silent.
+/// Over TCP a connection that a NAT has forgotten stays open and silent.
 #[tokio::test]
 async fn a_tcp_connection_that_is_silent_is_noticed() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -381,7 +378,8 @@ async fn a_tcp_connection_that_is_silent_is_noticed() {
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
 }
 
-/// What the application has may be done: it is not given again, and the sender is told.
+/// A request that the application may have received is not sent again, and the sender gets an
+/// error.
 #[tokio::test]
 async fn what_the_application_has_heard_of_is_never_sent_twice() {
     let application = Application::start(|_| Reply::Silence).await;
@@ -435,7 +433,7 @@ async fn agents_that_share_a_tunnel_share_its_load() {
     }
 
     let first = stage.start_second_agent(idle.address).await;
-    // The first has three under way, and so the second gets whatever comes now.
+    // The first has three requests in flight, so the second gets the next ones.
     for _ in 0..10 {
         assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "second");
     }
@@ -446,7 +444,8 @@ async fn agents_that_share_a_tunnel_share_its_load() {
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.text(), "second");
 }
 
-/// Sharing takes two: the newest has the tunnel, and the one before again when it is gone.
+/// Pooling needs both: without it the newest agent has the tunnel, and the previous one when it
+/// leaves.
 #[tokio::test]
 async fn an_agent_that_does_not_share_has_the_tunnel_alone() {
     let [before, newest] = [
@@ -478,9 +477,9 @@ async fn an_agent_that_does_not_share_has_the_tunnel_alone() {
     within("the first leaves", first.shutdown()).await;
 }
 
-/// Each agent is asked once, over whichever connection, and the sender hears what they say.
+/// Each agent is tried once, over any connection, and the sender gets its error.
 #[tokio::test]
-async fn applications_that_are_all_down_are_said_to_be() {
+async fn all_applications_down_is_502() {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
@@ -510,7 +509,7 @@ async fn applications_that_are_all_down_are_said_to_be() {
 }
 
 #[tokio::test]
-async fn an_application_that_is_down_is_gone_around_where_another_agent_shares_the_tunnel() {
+async fn requests_avoid_an_agent_whose_application_is_down() {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
@@ -541,7 +540,8 @@ async fn an_application_that_is_down_is_gone_around_where_another_agent_shares_t
         assert_eq!((answer.status, answer.text().as_str()), (200, "second"));
     }
 
-    // A large body is sent once. The first agent says that its application is down, and gets none.
+    // A large body is sent once. The first agent reports that its application is down, and gets
+    // none.
     let large = vec![b'x'; MIB as usize];
     let since = Instant::now();
 
@@ -604,7 +604,7 @@ async fn through_an_http_proxy_with_a_password() {
     let mut plan = linked(TransportMode::Auto);
     plan.link.proxies = Proxies::all(&format!("http://user:p%40ss@{}", proxy.address), "");
 
-    // The only way out is the proxy: UDP is blocked.
+    // The proxy is the only path, because UDP is blocked.
     let mut stage = Stage::blocked(application.address, plan).await;
     assert_eq!(stage.transports(), [Transport::Tcp]);
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
@@ -669,7 +669,7 @@ fn pin() -> Pin {
         .pin
 }
 
-/// An agent's connections, made by hand.
+/// Connections of an agent, made by hand.
 struct ByHand {
     credential: Secret,
     endpoint: quinn::Endpoint,
@@ -712,12 +712,12 @@ impl ByHand {
         )
     }
 
-    /// A connection of one run.
+    /// Opens a connection of one instance.
     async fn connect(&self, line: Option<u32>) -> (Session, ControlStream) {
         self.connect_again(line, false).await
     }
 
-    /// The same, when the one before may be lost.
+    /// Opens a connection whose predecessor may be lost.
     async fn connect_again(&self, line: Option<u32>, lost: bool) -> (Session, ControlStream) {
         let connecting = self
             .endpoint
@@ -749,7 +749,7 @@ impl ByHand {
         (session, control)
     }
 
-    /// A request that waits for its answer.
+    /// Sends a request that waits for its response.
     async fn ask(&self, host: &str, path: &str) -> Http1 {
         let edge = Edge {
             host: format!("{host}.example.test"),
@@ -780,7 +780,7 @@ async fn open_by_hand(control: &mut ControlStream, host: &str, path: &str, revis
     ));
 }
 
-/// The connections of one run of an agent tell of two changes, and the older one comes last.
+/// The connections of one instance report two changes, and the older one arrives last.
 #[tokio::test]
 async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
     let (_stage, agent) = ByHand::new(Plan::default()).await;
@@ -802,7 +802,7 @@ async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
         "the newer policy is in force"
     );
 
-    // The other one would be forwarded: to an agent that says nothing.
+    // The other one would be forwarded: to an agent that does not respond.
     let _waiting = agent.ask("late", "/newer").await;
     let [(one, _), (other, _)] = &connections[..] else {
         panic!("two connections")
@@ -815,7 +815,7 @@ async fn a_policy_that_comes_late_does_not_replace_a_newer_one() {
     .unwrap();
 }
 
-/// Until it has opened all that the one before it serves: its agent takes nothing from it before.
+/// Until it has opened all tunnels of its predecessor: the agent accepts no request over it before.
 #[tokio::test]
 async fn the_newer_connection_of_a_line_is_used_once_it_is_complete() {
     let (_stage, agent) = ByHand::new(Plan::default()).await;
@@ -838,7 +838,7 @@ async fn the_newer_connection_of_a_line_is_used_once_it_is_complete() {
             .unwrap();
     }
 
-    // Another line is nobody's successor.
+    // A connection of another link replaces none.
     let (other, mut other_control) = agent.connect(Some(1)).await;
     open_by_hand(&mut other_control, "one", "/x", 1).await;
 
@@ -853,10 +853,10 @@ async fn the_newer_connection_of_a_line_is_used_once_it_is_complete() {
     .await;
 }
 
-/// A relay that is about to stop takes an agent back that has lost its connection, for the last
-/// requests, and none that only wants another one.
+/// A draining relay accepts an agent that has lost its connection, for the last requests, and none
+/// that only wants another one.
 #[tokio::test]
-async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connection() {
+async fn a_draining_relay_accepts_only_agents_that_lost_their_connection() {
     let mut plan = Plan::default();
     plan.limits.drain = DEADLINE;
     let (mut stage, agent) = ByHand::new(plan).await;
@@ -898,7 +898,7 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
         .unwrap();
 
     let opened = within("the tunnel", async {
-        // That the relay leaves is said here, too.
+        // The relay's drain is announced here, too.
         loop {
             match control
                 .receive::<RelayMessage>(GREETING_BYTES)
@@ -914,7 +914,7 @@ async fn a_relay_that_is_about_to_stop_takes_back_only_who_has_lost_its_connecti
     assert!(opened.await);
 
     session.close("lost");
-    // The request that was under way comes again, for it is the same run of the agent.
+    // The request in flight arrives again, because it is the same instance of the agent.
     within("the request again", taken.accept()).await.unwrap();
     taken.close("enough");
     within("the relay stops", stopping).await.unwrap();

@@ -1,5 +1,5 @@
-//! Applications of every kind: over https, on a Unix socket, over HTTP/2; what Host says to them;
-//! and one that is down is said.
+//! Applications of every kind: over https, on a Unix socket, over HTTP/2; their Host values; and
+//! reports of unreachable ones.
 
 use hookward_agent::UpstreamArgs;
 use hookward_agent::events::{Event, RequestResult};
@@ -38,8 +38,8 @@ async fn stage(application: &str, args: &UpstreamArgs) -> Stage {
     .await
 }
 
-/// A certificate that an application has made for itself is taken when exactly it is given, as curl
-/// does; whatever it says of authorities. A wrong name is refused, in words.
+/// A certificate that an application has made for itself is trusted if exactly this one is given,
+/// as with curl, whatever its CA flag. A wrong name is refused with the reason.
 #[tokio::test]
 async fn a_self_signed_certificate_that_is_given_is_trusted() {
     use rcgen::{BasicConstraints, IsCa};
@@ -63,7 +63,7 @@ async fn a_self_signed_certificate_that_is_given_is_trusted() {
         let named = |report: &Event| matches!(report, Event::Warning(text) if text.contains("by a name that its certificate has"));
         other.reported("the name", named).await;
 
-        // Another one that is not given is not trusted for it.
+        // A different certificate is not trusted.
         let another = upstream::over_tls_by(false, IsCa::NoCa).await;
         let mistaken = UpstreamArgs {
             upstream_ca: Some(another.ca.clone()),
@@ -150,7 +150,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
     .await;
     assert_eq!(other.edge.post(HOOK, &[], b"x").await.status, 502);
 
-    // And each spoken to as if it were the other.
+    // And each addressed with the other's scheme.
     let mistaken = stage(&secure.address.to_string(), &args()).await;
     assert_eq!(mistaken.edge.post(HOOK, &[], b"x").await.status, 502);
 
@@ -251,7 +251,7 @@ async fn what_host_says() {
 }
 
 #[tokio::test]
-async fn an_application_that_is_down_is_said_and_so_is_its_return() {
+async fn an_unreachable_application_and_its_recovery_are_reported() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -264,12 +264,12 @@ async fn an_application_that_is_down_is_said_and_so_is_its_return() {
         .await;
 
     let _again = tokio::net::TcpListener::bind(address).await.unwrap();
-    let back = |report: &Event| matches!(report, Event::Note(text) if text.contains("takes connections now"));
+    let back = |report: &Event| matches!(report, Event::Note(text) if text.contains("accepts connections again"));
     stage.reported("its return is said", back).await;
 }
 
 #[tokio::test]
-async fn one_that_ends_while_nothing_comes_is_said_too() {
+async fn an_application_that_stops_while_idle_is_reported() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application.address.to_string(), &args()).await;
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
@@ -283,7 +283,7 @@ async fn one_that_ends_while_nothing_comes_is_said_too() {
 }
 
 #[tokio::test]
-async fn one_that_does_not_answer_is_said_and_so_is_its_next_answer() {
+async fn an_unresponsive_application_and_its_recovery_are_reported() {
     let application = Application::start(|request| match request.target.ends_with("/hang") {
         true => Reply::Silence,
         false => Reply::ok(""),
@@ -364,7 +364,7 @@ async fn an_unverified_certificate_is_warned_about_at_every_start() {
 }
 
 #[test]
-fn what_is_wrong_with_an_application_is_said_at_once() {
+fn mistakes_in_the_application_are_reported_at_startup() {
     let wrong = |application: &str, args: &UpstreamArgs| {
         hookward_agent::application(application, args)
             .err()
@@ -465,7 +465,7 @@ async fn several_tunnels_from_a_file() {
 }
 
 #[test]
-fn every_mistake_of_a_file_is_said() {
+fn every_mistake_of_a_file_is_reported() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("hookward.toml");
     let state = dir.path().join("state");

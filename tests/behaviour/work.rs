@@ -1,4 +1,4 @@
-//! What a stranger's request may cost, counted in bytes: the gate's own count, and no clock.
+//! Cost of unverified requests, counted in bytes by the gate itself, without a clock.
 
 use hookward_core::clock::UnixMillis;
 use hookward_core::fetched_keys::FetchedKeys;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 const TARGET: &[u8] = b"/flexdeploy/webhooks/v1";
 
-/// A policy whose secrets are `secret` and a number.
+/// Reads a policy whose secrets are `secret` and a number.
 fn read(text: &str, secrets: usize) -> Result<Policy, String> {
     let dir = tempfile::TempDir::new().unwrap();
     for number in 0..secrets {
@@ -40,7 +40,7 @@ fn verifying(provider: &str) -> String {
     )
 }
 
-/// A list of signed fields that names two of them again and again, beside a large one.
+/// Returns a list of signed fields that names two of them repeatedly, beside a large one.
 fn bomb() -> HeaderMap {
     let mut headers = HeaderMap::new();
     let names = format!("x-contentful-timestamp{}", ",a".repeat(7900));
@@ -83,7 +83,7 @@ fn a_list_of_signed_fields_is_no_bomb() {
     assert!(refusal.reason.contains("signed"), "{}", refusal.reason);
 
     assert!(work.total() < MIB, "{} bytes", work.total());
-    // The doctor tries other providers by the fields that are there, also for a route of GitHub's.
+    // The doctor tries other providers by the fields in the request, also for a route of GitHub's.
     for provider in ["github", "contentful"] {
         let work = Work::up_to(DOCTOR_BYTES);
         let gate = self::gate(&verifying(provider));
@@ -101,7 +101,7 @@ fn a_list_of_signed_fields_is_no_bomb() {
     }
 }
 
-/// The doctor works on so many bytes, whatever it is shown.
+/// The doctor's work is bounded for every input.
 #[test]
 fn a_diagnosis_costs_so_many_bytes() {
     const KINDS: u64 = 3;
@@ -147,7 +147,7 @@ fn a_diagnosis_costs_so_many_bytes() {
 
 #[test]
 fn equal_checks_are_made_once() {
-    // The same secret in several alternatives is one key.
+    // The same secret in several accept rules is one key.
     let accept =
         "[[route.accept]]\nverify = { provider = 'websub', secret = 'file:DIR/secret0' }\n";
     let gate = gate(&format!("[[route]]\npath = '/**'\n{}", accept.repeat(20)));

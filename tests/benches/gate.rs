@@ -1,5 +1,5 @@
-//! What the gate costs: nanoseconds for each check, and the signature's throughput beside the bare
-//! `hmac` crate on the same bytes.
+//! Cost of the gate: nanoseconds for each check, and the signature's throughput beside the bare
+//! `hmac` crate with the same bytes.
 //!
 //!     cargo bench -p hookward-tests --bench gate
 
@@ -31,7 +31,7 @@ const KEY: &str = "a key of the usual length, thirty";
 const TARGET: &[u8] = b"/flexdeploy/webhooks/v1/git?token=t0ken&run=7";
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
-/// A GitHub push of about this size.
+/// Returns a GitHub push of about this size.
 fn body(bytes: usize) -> Vec<u8> {
     let mut body = br#"{"ref":"refs/heads/main","commits":[""#.to_vec();
     body.resize(bytes.saturating_sub(3).max(body.len()), b'x');
@@ -52,7 +52,7 @@ fn headers(body: &[u8]) -> HeaderMap {
     headers
 }
 
-/// All four protections at once.
+/// Returns a policy with all four protections.
 fn policy() -> Policy {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("key"), KEY).unwrap();
@@ -88,7 +88,7 @@ fn single_checks(c: &mut Criterion) {
     });
 
     for count in [10_u32, 10_000] {
-        // Every second range, so that none can be merged with its neighbour.
+        // Every second range, so that none merges with its neighbour.
         let range = |n: u32| IpNet::V4(Ipv4Net::new((0x0a00_0000 + n * 512).into(), 24).unwrap());
         let set = AddressSet::new(&(0..count).map(range).collect::<Vec<_>>());
         let address = IpAddr::V4((0x0a00_0000 + count / 3 * 512 + 5).into());

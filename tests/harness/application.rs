@@ -1,5 +1,5 @@
-//! A recording application. It reads HTTP/1.1 by itself, so that it sees header names and order as
-//! they come over the wire, and answers as its script says.
+//! A recording application. It parses HTTP/1.1 itself, so that it sees names and order as sent, and
+//! responds by a script.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,19 +12,19 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// A request as it came in.
+/// A request as received.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Received {
     pub method: String,
     pub target: String,
-    /// Names and values as written.
+    /// Names and values as sent.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     pub trailers: Vec<(String, String)>,
 }
 
 impl Received {
-    /// The values of a header, by name without case.
+    /// Returns the values of a header, ignoring case.
     pub fn all(&self, name: &str) -> Vec<&str> {
         self.headers
             .iter()
@@ -37,25 +37,25 @@ impl Received {
         self.all(name).first().copied()
     }
 
-    /// The names as written.
+    /// Returns the names as sent.
     pub fn names(&self) -> Vec<&str> {
         self.headers.iter().map(|(name, _)| name.as_str()).collect()
     }
 }
 
-/// How a request is answered.
+/// Response to a request.
 pub enum Reply {
-    /// Status, extra headers and body, with a Content-Length.
+    /// Status, additional headers and body, with a Content-Length.
     Full(u16, Vec<(&'static str, String)>, Vec<u8>),
-    /// These bytes, then the connection stays open.
+    /// These bytes; the connection stays open.
     Raw(Vec<u8>),
-    /// These bytes, then the connection is cut.
+    /// These bytes; the connection is then aborted.
     RawThenCut(Vec<u8>),
-    /// Nothing, for ever.
+    /// No response.
     Silence,
-    /// 200 without a body, so much later.
+    /// 200 without a body, after this time.
     Later(Duration),
-    /// 200 without a body, once the test says so.
+    /// 200 without a body, once the test notifies.
     When(Arc<Notify>),
 }
 
@@ -67,7 +67,7 @@ impl Reply {
 
 type Script = Arc<dyn Fn(&Received) -> Reply + Send + Sync>;
 
-/// What was received.
+/// Record of the requests.
 #[derive(Clone, Default)]
 pub struct Log {
     complete: Arc<Mutex<Vec<Received>>>,
@@ -78,27 +78,27 @@ pub struct Log {
 }
 
 impl Log {
-    /// Requests that came in whole.
+    /// Returns the complete requests.
     pub fn complete(&self) -> Vec<Received> {
         self.complete.lock().unwrap().clone()
     }
 
-    /// Takes the requests that came in whole.
+    /// Takes the complete requests.
     pub fn take(&self) -> Vec<Received> {
         std::mem::take(&mut *self.complete.lock().unwrap())
     }
 
-    /// Heads that came in, whether or not a body followed.
+    /// Returns the number of received heads, with or without a body.
     pub fn begun(&self) -> usize {
         self.begun.load(Ordering::SeqCst)
     }
 
-    /// Requests that broke off behind their head.
+    /// Returns the number of requests that were aborted after their head.
     pub fn broken(&self) -> usize {
         self.broken.load(Ordering::SeqCst)
     }
 
-    /// Answers that were not taken to their end.
+    /// Returns the number of responses that were not read to their end.
     pub fn untaken(&self) -> usize {
         self.untaken.load(Ordering::SeqCst)
     }
@@ -108,7 +108,7 @@ impl Log {
     }
 }
 
-/// The application.
+/// A running application.
 pub struct Application {
     pub address: SocketAddr,
     pub log: Log,
@@ -116,12 +116,12 @@ pub struct Application {
 }
 
 impl Application {
-    /// Starts one that answers by this script.
+    /// Starts an application with this script.
     pub async fn start(script: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
         Self::with_idle_limit(script, None).await
     }
 
-    /// Starts one that closes a connection on which nothing came for this long.
+    /// Starts an application that closes connections after this idle time.
     pub async fn with_idle_limit(
         script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
         idle: Option<Duration>,
@@ -133,7 +133,7 @@ impl Application {
         )
     }
 
-    /// Starts one at this address of this machine; port 0: any.
+    /// Starts an application at this local address; port 0 for any.
     pub async fn start_at(
         address: SocketAddr,
         script: impl Fn(&Received) -> Reply + Send + Sync + 'static,
@@ -160,7 +160,7 @@ impl Application {
         Self { address, log, task }
     }
 
-    /// Starts one whose connections are handled by the test itself.
+    /// Starts an application whose connections the test handles itself.
     pub async fn raw<F, Fut>(handle: F) -> Self
     where
         F: Fn(TcpStream) -> Fut + Send + 'static,
@@ -190,7 +190,7 @@ impl Drop for Application {
     }
 }
 
-/// Reads from a connection piece by piece.
+/// Reader of a connection.
 pub struct Input {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -204,7 +204,7 @@ impl Input {
         }
     }
 
-    /// Bytes that were read and not yet given out.
+    /// Returns the number of buffered bytes.
     pub fn rest_of_buffer(&self) -> usize {
         self.buffer.len()
     }
@@ -213,12 +213,12 @@ impl Input {
         &mut self.stream
     }
 
-    /// More bytes; `false` at the end.
+    /// Reads more bytes. Returns `false` at the end.
     async fn fill(&mut self) -> bool {
         matches!(self.stream.read_buf(&mut self.buffer).await, Ok(count) if count > 0)
     }
 
-    /// Everything up to and with this mark.
+    /// Returns everything up to and including this mark.
     pub async fn until(&mut self, mark: &[u8]) -> Option<Vec<u8>> {
         loop {
             if let Some(at) = self
@@ -235,7 +235,7 @@ impl Input {
         }
     }
 
-    /// So many bytes.
+    /// Returns this number of bytes.
     pub async fn exactly(&mut self, count: usize) -> Option<Vec<u8>> {
         while self.buffer.len() < count {
             if !self.fill().await {
@@ -245,7 +245,7 @@ impl Input {
         Some(self.buffer.drain(..count).collect())
     }
 
-    /// A request's head.
+    /// Reads the head of a request.
     pub async fn head(&mut self) -> Option<Received> {
         let head = self.until(b"\r\n\r\n").await?;
         let text = String::from_utf8_lossy(&head).into_owned();
@@ -261,7 +261,7 @@ impl Input {
         Some(received)
     }
 
-    /// A request's body, by its framing.
+    /// Reads the body of a request, by its framing.
     pub async fn body(&mut self, received: &mut Received) -> Option<()> {
         if let Some(length) = received.header("content-length") {
             received.body = self.exactly(length.parse().ok()?).await?;
@@ -367,14 +367,14 @@ async fn serve(stream: TcpStream, script: Script, log: Log, idle: Option<Duratio
 
 /// FlexDeploy's webhook resource, as far as a webhook can see it: 202 at once, or with
 /// `flex-sync-webhook: true` 200, 404 or 500 when done. Its match script reads the raw header and
-/// the raw body and checks GitHub's signature itself.
+/// the raw body, and checks GitHub's signature itself.
 pub fn flexdeploy(secret: &'static str) -> impl Fn(&Received) -> Reply + Send + Sync + 'static {
     move |request| {
         if !request.target.starts_with("/flexdeploy/webhooks/v1") {
             return Reply::Full(200, Vec::new(), b"the whole application".to_vec());
         }
 
-        // As a Groovy script that looks a header up by its exact name.
+        // Like a Groovy script that looks up a header by its exact name.
         let exact = |wanted: &str| {
             request
                 .headers

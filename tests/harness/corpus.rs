@@ -1,4 +1,4 @@
-//! Reads the corpora: hostile and legal requests with the verdict that each must get.
+//! Corpora of hostile and legal requests, each with its expected verdict.
 
 use std::path::PathBuf;
 
@@ -6,14 +6,14 @@ use data_encoding::BASE64;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// A file of `tests/fixtures`.
+/// Returns the path of a file in `tests/fixtures`.
 pub fn fixture(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("fixtures")
         .join(path)
 }
 
-/// The cases of a corpus.
+/// Reads the cases of a corpus.
 pub fn cases<T: DeserializeOwned>(name: &str) -> Vec<T> {
     let text = std::fs::read_to_string(fixture(&format!("corpora/{name}.json"))).unwrap();
     let corpus: Value = serde_json::from_str(&text).unwrap();
@@ -22,12 +22,12 @@ pub fn cases<T: DeserializeOwned>(name: &str) -> Vec<T> {
     cases
 }
 
-/// Decodes base64 of a corpus.
+/// Decodes the base64 of a corpus.
 pub fn bytes(base64: &str) -> Vec<u8> {
     BASE64.decode(base64.as_bytes()).unwrap()
 }
 
-/// Collects misses: those of level `must` fail the test, those of level `should` are printed.
+/// Record of misses. Those of level `must` fail the test; those of level `should` are printed.
 #[derive(Default)]
 pub struct Score {
     pub cases: usize,
@@ -36,7 +36,7 @@ pub struct Score {
 }
 
 impl Score {
-    /// Notes the outcome of one case.
+    /// Records the outcome of a case.
     pub fn note(&mut self, id: &str, level: &str, outcome: Result<(), String>) {
         self.cases += 1;
         if let Err(miss) = outcome {
@@ -49,10 +49,10 @@ impl Score {
         }
     }
 
-    /// Prints the table and fails if a `must` was missed.
+    /// Prints the table, and fails if a `must` was missed.
     ///
     /// # Panics
-    /// When a case of level `must` got another verdict.
+    /// If a case of level `must` got another verdict.
     pub fn finish(self, what: &str) {
         println!(
             "{what}: {} cases, must missed {}, should missed {}",

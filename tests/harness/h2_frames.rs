@@ -1,5 +1,5 @@
-//! HTTP/2 by hand, so that `:path` can hold bytes that no client library lets through: one request
-//! with literal, uncompressed header fields (RFC 7541 §6.2.2), and the status of its answer.
+//! HTTP/2 by hand, so that `:path` may have bytes that no client library allows: a request with
+//! literal, uncompressed header fields (RFC 7541 §6.2.2), and the status of its response.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -20,16 +20,16 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
 
-/// How the relay took a request.
+/// Reaction of the relay to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// It answered with this status.
+    /// A response with this status.
     Status(u16),
-    /// It reset the stream, or closed the connection.
+    /// A reset stream or a closed connection.
     Cut,
 }
 
-/// Sends one request without a body.
+/// Sends a request without a body.
 pub async fn request(edge: &Edge, method: &str, path: &[u8]) -> Taken {
     let mut stream = within("TLS handshake", edge.tls(b"h2", Some(&edge.host)))
         .await
@@ -38,7 +38,7 @@ pub async fn request(edge: &Edge, method: &str, path: &[u8]) -> Taken {
     let mut bytes = PREFACE.to_vec();
     frame(&mut bytes, SETTINGS, 0, 0, &[]);
 
-    // A block larger than a frame may be goes on in CONTINUATION frames.
+    // A block larger than a frame continues in CONTINUATION frames.
     let mut pieces = block.chunks(16_384).peekable();
     let mut kind = HEADERS;
 
@@ -85,7 +85,7 @@ pub async fn request(edge: &Edge, method: &str, path: &[u8]) -> Taken {
     .await
 }
 
-/// The eight floods: how to begin, and what to repeat for ever.
+/// Returns the eight floods: their first bytes, and the bytes to repeat.
 pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
     let head = block(edge, "POST", b"/flexdeploy/webhooks/v1");
     let begun = |flags: u8| {
@@ -155,8 +155,8 @@ pub fn floods(edge: &Edge) -> Vec<(&'static str, Vec<u8>, Repeat)> {
     ]
 }
 
-/// A request whose answer's body can't be sent: the client opens no window for it (RFC 9113
-/// §6.5.2).
+/// Returns a request whose response body cannot be sent, because the client opens no window for it
+/// (RFC 9113 §6.5.2).
 pub fn without_window(edge: &Edge, path: &str) -> Vec<u8> {
     const INITIAL_WINDOW_SIZE: u8 = 4;
 
@@ -180,9 +180,9 @@ pub fn without_window(edge: &Edge, path: &str) -> Vec<u8> {
     bytes
 }
 
-/// A header bomb: requests whose bodies never come, each with so many fields with a value of so
-/// many bytes, of which all but the first are one byte on the wire, a reference to the first (RFC
-/// 7541 §6.1).
+/// Returns a header bomb: requests whose bodies never arrive, each with this number of fields of
+/// this size. All but the first field are one byte on the wire, a reference to the first (RFC 7541
+/// §6.1).
 pub fn bomb(edge: &Edge, path: &str, requests: u32, fields: usize, value: usize) -> Vec<u8> {
     let mut bytes = PREFACE.to_vec();
     frame(&mut bytes, SETTINGS, 0, 0, &[]);
@@ -202,12 +202,11 @@ pub fn bomb(edge: &Edge, path: &str, requests: u32, fields: usize, value: usize)
     bytes
 }
 
-/// The bytes of a flood's next frames.
+/// Function that returns the next frames of a flood.
 pub type Repeat = Box<dyn Fn(u32) -> Vec<u8>>;
 
-/// Sends so many frames of a flood, and then nothing: whether the relay has ended the connection.
-/// It is given time to read all, not to lose patience. With `known` the flood comes when the first
-/// request has been answered.
+/// Sends this number of frames of a flood. Returns `true` if the relay has closed the connection.
+/// With `known`, the flood starts after the first response.
 pub async fn is_cut_after(
     edge: &Edge,
     begin: &[u8],
@@ -242,7 +241,7 @@ pub async fn is_cut_after(
         }
     }
 
-    // The answer to a last PING says that all was read; a connection that was ended gives none.
+    // A reply to the last PING means that everything was read; a closed connection sends none.
     let mut ping = Vec::new();
     frame(&mut ping, PING, 0, 0, b"the last");
 
@@ -266,7 +265,7 @@ pub async fn is_cut_after(
     .await
 }
 
-/// The head of a request without further fields.
+/// Returns the head of a request without further fields.
 fn block(edge: &Edge, method: &str, path: &[u8]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in [
@@ -290,7 +289,7 @@ fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     out.extend(payload);
 }
 
-/// A string without Huffman coding (RFC 7541 §5.2).
+/// Encodes a string without Huffman coding (RFC 7541 §5.2).
 fn string(out: &mut Vec<u8>, text: &[u8]) {
     let mut length = text.len();
     if length < 127 {
@@ -308,11 +307,11 @@ fn string(out: &mut Vec<u8>, text: &[u8]) {
     out.extend(text);
 }
 
-/// `:status`, which stands first: indexed, or a literal value for the indexed name 8, with or
+/// Returns `:status`, the first field: indexed, or a literal value for the indexed name 8, with or
 /// without Huffman coding of its three digits.
 fn status(block: &[u8]) -> u16 {
     let mut block = block;
-    // Dynamic table size updates (RFC 7541 §6.3) may come before.
+    // Dynamic table size updates (RFC 7541 §6.3) may precede it.
     while block[0] & 0xe0 == 0x20 {
         block = &block[1..];
     }
@@ -332,7 +331,7 @@ fn status(block: &[u8]) -> u16 {
     }
 }
 
-/// Three digits in Huffman code: 0 to 2 have five bits (0 to 2), 3 to 9 six (0x19 to 0x1f).
+/// Decodes three digits in Huffman code: 0 to 2 have five bits (0 to 2), 3 to 9 six (0x19 to 0x1f).
 fn huffman(bytes: &[u8]) -> u16 {
     let mut bits = bytes
         .iter()

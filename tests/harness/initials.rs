@@ -1,5 +1,5 @@
-//! First packets of QUIC handshakes that never go on: real ones, as quinn makes them, which whoever
-//! they are sent to can decrypt (RFC 9001 §5.2).
+//! First packets of QUIC handshakes that never continue: real ones by quinn, which the recipient
+//! can decrypt (RFC 9001 §5.2).
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use quinn_proto::{ClientConfig, Endpoint, EndpointConfig};
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 
-/// How long an answer may take before it counts as none: the network may lose it.
+/// Timeout of a reply, because the network may lose it.
 const ANSWER: Duration = Duration::from_secs(1);
-/// What one endpoint remembers of handshakes that it began is thrown away after so many.
+/// Number of handshakes after which an endpoint is replaced, with its memory of them.
 const OF_ENDPOINT: usize = 1000;
 
-/// What came back.
+/// Received replies.
 #[derive(Debug, Default)]
 pub struct Answers {
     pub sent: usize,
-    /// A packet of the type Retry (RFC 9000 §17.2.5): the address is to prove itself.
+    /// Number of Retry packets (RFC 9000 §17.2.5), which ask the address to prove itself.
     pub retries: usize,
-    /// Anything else: the handshake goes on, or is refused.
+    /// Number of other replies: the handshake continues, or is refused.
     pub others: usize,
 }
 
-/// The means to send them, from many addresses.
+/// Sender of first packets, from many addresses.
 pub struct Initials {
     to: SocketAddr,
     sockets: Vec<UdpSocket>,
@@ -37,7 +37,7 @@ pub struct Initials {
 }
 
 impl Initials {
-    /// From so many addresses of 127.30.0.0/16.
+    /// Sends from this number of addresses of 127.30.0.0/16.
     pub fn new(to: SocketAddr, addresses: u16) -> Self {
         let socket = |number: u16| {
             let [high, low] = number.to_be_bytes();
@@ -46,7 +46,7 @@ impl Initials {
             socket
         };
 
-        // With the post-quantum key share a hello has two packets.
+        // With the post-quantum key share, a ClientHello needs two packets.
         let mut provider = aws_lc_rs::default_provider();
         provider.kx_groups = vec![aws_lc_rs::kx_group::X25519];
 
@@ -87,7 +87,7 @@ impl Initials {
         packet
     }
 
-    /// Sends one from each address, and waits for the answers.
+    /// Sends one packet from each address, and waits for the replies.
     pub fn round(&mut self, answers: &mut Answers) {
         for number in 0..self.sockets.len() {
             let packet = self.packet();

@@ -1,6 +1,6 @@
-//! Actors for the end-to-end tests: a [`stage`] with a relay and an agent in this process, a
+//! Actors of the end-to-end tests: a [`stage`] with a relay and an agent in this process, a
 //! [`sender`] that writes raw bytes over real TLS, a recording [`application`], and the two
-//! programs as [`process`]es. [`wait`] holds the one way to wait.
+//! programs as [`process`]es. [`wait`] has the only way to wait.
 #![doc = ""]
 #![doc = include_str!("../README.md")]
 

@@ -1,5 +1,5 @@
-//! A link between agent and relay, on loopback, that the test can block: UDP datagrams and TCP
-//! connections to one port, passed on to the relay's.
+//! A link between agent and relay, on loopback, that the test can block: it forwards UDP datagrams
+//! and TCP connections of one port to the relay's.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,32 +11,32 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What becomes of what one protocol carries.
+/// Treatment of one protocol's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
-    /// It passes.
+    /// Everything passes.
     All,
-    /// New flows pass, those that were there are silent: a NAT that forgot them.
+    /// New flows pass; existing ones are silent, as with a NAT that forgot them.
     New,
-    /// Nothing passes, and nobody is told.
+    /// Nothing passes, without notice.
     Nothing,
 }
 
-/// The link.
+/// A running link.
 pub struct Link {
     pub address: SocketAddr,
     relay: SocketAddr,
     socket: Arc<UdpSocket>,
     udp: Arc<Mutex<Udp>>,
     tcp: watch::Sender<Pass>,
-    /// TCP connections that were passed on so far.
+    /// Number of forwarded TCP connections.
     pub tcp_connections: Arc<AtomicUsize>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 struct Udp {
     pass: Pass,
-    /// Datagrams from the agent after which a flow is silent.
+    /// Number of datagrams from the agent after which a flow is silent.
     lifetime: u64,
     flows: HashMap<SocketAddr, Flow>,
 }
@@ -61,9 +61,9 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// A link to a relay that has this address for both protocols.
+    /// Creates a link to a relay with this address for both protocols.
     pub async fn to(relay: SocketAddr) -> Self {
-        // The same number for both, as a relay has it.
+        // The same port number for both, as at a relay.
         let (udp, tcp) = loop {
             let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
@@ -105,20 +105,20 @@ impl Link {
         }
     }
 
-    /// Every UDP flow is silent once so many datagrams came from the agent: a firewall that looks
-    /// at what it let pass.
+    /// Silences each UDP flow after this number of datagrams from the agent, like a firewall that
+    /// inspects established flows.
     pub fn udp_lifetime(&self, datagrams: u64) {
         self.udp.lock().unwrap().lifetime = datagrams;
     }
 
-    /// Silences the flow that carried most, as when one path dies and another does not.
+    /// Silences the flow with the most data, as if one of two paths died.
     pub fn silence_busiest_udp_flow(&self) {
         let mut state = self.udp.lock().unwrap();
         let living = state.flows.values_mut().filter(|flow| !flow.silent);
         living.max_by_key(|flow| flow.carried).unwrap().silent = true;
     }
 
-    /// Gives every UDP flow another port towards the relay, as a NAT does that has forgotten it.
+    /// Gives every UDP flow another port towards the relay, like a NAT that has forgotten it.
     pub async fn rebind_udp(&self) {
         let known: Vec<_> = self.udp.lock().unwrap().flows.keys().copied().collect();
         for from in known {
@@ -137,7 +137,7 @@ impl Link {
         }
     }
 
-    /// Datagrams that came from the agent.
+    /// Returns the number of datagrams from the agent.
     pub fn udp_carried(&self) -> u64 {
         self.udp
             .lock()
@@ -148,7 +148,7 @@ impl Link {
             .sum()
     }
 
-    /// UDP flows that are not silent.
+    /// Returns the number of UDP flows that are not silent.
     pub fn udp_flows(&self) -> usize {
         self.udp
             .lock()
@@ -205,7 +205,8 @@ async fn carry_udp(socket: Arc<UdpSocket>, relay: SocketAddr, state: Arc<Mutex<U
     }
 }
 
-/// A socket towards the relay for an agent's flow, and what carries the answers back.
+/// Returns a socket towards the relay for an agent's flow, with a task that carries the replies
+/// back.
 async fn there_and_back(
     from: SocketAddr,
     relay: SocketAddr,
@@ -268,7 +269,8 @@ async fn carry_tcp(
                     let _ = pass.changed().await;
                     let _ = pass.wait_for(|pass| *pass != Pass::All).await;
                 } => {
-                    // Silent from here on, until the test lets go of the link or all passes again.
+                    // Silent from here on, until the test drops the link or everything passes
+                    // again.
                     let _ = pass.wait_for(|pass| *pass == Pass::All).await;
                 }
             }

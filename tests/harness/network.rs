@@ -1,6 +1,5 @@
-//! A network of its own for an agent: a namespace with two links to this one. Over the first, the
-//! "wide" one, the agent reaches the relay, and faults are set on it; over the other one its
-//! application, undisturbed.
+//! A network namespace for an agent, with two links to this one. The agent reaches the relay over
+//! the first, "wide" link, which the test can disturb, and its application over the other one.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -11,20 +10,20 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crate::process::{Ended, Process, program};
 use crate::wait::happens;
 
-/// What the names of namespaces begin with; then the process's id and a number.
+/// Prefix of the namespaces' names; the process id and a number follow.
 const PREFIX: &str = "hw";
 
-/// The network. Dropped, it is gone.
+/// A network; removed when it is dropped.
 pub struct Network {
     name: String,
     number: u8,
-    /// Its address towards the relay can change.
+    /// Its address towards the relay, which can change.
     agent_host: u8,
-    /// Carries the wide link, where it is slow.
+    /// Process that carries the wide link, if it is slow.
     link: Option<Process>,
 }
 
-/// Runs a command, which must work.
+/// Runs a command that must succeed.
 fn sh(command: &str) {
     let ended = Command::new("sh").args(["-c", command]).output().unwrap();
     assert!(
@@ -39,7 +38,7 @@ fn said(command: &str) -> String {
     String::from_utf8_lossy(&ended.stdout).into_owned()
 }
 
-/// Takes away the networks of tests that were killed and could not do it.
+/// Removes the networks of killed tests.
 fn sweep() {
     for line in said("ip netns list").lines() {
         let name = line.split_whitespace().next().unwrap_or_default();
@@ -56,9 +55,9 @@ fn sweep() {
 }
 
 impl Network {
-    /// A network whose wide link is fast and whole, or has a delay in each direction (milliseconds)
-    /// and lets so many packets of a hundred overtake others. `None` where a test may not make one,
-    /// which is said; tools that are missing in CI are a failure.
+    /// Creates a network. Its wide link is fast, or has a delay in each direction (milliseconds)
+    /// and reorders this percentage of packets. Returns `None` where a test may not create one,
+    /// with a message; in CI a missing tool is a failure.
     pub fn new(delay: Option<(u32, u32)>) -> Option<Self> {
         static NEXT: AtomicU8 = AtomicU8::new(1);
 
@@ -87,7 +86,7 @@ impl Network {
         static SWEPT: Once = Once::new();
 
         SWEPT.call_once(sweep);
-        // Two runs of the tests at the same time must not meet: the number is the process's, too.
+        // Two concurrent runs of the tests must not collide, so the number includes the process.
         let mut network = (0..u8::MAX)
             .map(|_| {
                 let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -110,7 +109,7 @@ impl Network {
         format!("h{which}{}{}", std::process::id() % 100_000, self.number)
     }
 
-    /// The second byte of the addresses: of this process and network.
+    /// Returns the second byte of the addresses, for this process and network.
     fn net(&self, which: u8) -> String {
         let process = std::process::id() as u8;
         format!(
@@ -120,8 +119,7 @@ impl Network {
         )
     }
 
-    /// Nothing on this machine has its addresses: two devices with the same ones, and answers go
-    /// the wrong way.
+    /// Returns `true` if no device of this machine has its addresses.
     fn is_free(&self) -> bool {
         let taken = said("ip -4 -oneline address");
         [0, 1]
@@ -180,21 +178,21 @@ impl Network {
         ));
     }
 
-    /// The relay's address on the wide link.
+    /// Returns the relay's address on the wide link.
     pub fn relay(&self) -> Ipv4Addr {
         format!("{}.1", self.net(0)).parse().unwrap()
     }
 
-    /// Another address of the relay's machine on the wide link.
+    /// Returns another address of the relay's machine on the wide link.
     pub fn second_relay(&self) -> Ipv4Addr {
         format!("{}.9", self.net(0)).parse().unwrap()
     }
 
-    /// Gives the relay's machine its second address, and a name to both inside.
+    /// Gives the relay's machine its second address, and both a name inside.
     pub fn name_relays(&self, name: &str) {
         let (wan, first, second) = (self.device("w"), self.relay(), self.second_relay());
         sh(&format!("ip addr add {second}/24 dev {wan}"));
-        // `ip netns exec` puts it in the place of /etc/hosts.
+        // `ip netns exec` mounts it over /etc/hosts.
         let dir = self.files();
         std::fs::create_dir_all(&dir).unwrap();
 
@@ -209,18 +207,18 @@ impl Network {
         Path::new("/etc/netns").join(&self.name)
     }
 
-    /// The application's address on the other one.
+    /// Returns the application's address on the other link.
     pub fn application(&self) -> Ipv4Addr {
         format!("{}.1", self.net(1)).parse().unwrap()
     }
 
-    /// Runs a command inside, which must work.
+    /// Runs a command inside, which must succeed.
     pub fn inside(&self, command: &str) {
         sh(&format!("ip netns exec {} {command}", self.name));
     }
 
-    /// Drops what matches on the wide link, both ways: `meta l4proto udp`,
-    /// `numgen random mod 100 < 2`, or everything with an empty text.
+    /// Drops matching packets on the wide link in both directions: `meta l4proto udp`,
+    /// `numgen random mod 100 < 2`, or all with an empty text.
     pub fn drop_packets(&self, matching: &str) {
         let wan = self.device("x");
         self.drop_outgoing(matching);
@@ -229,7 +227,7 @@ impl Network {
         ));
     }
 
-    /// The same for what leaves the agent's side.
+    /// Drops matching packets that leave the agent's side.
     pub fn drop_outgoing(&self, matching: &str) {
         let wan = self.device("x");
         self.inside(&format!(
@@ -237,7 +235,7 @@ impl Network {
         ));
     }
 
-    /// Refuses what matches and would leave the agent's side, and says so to it, as many firewalls
+    /// Rejects matching packets that leave the agent's side, with a notification, as many firewalls
     /// do.
     pub fn reject_outgoing(&self, matching: &str) {
         let wan = self.device("x");
@@ -251,7 +249,7 @@ impl Network {
         self.inside("nft flush table inet f");
     }
 
-    /// Gives the agent's side another address on the wide link, and takes the old one away.
+    /// Replaces the address of the agent's side on the wide link.
     pub fn change_address(&mut self) {
         let (wan, net, old) = (self.device("x"), self.net(0), self.agent_host);
         self.agent_host += 1;
@@ -262,7 +260,7 @@ impl Network {
         self.inside(&format!("ip addr del {net}.{old}/24 dev {wan}"));
     }
 
-    /// Lets no more than this pass on the wide link, each way (`2mbit`), with a queue of 200 ms.
+    /// Limits the rate of the wide link in each direction (`2mbit`), with a queue of 200 ms.
     pub fn limit_rate(&self, rate: &str) {
         let limit = |device: &str| {
             format!("tc qdisc add dev {device} root tbf rate {rate} burst 16kb latency 200ms")
@@ -271,13 +269,13 @@ impl Network {
         sh(&limit(&self.device("w")));
     }
 
-    /// Makes the wide link's packets smaller.
+    /// Reduces the packet size of the wide link.
     pub fn set_mtu(&self, mtu: u32) {
         self.inside(&format!("ip link set {} mtu {mtu}", self.device("x")));
         sh(&format!("ip link set {} mtu {mtu}", self.device("w")));
     }
 
-    /// Starts one of our programs inside.
+    /// Starts one of the programs inside.
     pub fn start(&self, name: &str, args: &[&str], environment: &[(&str, &str)]) -> Process {
         let mut command = Command::new("ip");
         command
@@ -288,7 +286,7 @@ impl Network {
         Process::spawn(command)
     }
 
-    /// Runs one of our programs inside to its end.
+    /// Runs one of the programs inside to its end.
     pub fn run(
         &self,
         name: &str,
@@ -302,7 +300,7 @@ impl Network {
         process.end()
     }
 
-    /// What the slow link has carried.
+    /// Returns what the slow link has carried.
     pub fn ceiling(&mut self) -> Option<String> {
         let mut link = self.link.take()?;
         link.close_input();

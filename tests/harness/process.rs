@@ -1,5 +1,4 @@
-//! The two programs as processes. They are built by the test run itself, once, from the sources as
-//! they are, so they are never stale.
+//! The two programs as processes. The test run builds them once, from the current sources.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,7 +12,7 @@ use serde_json::Value;
 
 use crate::wait::DEADLINE;
 
-/// Where cargo put the two programs.
+/// Returns the paths of the two programs.
 fn programs() -> &'static HashMap<String, PathBuf> {
     static BUILT: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
 
@@ -46,14 +45,14 @@ fn programs() -> &'static HashMap<String, PathBuf> {
     })
 }
 
-/// The path of a program: `hookward` or `hookward-relay`.
+/// Returns the path of a program: `hookward` or `hookward-relay`.
 pub fn program(name: &str) -> &'static Path {
     programs()
         .get(name)
         .unwrap_or_else(|| panic!("no program {name}"))
 }
 
-/// A running program. Dropped, it is killed.
+/// A running program; killed when it is dropped.
 pub struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -61,11 +60,11 @@ pub struct Process {
     err: Lines,
 }
 
-/// Lines that a program has written so far.
+/// Output lines of a program.
 #[derive(Clone, Default)]
 pub struct Lines {
     read: Arc<Mutex<Vec<String>>>,
-    /// Whether the program has closed its end: nothing more comes.
+    /// `true` once the program has closed its end.
     over: Arc<AtomicBool>,
 }
 
@@ -74,7 +73,7 @@ impl Lines {
         let lines = Self::default();
         let kept = lines.clone();
         std::thread::spawn(move || {
-            // By pieces and not by lines: a screen has none.
+            // In pieces, not in lines, because a screen has none.
             let mut source = BufReader::new(source);
             let mut rest = Vec::new();
 
@@ -100,7 +99,7 @@ impl Lines {
     }
 }
 
-/// How a program ended.
+/// End of a program.
 #[derive(Debug)]
 pub struct Ended {
     pub code: Option<i32>,
@@ -168,7 +167,7 @@ impl Process {
     /// Writes to its standard input.
     pub fn write(&mut self, text: &str) {
         if let Some(stdin) = &mut self.stdin {
-            // A program that does not read its input may be gone already.
+            // A program that does not read its input may have ended.
             let _ = stdin.write_all(text.as_bytes());
             let _ = stdin.flush();
         }
@@ -178,8 +177,8 @@ impl Process {
         self.child.id()
     }
 
-    /// A line of its status, in bytes: `VmHWM`, the most memory that it has had, or `RssAnon`, what
-    /// it has of its own.
+    /// Returns a line of its status, in bytes: `VmHWM`, the peak memory, or `RssAnon`, its own
+    /// memory.
     pub fn memory(&self, line: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find(|said| said.starts_with(line)).unwrap();
@@ -202,7 +201,7 @@ impl Process {
     /// Waits until standard output has this text.
     ///
     /// # Panics
-    /// At the deadline, with all that the program has said.
+    /// At the deadline, with all output.
     pub fn says(&mut self, text: &str) {
         let since = Instant::now();
         while !self.out.all().join("\n").contains(text) {
@@ -219,12 +218,12 @@ impl Process {
     /// Waits for a JSON line with this event on standard output.
     ///
     /// # Panics
-    /// At the deadline, with all that the program has said.
+    /// At the deadline, with all output.
     pub fn event(&mut self, event: &str) -> Value {
         self.nth_event(event, 0)
     }
 
-    /// The join token that a relay made at its first start.
+    /// Returns the join token that a relay created at its first start.
     ///
     /// # Panics
     /// As [`Process::event`].
@@ -233,7 +232,7 @@ impl Process {
         std::fs::read_to_string(event["file"].as_str().unwrap()).unwrap()
     }
 
-    /// The `n`th JSON line with this event.
+    /// Returns the `n`th JSON line with this event.
     ///
     /// # Panics
     /// As [`Process::event`].
@@ -264,7 +263,7 @@ impl Process {
 
     /// Sends a signal by name (`TERM`, `KILL`, `INT`).
     pub fn signal(&self, name: &str) {
-        // The shell's own kill: the program is not everywhere.
+        // The shell's own kill, because the program is not everywhere.
         let sent = Command::new("sh")
             .args(["-c", &format!("kill -{name} {}", self.child.id())])
             .status()
@@ -272,7 +271,7 @@ impl Process {
         assert!(sent.success());
     }
 
-    /// Waits for the program's end, and until all that it has written is here; gives its exit code.
+    /// Waits for the program's end and all its output. Returns its exit code.
     ///
     /// # Panics
     /// At the deadline.
@@ -304,8 +303,8 @@ impl Drop for Process {
     }
 }
 
-/// Whether a program is here that `install` installs. In CI it must be; elsewhere the test says
-/// that it was skipped, and why.
+/// Returns `true` if a program is available that `install` installs. In CI it must be; elsewhere
+/// the test prints that it was skipped, and why.
 pub fn have(command: &str, install: &str) -> bool {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(command).is_file()));

@@ -1,4 +1,4 @@
-//! An HTTP proxy that knows `CONNECT` and basic authentication, as companies have one.
+//! An HTTP proxy with `CONNECT` and basic authentication, as companies have one.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,32 +13,32 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::upstream::certified;
 
-/// What kind of proxy it is.
+/// Kind of a proxy.
 #[derive(Default)]
 pub struct Kind {
-    /// The `user:password` that it wants, if any.
+    /// Required `user:password`, if any.
     pub password: Option<String>,
-    /// It is spoken to over TLS, with a certificate for `localhost`.
+    /// `true` for a proxy that clients reach over TLS, with a certificate for `localhost`.
     pub tls: bool,
-    /// It answers TLS itself, with a certificate of its own, whomever the client wanted, and knows
-    /// this protocol only (empty: it does not mind).
+    /// Set if it terminates TLS with its own certificate for every host, with the only protocol
+    /// that it knows (empty for any).
     pub intercepts: Option<&'static [u8]>,
-    /// A host and port that only the proxy can find, and where they are.
+    /// Host and port that only the proxy can resolve, with their address.
     pub knows: Option<(String, SocketAddr)>,
 }
 
 /// A running proxy.
 pub struct Proxy {
     pub address: SocketAddr,
-    /// The certificate of one that is spoken to over TLS.
+    /// Certificate of a proxy that clients reach over TLS.
     pub ca: PathBuf,
-    /// The request lines that it got.
+    /// Received request lines.
     pub asked: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
     _dir: TempDir,
 }
 
-/// What every connection needs.
+/// State of all connections.
 struct Proxying {
     kind: Kind,
     tls: TlsAcceptor,
@@ -52,12 +52,12 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// A proxy that wants this `user:password`.
+    /// Starts a proxy that requires this `user:password`.
     pub async fn start(password: &str) -> Self {
         Self::start_at(Ipv4Addr::LOCALHOST, password).await
     }
 
-    /// The same at another address of this machine.
+    /// Starts a proxy at another local address.
     pub async fn start_at(address: Ipv4Addr, password: &str) -> Self {
         Self::of_kind(
             address,
@@ -69,7 +69,7 @@ impl Proxy {
         .await
     }
 
-    /// One of this kind.
+    /// Starts a proxy of this kind.
     pub async fn of_kind(address: Ipv4Addr, kind: Kind) -> Self {
         let listener = TcpListener::bind((address, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -158,7 +158,7 @@ impl Proxying {
             .await;
 
         if let Some(alpn) = self.kind.intercepts {
-            // What it would say to the other side is of no matter here.
+            // Its data for the other side does not matter here.
             let (tls, ..) = certified(alpn);
             let _ = tls.accept(stream).await;
             return;

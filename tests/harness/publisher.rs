@@ -1,5 +1,5 @@
-//! A provider that publishes something over HTTPS: keys, lists of addresses, a page to confirm at.
-//! A server with real TLS on loopback, whose names the relay is told by its settings.
+//! A provider that publishes keys, address lists or a confirmation page over HTTPS: a server with
+//! real TLS on loopback, whose names are in the relay's settings.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 type Pages = Arc<Mutex<BTreeMap<String, (u16, Vec<u8>)>>>;
 
-/// The server.
+/// A running server.
 pub struct Publisher {
     pub address: SocketAddr,
     names: Vec<String>,
@@ -106,7 +106,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes a page, or another one in its place.
+    /// Publishes a page, or replaces it.
     pub fn publish(&self, target: &str, status: u16, body: impl Into<Vec<u8>>) {
         self.pages
             .lock()
@@ -114,12 +114,12 @@ impl Publisher {
             .insert(target.to_owned(), (status, body.into()));
     }
 
-    /// What was asked for since the last time somebody looked.
+    /// Returns the requests since the last call.
     pub fn take_asked(&self) -> Vec<String> {
         std::mem::take(&mut self.asked.lock().unwrap())
     }
 
-    /// The settings of a relay that finds this server under its names.
+    /// Returns the settings of a relay that finds this server by its names.
     pub fn settings(&self) -> FetchSettings {
         FetchSettings {
             hosts: Vec::new(),
@@ -132,7 +132,7 @@ impl Publisher {
         }
     }
 
-    /// The certificate to trust.
+    /// Returns the certificate to trust.
     pub fn ca(&self) -> &Path {
         &self.ca
     }

@@ -1,6 +1,6 @@
-//! A relay whose gate is taken out: it speaks the tunnel's protocol, welcomes the agent, and sends
-//! it whatever the test says. What the agent then lets through, a relay taken over by an attacker
-//! could reach.
+//! A relay without a gate: it speaks the tunnel's protocol, welcomes the agent, and sends the
+//! test's requests. What the agent then permits is within reach of an attacker who controls the
+//! relay.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,10 +35,10 @@ use crate::wait::within;
 pub type AgentMessage =
     hookward_tunnel::protocol::control::AgentMessage<hookward_gate::policy::Policy>;
 
-/// A rogue relay with an agent connected to it.
+/// A rogue relay with a connected agent.
 pub struct Rogue {
     pub session: Session,
-    /// The same, for what a session would not send.
+    /// Its connection, for what a session would not send.
     pub connection: quinn::Connection,
     pub agent: Agent,
     _control: JoinHandle<()>,
@@ -47,7 +47,7 @@ pub struct Rogue {
 }
 
 impl Rogue {
-    /// Takes in an agent with this policy, before this application.
+    /// Starts a rogue relay, and an agent with this policy and application.
     pub async fn start(application: SocketAddr, policy: Policy, clock: Clock) -> Self {
         let dir = TempDir::new().unwrap();
         let identity = TunnelIdentity::load_or_make(dir.path()).unwrap();
@@ -125,18 +125,18 @@ impl Rogue {
         }
     }
 
-    /// Sends a request as if every check had passed. Gives the agent's answer: a status and a body,
-    /// `Err` when the agent broke the exchange off.
+    /// Sends a request as if every check had passed. Returns the agent's response: status and body,
+    /// or `Err` if the agent aborted the exchange.
     pub async fn send(&self, request: ExchangeRequest, body: &[u8]) -> Result<(u16, Vec<u8>), ()> {
         let (mut writer, reader) = self.session.open().await.unwrap();
         writer.head(&request.encode(|_| true)).await.map_err(drop)?;
-        // An agent that refuses at the head may stop reading.
+        // An agent that refuses after the head may stop reading.
         let _ = writer.data(Bytes::copy_from_slice(body)).await;
         let _ = writer.finish().await;
         answer(reader).await
     }
 
-    /// Opens an exchange and leaves its body to the test.
+    /// Opens an exchange, and leaves its body to the test.
     pub async fn begin(&self, request: ExchangeRequest) -> (MessageWriter, MessageReader) {
         let (mut writer, reader) = self.session.open().await.unwrap();
         writer.head(&request.encode(|_| true)).await.unwrap();
@@ -144,8 +144,8 @@ impl Rogue {
     }
 }
 
-/// A relay that knows every agent and refuses whatever it wants to open, for this reason. Gives the
-/// directory of an agent that has joined it.
+/// Starts a relay that accepts every agent and refuses whatever it opens, for this reason. Returns
+/// the state directory of an agent that has joined it.
 pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
     let dir = TempDir::new().unwrap();
     let identity = TunnelIdentity::load_or_make(dir.path()).unwrap();
@@ -205,7 +205,7 @@ fn welcome() -> RelayMessage {
     }
 }
 
-/// Reads an answer to its end.
+/// Reads a response to its end.
 pub async fn answer(mut reader: MessageReader) -> Result<(u16, Vec<u8>), ()> {
     within("the agent's answer", async {
         let head = ExchangeReply::decode(reader.head().await.map_err(drop)?).unwrap();
@@ -226,7 +226,7 @@ pub async fn answer(mut reader: MessageReader) -> Result<(u16, Vec<u8>), ()> {
     .await
 }
 
-/// A request as a relay writes it.
+/// Returns a request as a relay writes it.
 pub fn request(
     method: &str,
     target: &[u8],
@@ -237,7 +237,7 @@ pub fn request(
     map.append("host", HeaderValue::from_static(HOST));
 
     for (name, value) in headers {
-        // What can't be a header at all can't be sent through the tunnel either.
+        // A value that is not a valid header cannot be sent through the tunnel either.
         let (Ok(name), Ok(value)) = (
             HeaderName::from_bytes(name.as_bytes()),
             HeaderValue::from_bytes(value.as_bytes()),
@@ -247,7 +247,7 @@ pub fn request(
         map.append(name, value);
     }
 
-    // An agent takes no request twice.
+    // An agent accepts no request twice.
     static NEXT: AtomicU64 = AtomicU64::new(1);
 
     ExchangeRequest {

@@ -1,4 +1,4 @@
-//! Senders of webhooks: real TLS, and above it raw bytes, so that a test can send what no HTTP
+//! Senders of webhooks: real TLS with raw bytes above it, so that a test can send what no HTTP
 //! client would.
 
 use std::io;
@@ -20,17 +20,17 @@ use tokio_rustls::client::TlsStream;
 
 use crate::wait::within;
 
-/// Where to send, and whom to trust.
+/// Address of the relay, and the certificate to trust.
 #[derive(Clone)]
 pub struct Edge {
     pub address: SocketAddr,
     pub host: String,
     pub roots: RootCertStore,
-    /// By which the relay's certificate was made, and is judged.
+    /// Clock with which the relay's certificate was made and is verified.
     pub clock: Clock,
 }
 
-/// TLS clients live by the stage's clock, too.
+/// TLS clients use the stage's clock, too.
 #[derive(Debug)]
 struct StageTime(Clock);
 
@@ -42,14 +42,14 @@ impl TimeProvider for StageTime {
     }
 }
 
-/// An answer over HTTP/1.1.
+/// A response over HTTP/1.1.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     pub trailers: Vec<(String, String)>,
-    /// Whether the body came to its end by its framing.
+    /// `true` if the body ended by its framing.
     pub complete: bool,
 }
 
@@ -65,19 +65,19 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The relay's own error code, if the relay made this answer.
+    /// Returns the relay's error code, if the relay made this response.
     pub fn code(&self) -> Option<&str> {
         self.header("hookward-error")
     }
 }
 
 impl Edge {
-    /// A TLS connection with this ALPN and SNI (`None`: no SNI).
+    /// Opens a TLS connection with this ALPN and SNI (`None`: no SNI).
     pub async fn tls(&self, alpn: &[u8], sni: Option<&str>) -> io::Result<TlsStream<TcpStream>> {
         self.tls_behind(b"", alpn, sni).await
     }
 
-    /// The same, with bytes in clear text before the handshake: what a load balancer says.
+    /// Opens a TLS connection after bytes in clear text, as a load balancer sends them.
     pub async fn tls_behind(
         &self,
         before: &[u8],
@@ -103,7 +103,7 @@ impl Edge {
             .await
     }
 
-    /// A connection for HTTP/1.1.
+    /// Opens a connection for HTTP/1.1.
     pub async fn http1(&self) -> Http1 {
         let stream = within("TLS handshake", self.tls(b"http/1.1", Some(&self.host)))
             .await
@@ -111,7 +111,7 @@ impl Edge {
         Http1::new(stream)
     }
 
-    /// Sends one request on a connection of its own and reads its answer.
+    /// Sends a request on its own connection and reads the response.
     pub async fn request(
         &self,
         method: &str,
@@ -134,7 +134,7 @@ impl Edge {
         self.request("POST", target, headers, body).await
     }
 
-    /// A connection for HTTP/2, by the `h2` crate.
+    /// Opens a connection for HTTP/2, with the `h2` crate.
     pub async fn http2(&self) -> h2::client::SendRequest<bytes::Bytes> {
         let stream = within("TLS handshake", self.tls(b"h2", Some(&self.host)))
             .await
@@ -156,7 +156,7 @@ pub struct Http1 {
 }
 
 impl Http1 {
-    /// Speaks over this stream.
+    /// Uses this stream.
     pub fn new(stream: TlsStream<TcpStream>) -> Self {
         Self {
             stream,
@@ -164,19 +164,19 @@ impl Http1 {
         }
     }
 
-    /// Bytes that were received and not yet given out.
+    /// Returns the number of buffered bytes.
     pub fn buffered(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Writes bytes as they are.
+    /// Writes bytes unchanged.
     pub async fn raw(&mut self, bytes: &[u8]) {
-        // A relay that has answered and closed does not take the rest.
+        // A relay that has responded and closed does not read the rest.
         let _ = self.stream.write_all(bytes).await;
         let _ = self.stream.flush().await;
     }
 
-    /// Writes a request with a Content-Length when there is a body.
+    /// Writes a request, with a Content-Length if there is a body.
     pub async fn send(
         &mut self,
         method: &str,
@@ -220,17 +220,17 @@ impl Http1 {
         }
     }
 
-    /// The next answer to a request of this method. Interim answers are passed over.
+    /// Returns the next response to a request of this method. Skips interim responses.
     ///
     /// # Panics
-    /// When the connection ends without one.
+    /// If the connection ends without one.
     pub async fn answer(&mut self, method: &str) -> Answer {
         self.try_answer(method)
             .await
             .expect("the connection ended without an answer")
     }
 
-    /// The next answer, or `None` when the connection ends without one.
+    /// Returns the next response, or `None` if the connection ends without one.
     pub async fn try_answer(&mut self, method: &str) -> Option<Answer> {
         loop {
             let mut answer = self.head().await?;
@@ -241,7 +241,7 @@ impl Http1 {
         }
     }
 
-    /// The head of an answer, also of an interim one.
+    /// Returns the head of a response, also of an interim one.
     pub async fn head(&mut self) -> Option<Answer> {
         let head = self.until(b"\r\n\r\n").await?;
         let text = String::from_utf8_lossy(&head).into_owned();
@@ -308,7 +308,7 @@ impl Http1 {
         }
     }
 
-    /// Reads exactly so many bytes of what follows an upgrade.
+    /// Reads exactly this number of bytes after an upgrade.
     pub async fn exactly(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count {
             assert!(self.fill().await, "the connection ended");
@@ -323,7 +323,7 @@ impl Http1 {
     }
 }
 
-/// A token as any issuer makes one.
+/// Returns a token as any issuer makes it.
 pub fn hs256(payload: &str, key: &[u8]) -> String {
     let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
     let signed = format!(
@@ -337,7 +337,7 @@ pub fn hs256(payload: &str, key: &[u8]) -> String {
     format!("{signed}.{}", encode(&mac.finalize().into_bytes()))
 }
 
-/// GitHub's signature of a body.
+/// Returns GitHub's signature of a body.
 pub fn github_signature(secret: &str, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
     mac.update(body);

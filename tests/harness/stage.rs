@@ -1,5 +1,4 @@
-//! A relay and an agent in this process, connected by a real tunnel, before a recording
-//! application.
+//! A relay and an agent in this process, connected by a real tunnel, with a recording application.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -32,12 +31,12 @@ use crate::link::{Link, Pass};
 use crate::sender::Edge;
 use crate::wait::{eventually, within};
 
-/// The public host of every stage.
+/// Public host of every stage.
 pub const HOST: &str = "hooks.example.test";
-/// The webhook resource of the tests.
+/// Webhook resource of the tests.
 pub const PREFIX: &str = "/flexdeploy/webhooks/v1";
 
-/// What a stage is made of.
+/// Settings of a stage.
 pub struct Plan {
     pub policy: Policy,
     pub limits: Limits,
@@ -48,11 +47,11 @@ pub struct Plan {
     pub fetch: FetchSettings,
     pub clock: Clock,
     pub link: LinkSettings,
-    /// The application, where it is no port of this machine in clear text.
+    /// Application, if it is not a local port in clear text.
     pub upstream: Option<Upstream>,
-    /// The agent reaches the relay over a link that can be blocked.
+    /// `true` if a link that the test can block connects agent and relay.
     pub linked: bool,
-    /// Takes the secret that a provider tells.
+    /// File for the secret that a provider sends.
     pub pairing: Option<PathBuf>,
 }
 
@@ -76,7 +75,7 @@ impl Default for Plan {
 }
 
 impl Plan {
-    /// The preset plan, over this transport only.
+    /// Returns the default plan, over this transport only.
     pub fn over(transport: Transport) -> Self {
         let link = LinkSettings {
             transport: TransportMode::Only(transport),
@@ -90,7 +89,7 @@ impl Plan {
     }
 }
 
-/// The webhook resource, open to everybody: for tests of everything but the checks.
+/// Returns a policy that opens the webhook resource to anyone, for tests that are not about checks.
 pub fn open_policy() -> Policy {
     let mut route = Route::new("test", vec![format!("{PREFIX}/**")]);
     route.accept.push(Accept {
@@ -100,7 +99,7 @@ pub fn open_policy() -> Policy {
     Policy::new(vec![route])
 }
 
-/// A token in the parameter `token`.
+/// Returns the check of a token in the parameter `token`.
 pub fn token(secret: &str) -> TokenCheck {
     let secret = Secret::new(secret.as_bytes().to_vec()).unwrap();
     TokenCheck::new(
@@ -109,7 +108,7 @@ pub fn token(secret: &str) -> TokenCheck {
     )
 }
 
-/// A policy from TOML. Secrets come from files.
+/// Reads a policy from TOML. Secrets come from files.
 pub fn policy(text: &str) -> Policy {
     match file::read("test.toml", text, &ProcessSecrets, Clock::System.now()) {
         Ok(loaded) => loaded.policy,
@@ -117,7 +116,7 @@ pub fn policy(text: &str) -> Policy {
     }
 }
 
-/// A policy that wants a provider's signature, with the secret in a file that is gone by now.
+/// Returns a policy that requires a provider's signature. The file of its secret is gone by then.
 pub fn signed_policy(provider: &str, secret: &[u8], more: &str) -> Policy {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("secret");
@@ -140,7 +139,7 @@ pub struct Stage {
     credential: Secret,
     opened: Arc<Mutex<Vec<OpenedTunnel>>>,
     tunnel: SocketAddr,
-    /// Between agent and relay, if the plan says so.
+    /// Link between agent and relay, if the plan has one.
     pub link: Option<Link>,
     dir: TempDir,
 }
@@ -153,7 +152,7 @@ impl Stage {
         stage
     }
 
-    /// The same on a network that blocks UDP.
+    /// Starts a stage on a network that blocks UDP.
     pub async fn blocked(application: SocketAddr, plan: Plan) -> Self {
         let mut stage = Self::without_agent(application, plan).await;
         stage.link().udp(Pass::Nothing);
@@ -204,7 +203,7 @@ impl Stage {
         stage
     }
 
-    /// Starts the agent before another application; the one before goes on, and is given back.
+    /// Starts an agent for another application. Returns the previous agent, which keeps running.
     pub async fn start_second_agent(&mut self, application: SocketAddr) -> Agent {
         let (first, before) = (self.agent.take().unwrap(), self.application);
         self.application = application;
@@ -213,12 +212,12 @@ impl Stage {
         first
     }
 
-    /// Whether agents that are started from now on share their tunnel.
+    /// Sets `--pool` of agents that are started from now on.
     pub fn share(&mut self, pool: bool) {
         self.plan.link.pool = pool;
     }
 
-    /// Starts the agent and waits for its tunnel.
+    /// Starts the agent, and waits for its tunnel.
     pub async fn start_agent(&mut self) {
         let before = self.tunnels_opened();
         let (reporter, mut reports) = events::channel();
@@ -266,12 +265,12 @@ impl Stage {
         eventually("the tunnel opens", || opened.lock().unwrap().len() > before).await;
     }
 
-    /// The link between agent and relay.
+    /// Returns the link between agent and relay.
     pub fn link(&self) -> &Link {
         self.link.as_ref().unwrap()
     }
 
-    /// What carried the tunnels that were opened, in order.
+    /// Returns the transports of the opened tunnels, in order.
     pub fn transports(&self) -> Vec<Transport> {
         self.opened
             .lock()
@@ -281,7 +280,7 @@ impl Stage {
             .collect()
     }
 
-    /// How often the agent has opened a tunnel.
+    /// Returns the number of tunnels that the agent has opened.
     pub fn tunnels_opened(&self) -> usize {
         self.opened.lock().unwrap().len()
     }
@@ -295,12 +294,12 @@ impl Stage {
         within("the agent stops", self.agent.take().unwrap().shutdown()).await;
     }
 
-    /// The file of deliveries.
+    /// Returns the path of the file of deliveries.
     pub fn deliveries(&self) -> PathBuf {
         self.dir.path().join("deliveries.db")
     }
 
-    /// Offers a policy that may be wrong.
+    /// Offers a policy that may be invalid.
     pub fn try_policy(&self, policy: &Policy) -> Result<(), String> {
         self.agent
             .as_ref()
@@ -329,9 +328,9 @@ impl Stage {
         .await;
     }
 
-    /// Starts the relay again, on the same ports and the same data.
+    /// Starts the relay again, with the same ports and data.
     pub async fn start_relay(&mut self) {
-        // quinn's driver lets go of the UDP port a moment after its endpoint is gone.
+        // quinn's driver releases the UDP port a moment after its endpoint is dropped.
         let mut started = None;
         eventually("the ports are free again", || {
             let settings = settings(&self.plan, self.dir.path(), self.edge.address, self.tunnel);
@@ -342,13 +341,13 @@ impl Stage {
         self.relay = started;
     }
 
-    /// Waits for a report.
+    /// Waits for an event.
     pub async fn reported(&self, what: &str, wanted: impl Fn(&Event) -> bool) {
         eventually(what, || self.reports.lock().unwrap().iter().any(&wanted)).await;
     }
 }
 
-/// Several relays with one agent, which has joined all of them.
+/// Several relays, and an agent that has joined all of them.
 pub struct Fleet {
     pub relays: Vec<Member>,
     pub reports: Arc<Mutex<Vec<Event>>>,
@@ -408,8 +407,8 @@ impl Member {
 }
 
 impl Fleet {
-    /// So many relays and an agent, before this application; waits until all have opened the
-    /// tunnel.
+    /// Starts this number of relays and an agent for this application. Waits until all have opened
+    /// the tunnel.
     pub async fn start(count: usize, application: SocketAddr, plan: Plan) -> Self {
         let relays: Vec<_> = (0..count).map(|_| Member::start(&plan)).collect();
         let (reporter, mut reports) = events::channel();
@@ -461,7 +460,7 @@ impl Fleet {
         fleet
     }
 
-    /// The relays that have opened the tunnel, each once.
+    /// Returns the relays that have opened the tunnel.
     pub fn opened_at(&self) -> BTreeSet<String> {
         self.opened
             .lock()
@@ -482,7 +481,7 @@ impl Fleet {
     }
 }
 
-/// What the relay says when it refuses the plan's agent.
+/// Returns the relay's refusal of the plan's agent.
 pub async fn refused(plan: Plan) -> String {
     let dir = TempDir::new().unwrap();
     let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
@@ -550,7 +549,7 @@ fn settings(plan: &Plan, dir: &Path, listen: SocketAddr, tunnel_listen: SocketAd
     }
 }
 
-/// Trusts this one certificate.
+/// Returns a store that trusts only this certificate.
 pub fn roots(certificate: &Path) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots
@@ -559,7 +558,7 @@ pub fn roots(certificate: &Path) -> RootCertStore {
     roots
 }
 
-/// A stage's clock, set to this second.
+/// Returns a stage's clock, set to this second.
 pub fn clock_at(seconds: u64) -> Clock {
     Clock::at(UnixMillis(seconds * 1000))
 }

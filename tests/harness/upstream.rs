@@ -1,5 +1,5 @@
-//! Applications that are no port of this machine in clear text: over TLS, on a Unix socket, over
-//! HTTP/2. They answer with what they were asked.
+//! Applications that are not a local port in clear text: over TLS, on a Unix socket, over HTTP/2.
+//! They respond with the received request.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,20 +22,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
-/// A server with a certificate of its own.
+/// A server with its own certificate.
 pub struct Secure {
     pub address: SocketAddr,
-    /// The certificate to trust.
+    /// Certificate to trust.
     pub ca: PathBuf,
     _dir: TempDir,
 }
 
-/// Serves over TLS, in the name `localhost`.
+/// Serves over TLS, as `localhost`.
 pub async fn over_tls(http2: bool) -> Secure {
     over_tls_by(http2, IsCa::NoCa).await
 }
 
-/// The same, with a certificate that says so of itself.
+/// Serves over TLS, with a certificate with this CA flag.
 pub async fn over_tls_by(http2: bool, is_ca: IsCa) -> Secure {
     let (acceptor, ca, dir) = certified_by(if http2 { b"h2" } else { b"http/1.1" }, is_ca);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -59,7 +59,7 @@ pub async fn over_tls_by(http2: bool, is_ca: IsCa) -> Secure {
     }
 }
 
-/// TLS with a new certificate for `localhost`, which is in a file of its own.
+/// Returns TLS settings with a new certificate for `localhost`, which has its own file.
 pub(crate) fn certified(alpn: &[u8]) -> (TlsAcceptor, PathBuf, TempDir) {
     certified_by(alpn, IsCa::NoCa)
 }

@@ -1,4 +1,5 @@
-//! The one way to wait: for a condition, with a deadline far beyond any healthy machine's need.
+//! The only way to wait: for a condition, with a deadline far beyond the need of any healthy
+//! machine.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ pub fn happens(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Runs a future to its end.
+/// Runs a future to completion.
 ///
 /// # Panics
 /// At the deadline, with `what`.

@@ -89,7 +89,10 @@ pub(super) async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
     if let Some(application) = application {
         let (outcome, detail) = match timeout(UPSTREAM_CONNECT_TIMEOUT, application.connect()).await
         {
-            Ok(Ok(_)) => (StepOutcome::Ok, format!("{application} takes connections")),
+            Ok(Ok(_)) => (
+                StepOutcome::Ok,
+                format!("{application} accepts connections"),
+            ),
             Ok(Err(error)) => (StepOutcome::Failed, format!("{application}: {error}")),
             Err(_) => (StepOutcome::Failed, format!("{application}: no response")),
         };

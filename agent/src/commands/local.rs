@@ -22,7 +22,7 @@ use crate::relay_link;
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
     /// The requested host is invalid.
-    #[error("--host {0:?} is no host name")]
+    #[error("--host {0:?} is not a host name")]
     Host(String),
     /// The relay did not start.
     #[error(transparent)]

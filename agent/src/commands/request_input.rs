@@ -29,13 +29,13 @@ pub(super) enum RequestInputError {
     #[error("{0} has more than {REQUEST_BYTES} bytes")]
     TooLarge(String),
     /// The request is not HTTP.
-    #[error("the request is no HTTP/1.1: {0}")]
+    #[error("the request is not HTTP/1.1: {0}")]
     NoHttp(String),
-    #[error("{0:?} is no header field; write NAME: VALUE")]
+    #[error("{0:?} is not a header field; write NAME: VALUE")]
     Field(String),
-    #[error("{0:?} is no method")]
+    #[error("{0:?} is not a method")]
     Method(String),
-    #[error("{0:?} is no URL such as https://hooks.example.com/flexdeploy/webhooks/v1/git/push")]
+    #[error("{0:?} is not a URL such as https://hooks.example.com/flexdeploy/webhooks/v1/git/push")]
     Url(String),
 }
 

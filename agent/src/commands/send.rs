@@ -183,7 +183,8 @@ async fn exchange(
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !authority.ends_with(']') => (
             host,
-            port.parse().map_err(|_| format!("{port:?} is no port"))?,
+            port.parse()
+                .map_err(|_| format!("{port:?} is not a port"))?,
         ),
         _ => (authority, preset),
     };

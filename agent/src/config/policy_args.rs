@@ -44,7 +44,7 @@ pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<D
             Ok(value) if !value.is_empty() => HostField::Value(value),
             _ => {
                 let what =
-                    format!("{value:?} is no host; write preserve, rewrite, or the host itself");
+                    format!("{value:?} is not a host; write preserve, rewrite, or the host itself");
                 problems.push(Diagnostic::new("--upstream-host", what));
                 HostField::Preserve
             }
@@ -155,7 +155,7 @@ fn from_flags(
             }
             None => flags.problem(
                 "--answer-timeout",
-                format!("{text:?} is no time such as 500ms, 10s or 5m"),
+                format!("{text:?} is not a time such as 500ms, 10s or 5m"),
             ),
         }
     }
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_a_token_is_minted_for_the_preset() {
+    fn without_flags_a_token_is_created_for_the_default() {
         let built = build(PolicyFlags::default()).unwrap_or_else(|problems| panic!("{problems}"));
         assert!(built.create_token);
         assert_eq!(built.policy.routes[0].paths, PRESET_PATHS);
@@ -291,7 +291,7 @@ mod tests {
         };
         assert!(
             build(whole_family).is_ok_and(|built| built.create_token),
-            "everybody is no check"
+            "everybody is not a check"
         );
 
         let some = PolicyFlags {

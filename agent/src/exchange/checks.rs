@@ -106,7 +106,7 @@ impl Exchange<'_> {
                 Code::Overloaded,
                 format!("the secret could not be kept: {error}"),
             ),
-            None => Refusal::failed(Check::Signature, "no pairing is under way").into(),
+            None => Refusal::failed(Check::Signature, "no pairing is in progress").into(),
         }
     }
 
@@ -177,12 +177,9 @@ impl Exchange<'_> {
                 charge.complete();
                 Ok((read?, charge))
             }
-            Err(_) => Err(Refusal::new(
-                Check::Body,
-                Code::RequestTimeout,
-                "the body came too slowly",
-            )
-            .into()),
+            Err(_) => {
+                Err(Refusal::new(Check::Body, Code::RequestTimeout, "the body was too slow").into())
+            }
         }
     }
 }

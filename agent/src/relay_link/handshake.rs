@@ -152,7 +152,7 @@ pub(crate) async fn open(
                 }
             };
             let host = HostName::parse(&host).ok_or_else(|| {
-                StreamError::Protocol("the relay opened something that is no host".to_owned())
+                StreamError::Protocol("the relay opened something that is not a host".to_owned())
             })?;
 
             let origin = origin_of(host.as_str(), port);

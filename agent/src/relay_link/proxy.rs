@@ -101,7 +101,7 @@ impl Proxy {
             Some("http") | None => Either::Left(stream),
             Some(other) => {
                 return Err(failed(&format!(
-                    "{other} is no kind of proxy that is known; write http://"
+                    "{other} is not a supported kind of proxy; write http://"
                 )));
             }
         };

@@ -235,7 +235,7 @@ impl LinkStatus {
                  until it goes; with --pool on both they share them"
             ))),
             (true, false) => {
-                events.emit(Event::Note(format!("webhooks of {relay} come here again")));
+                events.emit(Event::Note(format!("this agent serves {relay} again")));
             }
             (false, _) => {}
         }
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn each_failure_is_told_once_and_a_relay_that_is_missing_beside_others_by_its_name() {
+    fn each_failure_is_reported_once_and_a_missing_relay_by_name() {
         let (status, (events, mut stream)) = (LinkStatus::default(), events::channel());
         for _ in 0..3 {
             for transport in [Transport::Quic, Transport::Tcp] {
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn that_another_agent_has_the_tunnels_is_told_once_for_each_relay() {
+    fn a_takeover_is_reported_once_for_each_relay() {
         let (status, (events, mut stream)) = (LinkStatus::default(), events::channel());
         for (line, stands_by) in [(0, false), (0, true), (1, true), (0, false), (1, false)] {
             status.set_standby(&("one:443".to_owned(), line), stands_by, &events);
@@ -383,9 +383,7 @@ mod tests {
 
         let messages = messages(&mut stream);
         assert!(
-            messages.len() == 2
-                && messages[0].contains("--pool")
-                && messages[1].contains("come here again"),
+            messages.len() == 2 && messages[0].contains("--pool") && messages[1].contains("serves"),
             "{messages:?}"
         );
     }

@@ -57,8 +57,8 @@ pub fn text(report: &Event, several: bool) -> String {
             reason,
             permanent: false,
         } => format!(
-            "warning: no connection to the relay {relay} ({reason}): it passes no webhooks on meanwhile; other relays do, and \
-             it is dialled again"
+            "warning: no connection to the relay {relay} ({reason}): no webhooks arrive through it; other relays are connected; \
+             dialing again"
         ),
         Event::Request(request) => {
             let line = |status: u16, rest: String| {
@@ -152,8 +152,8 @@ pub fn text(report: &Event, several: bool) -> String {
             format!("refused more: {}", counts.join(", "))
         }
         Event::Stopping { in_flight: 0 } => "stopping".to_owned(),
-        Event::Stopping { in_flight: 1 } => "stopping: 1 request under way".to_owned(),
-        Event::Stopping { in_flight } => format!("stopping: {in_flight} requests under way"),
+        Event::Stopping { in_flight: 1 } => "stopping: 1 request in flight".to_owned(),
+        Event::Stopping { in_flight } => format!("stopping: {in_flight} requests in flight"),
         Event::Note(text) => text.clone(),
         Event::Warning(text) => format!("warning: {text}"),
     }

@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn many_tunnels_leave_room_for_what_is_said() {
+    fn many_tunnels_leave_room_for_requests() {
         let mut screen = Screen::default();
         for number in 0..20 {
             let base_url = format!("https://t{number:02}.example");

@@ -18,7 +18,7 @@ use crate::overload::write_timeout::UnreadBody;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestBodyError {
     /// The body was slower than the minimum rate, or exceeded the time for a whole body.
-    #[error("the body came too slowly")]
+    #[error("the body was too slow")]
     Slow,
     /// The relay evicted this body: body memory was full and this sender was the slowest.
     #[error("the body was the slowest of all when the memory for bodies was full")]

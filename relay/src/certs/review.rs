@@ -63,7 +63,7 @@ pub(crate) fn review(
     {
         let issuer = certificate.issuer();
         warn(format!(
-            "it has the server's own certificate alone, issued by {issuer}, which is none of this system's authorities: \
+            "the chain has only the server's certificate, issued by {issuer}, which this system does not trust: \
              many senders refuse it; name the file with the whole chain (fullchain.pem)"
         ));
     }

@@ -19,7 +19,7 @@ use crate::storage::agents::TakenHost;
 /// Error of the command line.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentCommandError {
-    #[error("{0:?} is no agent's name: letters, digits and hyphens, at most 63")]
+    #[error("{0:?} is not an agent's name: letters, digits and hyphens, at most 63")]
     Name(String),
     #[error(
         "{0} holds no relay's data; start the relay once with `hookward-relay serve`, or name its --data-dir"

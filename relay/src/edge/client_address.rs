@@ -58,7 +58,9 @@ pub fn client_address(
 fn x_forwarded_for(headers: &HeaderMap) -> Result<Vec<String>, &'static str> {
     let mut hops = Vec::new();
     for value in headers.get_all(FORWARDED_FOR) {
-        let text = value.to_str().map_err(|_| "X-Forwarded-For is no text")?;
+        let text = value
+            .to_str()
+            .map_err(|_| "X-Forwarded-For is not valid text")?;
         hops.extend(
             text.split(',')
                 .map(|hop| hop.trim_matches([' ', '\t']).to_owned()),
@@ -73,7 +75,7 @@ fn x_forwarded_for(headers: &HeaderMap) -> Result<Vec<String>, &'static str> {
 fn forwarded(headers: &HeaderMap) -> Result<Vec<String>, &'static str> {
     let mut hops = Vec::new();
     for value in headers.get_all(header::FORWARDED) {
-        let text = value.to_str().map_err(|_| "Forwarded is no text")?;
+        let text = value.to_str().map_err(|_| "Forwarded is not valid text")?;
         for element in split_unquoted(text, ',')? {
             let mut node = None;
             for pair in split_unquoted(element, ';')? {

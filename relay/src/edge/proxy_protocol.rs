@@ -34,7 +34,7 @@ pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<IpA
     } else {
         while !header.ends_with(b"\r\n") {
             if header.len() >= LINE_BYTES || !header.starts_with(b"PROXY ") {
-                return Err(malformed("it is no PROXY protocol"));
+                return Err(malformed("it is not the PROXY protocol"));
             }
             header.push(stream.read_u8().await?);
         }

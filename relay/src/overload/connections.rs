@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stranger_who_came_first_gives_way_and_nobody_who_is_known() {
+    fn the_oldest_unverified_connection_is_evicted_and_no_verified_one() {
         let slots = ConnectionTable::new(2);
         let (first, second) = (slots.acquire().unwrap(), slots.acquire().unwrap());
         first.mark_verified(None);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn where_strangers_are_few_those_go_on_which_nothing_happens() {
+    fn idle_verified_connections_are_evicted_when_few_are_unverified() {
         let slots = ConnectionTable::new(16);
         let known: Vec<_> = (0..15)
             .map(|_| (slots.acquire().unwrap(), ConnectionActivity::new()))
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_of_strangers_are_bounded_and_those_of_others_are_not() {
+    fn only_unverified_heads_are_bounded() {
         let slots = ConnectionTable::new(1000);
         let slot = || Arc::new(slots.acquire().unwrap());
         let first = slot();
@@ -321,7 +321,7 @@ mod tests {
     /// Evicts connections that hoard; keeps older ones that hold little, and one whose head arrives
     /// slowly.
     #[test]
-    fn those_go_that_have_held_most_for_longest() {
+    fn connections_that_hoard_memory_are_evicted() {
         let slots = ConnectionTable::new(1000);
         let slot = || Arc::new(slots.acquire().unwrap());
         let waiting = slot();

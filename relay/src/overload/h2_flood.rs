@@ -285,7 +285,7 @@ mod tests {
 
     /// Every byte arrives in order, and a pause separates each two heads.
     #[test]
-    fn heads_of_strangers_are_handed_over_one_at_a_time() {
+    fn unverified_heads_are_passed_on_one_at_a_time() {
         let mut sent = vec![0; PREFACE];
         for number in 0..50 {
             sent.extend(frame(HEADERS, 0, &[number; 20]));

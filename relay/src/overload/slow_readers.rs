@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn who_stands_still_gives_way_until_there_is_room() {
+    fn stalled_readers_are_evicted_until_there_is_room() {
         let all = Arc::new(ResponseBacklog::default());
         let few = answers(&all, MIN_RESPONSES as u64, LARGE);
         assert_eq!(all.evict_stalled(later(&all)), 0, "there is room");
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_the_agent_or_has_little_to_take_is_no_burden() {
+    fn waiting_and_small_responses_are_not_evicted() {
         let all = Arc::new(ResponseBacklog::default());
         let waiting = answers(&all, 200, LARGE);
         for answer in &waiting {

@@ -58,7 +58,7 @@ pub(crate) fn read_file(
         written.public_port = top.count("public_port").and_then(|port| {
             let port = u16::try_from(port).ok();
             if port.is_none() {
-                top.report_value("public_port", "a port lies between 1 and 65535");
+                top.report_value("public_port", "a port is between 1 and 65535");
             }
             port
         });

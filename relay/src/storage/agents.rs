@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_belongs_to_who_opened_it_first() {
+    fn a_host_belongs_to_its_first_agent() {
         let store = Store::in_memory().unwrap();
         let (a, b) = (agent(&store, "a"), agent(&store, "b"));
         let host = HostName::parse("x.example.com").unwrap();
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_added_gets_the_host_of_his_name() {
+    fn an_added_agent_gets_the_host_of_its_name() {
         let store = Store::in_memory().unwrap();
         let domain = HostName::parse("example.com").unwrap();
         store.set_domain(&domain).unwrap();

@@ -23,7 +23,9 @@ pub fn parse_network(text: &str) -> Result<IpNet, Reason> {
         None => (text, None),
     };
     let address: IpAddr = address.parse().map_err(|_| {
-        format!("{text:?} is no address range; write one such as 192.30.252.0/22 or 2001:db8::/32")
+        format!(
+            "{text:?} is not an address range; write one such as 192.30.252.0/22 or 2001:db8::/32"
+        )
     })?;
     let most: u8 = if address.is_ipv4() { 32 } else { 128 };
 
@@ -44,7 +46,7 @@ pub fn parse_network(text: &str) -> Result<IpNet, Reason> {
 
     if network.network() != address {
         return Err(format!(
-            "{text:?} has bits set behind its prefix; did you mean {}?",
+            "{text:?} has host bits set; did you mean {}?",
             network.trunc()
         )
         .into());

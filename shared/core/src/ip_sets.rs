@@ -99,7 +99,7 @@ pub enum ListError {
     #[error("the list is empty")]
     Empty,
     /// A range is malformed, or covers a whole address family.
-    #[error("the list holds {0:?}, which is no range of a provider")]
+    #[error("the list holds {0:?}, which is not a range of a provider")]
     Range(String),
 }
 
@@ -112,7 +112,7 @@ impl NamedSet {
         let mut texts = Vec::new();
         if self.pick.is_empty() {
             let text = std::str::from_utf8(content)
-                .map_err(|_| ListError::Form("it is no text".to_owned()))?;
+                .map_err(|_| ListError::Form("it is not valid text".to_owned()))?;
             texts.extend(
                 text.lines()
                     .map(str::trim)
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_without_ranges_has_nobody() {
+    fn a_set_without_ranges_contains_no_address() {
         let sets = NamedSets::default();
         let address = "203.0.113.9".parse().unwrap();
         assert!(!sets.contains("buildkite", address));

@@ -42,7 +42,7 @@ pub enum JsonError {
     #[error("{0} is not in the body")]
     Absent(String),
     /// The value is an object or a list.
-    #[error("{0} is no single value")]
+    #[error("{0} is not a single value")]
     NotScalar(String),
     /// The path has more values than the maximum.
     #[error("{0} has more than {1} values")]
@@ -60,7 +60,7 @@ impl JsonPath {
             let (key, brackets) = part.split_at(part.find('[').unwrap_or(part.len()));
             if key.contains(']') || key.is_empty() && (brackets.is_empty() || !steps.is_empty()) {
                 return Err(
-                    format!("{text:?} is no path such as event.type or items[0].id").into(),
+                    format!("{text:?} is not a path such as event.type or items[0].id").into(),
                 );
             }
 
@@ -80,7 +80,7 @@ impl JsonPath {
                     Some(digits) => PathStep::Index(
                         digits
                             .parse()
-                            .map_err(|_| format!("{digits:?} is no index"))?,
+                            .map_err(|_| format!("{digits:?} is not an index"))?,
                     ),
                     None => return Err(format!("{text:?}: a bracket is not closed").into()),
                 });

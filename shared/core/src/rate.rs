@@ -23,7 +23,7 @@ impl Rate {
     /// # Errors
     /// A sentence with the correct syntax.
     pub fn parse(text: &str) -> Result<Self, Reason> {
-        let wrong = || format!("{text:?} is no rate such as 100/s, 600/m, 1000/h or 5000/d");
+        let wrong = || format!("{text:?} is not a rate such as 100/s, 600/m, 1000/h or 5000/d");
         let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
         let count: u64 = count
             .parse()

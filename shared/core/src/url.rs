@@ -31,11 +31,14 @@ impl HttpsUrl {
 
         let (name, port) = match authority.split_once(':') {
             None => (authority, 443),
-            Some((name, digits)) => (name, digits.parse().map_err(|_| "its port is no number")?),
+            Some((name, digits)) => (
+                name,
+                digits.parse().map_err(|_| "its port is not a number")?,
+            ),
         };
         let host = HostName::parse(name)
             .filter(|_| name.contains('.'))
-            .ok_or("its host is no host name")?;
+            .ok_or("its host is not a host name")?;
 
         // Some parsers read a name whose last label is a number as an address.
         if name
@@ -132,7 +135,7 @@ impl HostPattern {
             .all(|label| label != "*" && label != REGION);
         if !stars || !named || !text.contains('.') || HostName::parse(&plain).is_none() {
             return Err(format!(
-                "{text:?} is no host such as keys.example.com or sns.{{region}}.amazonaws.com"
+                "{text:?} is not a host such as keys.example.com or sns.{{region}}.amazonaws.com"
             )
             .into());
         }

@@ -312,7 +312,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn the_catalogue_loads_and_is_sorted() {
+    fn the_catalog_loads_and_is_sorted() {
         let rows: Catalog = toml::from_str(include_str!("providers/catalog.toml")).unwrap();
         assert!(
             rows.provider.is_sorted_by(|a, b| a.id < b.id),
@@ -425,7 +425,7 @@ mod tests {
 
     /// Every host that the catalog fetches from, and hosts that only resemble one.
     #[test]
-    fn no_pattern_of_the_catalogue_takes_a_bucket_or_a_longer_name() {
+    fn no_pattern_of_the_catalog_matches_a_bucket_or_a_longer_name() {
         let fetched = all().iter().flat_map(|row| {
             let schemes = row
                 .schemes()

@@ -31,7 +31,7 @@ pub enum SignError {
     #[error(transparent)]
     Scheme(#[from] SchemeError),
     /// The private key is unreadable.
-    #[error("the private key is no PKCS #8 key in PEM of this provider's algorithm")]
+    #[error("the private key is not a PKCS #8 key in PEM of this provider's algorithm")]
     PrivateKey,
     /// The algorithm is too old to sign with.
     #[error("this provider signs by RSA with SHA-1, which is verified here and can't be made")]
@@ -430,7 +430,7 @@ mod tests {
                 KeyForm::Base64 => BASE64.encode(&self.raw),
                 KeyForm::Hex => HEXLOWER.encode(&self.raw),
                 KeyForm::Jwks => json!({ "keys": [self.jwk] }).to_string(),
-                other => panic!("{other:?} is no form of public keys"),
+                other => panic!("{other:?} is not a form of public keys"),
             }
         }
     }

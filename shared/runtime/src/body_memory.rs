@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_for_a_second_try_is_in_nobodys_way() {
+    fn bodies_kept_for_a_retry_take_no_memory_from_others() {
         let budget = BodyMemory::with(80, 0);
         let [mut first, mut second] = [budget.begin(client(1)), budget.begin(client(1))];
         assert_eq!(first.grow(6), Ok(()));

@@ -24,7 +24,7 @@ pub struct JoinToken {
 /// The text is not a join token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this is no whole join token; it begins with {PREFIX}, is one line, and is printed by `hookward-relay agent add NAME`"
+    "this is not a complete join token; it begins with {PREFIX}, is one line, and is printed by `hookward-relay agent add NAME`"
 )]
 pub struct JoinTokenError;
 

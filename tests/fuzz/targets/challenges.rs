@@ -1,4 +1,4 @@
-//! Challenges that are answered with the key of events: whatever is signed for anybody is no event.
+//! Challenges that are answered with the key of events: what is signed for anyone is no event.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
@@ -67,7 +67,7 @@ fn judge(
     }
 }
 
-/// Text as it stands in a query or a form.
+/// Escapes a text for a query or a form.
 fn escaped(text: &[u8]) -> String {
     text.iter().map(|byte| format!("%{byte:02X}")).collect()
 }

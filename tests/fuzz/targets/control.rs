@@ -1,5 +1,5 @@
-//! The control stream's messages, from either side. A policy of an agent that may be anybody's must
-//! compile or be refused.
+//! Messages of the control stream, from either side. A policy of any agent must compile or be
+//! refused.
 #![no_main]
 
 use hookward_core::clock::UnixMillis;

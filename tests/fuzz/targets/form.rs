@@ -1,4 +1,4 @@
-//! Forms of strangers: a field that is read stands once, and a plain reader finds the same there.
+//! Untrusted forms: a field that is read occurs once, and a plain parser finds the same.
 #![no_main]
 
 use hookward_core::form::{self, FormFields};
@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
             let Ok(found) = fields.single(body, name) else {
                 continue;
             };
-            // A value that nothing reads may have a broken escape.
+            // A value that is not read may have a broken escape.
             let Some(pairs) = form::pairs(body) else {
                 continue;
             };
@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
         let Ok(Some(found)) = fields.single(body, name) else {
             continue;
         };
-        // The value stands in the body as it is.
+        // The value is in the body as it is.
         assert!(
             found.is_empty() || body.windows(found.len()).any(|window| window == &*found),
             "{name}"

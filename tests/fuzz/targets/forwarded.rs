@@ -1,5 +1,5 @@
-//! Forwarded and X-Forwarded-For: a stranger's word is never taken, and a trusted proxy's only when
-//! the last hop that is no proxy is an address.
+//! Forwarded and X-Forwarded-For: the field of an untrusted peer is never used, and a trusted
+//! proxy's only if the last hop that is no proxy is an address.
 #![no_main]
 
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ fuzz_target!(|text: &[u8]| {
         let Ok(client) = client_address(proxy, &headers, &trusted, field) else {
             continue;
         };
-        // What it names stands in the field, or there is nothing but proxies.
+        // The result is in the field, or the field has only proxies.
         let text = String::from_utf8_lossy(text).to_lowercase();
         let stands = |separators: &[char]| {
             text.split(separators).any(|word| {

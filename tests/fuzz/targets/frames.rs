@@ -1,5 +1,5 @@
-//! Exchange frames: however the bytes are cut, the same frames come out; heads that are read are
-//! written and read again alike.
+//! Exchange frames: the same frames for every split of the bytes; decoded heads encode and decode
+//! alike.
 #![no_main]
 
 use bytes::Bytes;
@@ -7,7 +7,7 @@ use hookward_tunnel::protocol::frame::{Decoder, Frame};
 use hookward_tunnel::protocol::head::{ExchangeReply, ExchangeRequest, decode_trailers};
 use libfuzzer_sys::fuzz_target;
 
-/// What a stream says, its data joined.
+/// Content of a stream, with its data joined.
 #[derive(Debug, PartialEq)]
 struct Heard {
     heads: Vec<Bytes>,

@@ -1,5 +1,4 @@
-//! JSON of strangers: all places in one pass are what each would be by itself, and what serde_json
-//! finds there.
+//! Untrusted JSON: all paths in one pass give the same values as each alone, and as serde_json.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -29,7 +28,7 @@ static PLACES: LazyLock<(Vec<JsonPath>, JsonPaths)> = LazyLock::new(|| {
 fuzz_target!(|document: &[u8]| {
     let (paths, places) = &*PLACES;
     let scan = places.scan(document);
-    // A number beyond the range of f64 where a path goes on makes the whole document none: it fails
+    // A number beyond the range of f64 on the path makes the whole document invalid: it fails
     // closed.
     let is_plain = serde_json::from_slice::<Value>(document).is_ok();
     for path in paths {
@@ -44,7 +43,7 @@ fuzz_target!(|document: &[u8]| {
             "{path}"
         );
     }
-    // A value that is found stands there for other readers, too.
+    // Other parsers find the same value.
     let Some(id) = paths
         .first()
         .and_then(|path| scan.single(places, path, document).ok())
@@ -55,7 +54,7 @@ fuzz_target!(|document: &[u8]| {
         serde_json::from_slice::<&RawValue>(document).is_ok(),
         "what is read is JSON"
     );
-    // Other readers take no number beyond their range.
+    // Other parsers reject numbers beyond their range.
     let Ok(read) = serde_json::from_slice::<Value>(document) else {
         return;
     };
@@ -63,7 +62,7 @@ fuzz_target!(|document: &[u8]| {
         Value::String(text) => *text == id,
         Value::Null => id == "null",
         Value::Bool(value) => id == value.to_string(),
-        // As it is written: 1.0 and 1 are two texts.
+        // As written: 1.0 and 1 are two texts.
         Value::Number(_) => true,
         other => panic!("{other} is no text"),
     };

@@ -1,4 +1,4 @@
-//! The policy file: every mistake has its place, and what is read compiles on both sides.
+//! The policy file: every mistake has a location, and a valid file compiles on both sides.
 #![no_main]
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use hookward_gate::policy::file;
 use libfuzzer_sys::fuzz_target;
 use zeroize::Zeroizing;
 
-/// The same secret, whatever it is called.
+/// The same secret for every name.
 struct OneSecret;
 
 impl SecretReader for OneSecret {

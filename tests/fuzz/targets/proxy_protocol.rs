@@ -1,4 +1,4 @@
-//! The PROXY protocol's header, versions 1 and 2: no byte behind it is taken, and the address is
+//! The PROXY protocol's header, versions 1 and 2: no byte after it is consumed, and the address is
 //! its own.
 #![no_main]
 

@@ -1,5 +1,5 @@
 //! Signatures of every provider: a row, then the value of each field that it reads, then the body,
-//! of batches, too. Nobody without the secret gets through.
+//! of batches, too. Nothing passes without the secret.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
@@ -18,7 +18,7 @@ use libfuzzer_sys::fuzz_target;
 
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 
-/// The gate of each row that takes a text as its secret, and the headers that it reads.
+/// The gate of each row whose secret is a text, and the headers that it reads.
 static GATES: LazyLock<Vec<(Arc<Gate>, Vec<HeaderName>)>> = LazyLock::new(|| {
     let gates = providers::all().iter().filter_map(|row| {
         let secret =
@@ -93,7 +93,7 @@ fuzz_target!(|data: &[u8]| {
     };
     match verdict {
         Ok(Decision::Forward(_) | Decision::Claim(_)) => panic!("row {index} lets a stranger in"),
-        // Some test their connection by a request that nothing is given for.
+        // Some providers test their connection by a request with a fixed response.
         Ok(Decision::Answer(answer)) => assert!(
             answer.body.is_empty(),
             "row {index} answers, and was not asked to"

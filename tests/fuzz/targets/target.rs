@@ -1,4 +1,4 @@
-//! The request target: what passes the shape check has one reading only.
+//! The request target: what passes the syntax checks has only one reading.
 #![no_main]
 
 use hookward_core::form;
@@ -29,7 +29,7 @@ fuzz_target!(|target: &[u8]| {
             .any(|segment| segment == "." || segment == ".."),
         "{text:?} leaves its folder"
     );
-    // Once more decoded, as a careless server would, it still stays where it is.
+    // Decoded again, as a careless server would, it still stays in its place.
     if let Some(again) = form::decode(&decoded, false) {
         assert!(
             !again

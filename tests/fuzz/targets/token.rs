@@ -1,4 +1,4 @@
-//! The token in the query: a right one is found in one place, and taken out without a trace.
+//! The token in the query: a valid one is found in one place, and removed without a trace.
 #![no_main]
 
 use hookward_core::secret::SecretDigest;

@@ -74,7 +74,7 @@ impl Findings {
         {
             Ok(Ok(_)) => (
                 StepOutcome::Ok,
-                format!("{target} takes connections"),
+                format!("{target} accepts connections"),
                 Reachability::Answered,
             ),
             Ok(Err(error)) => (closed, format!("{target}: {error}"), reach(&error)),

@@ -96,7 +96,7 @@ pub(crate) fn plan(
 fn host_error(host: &str) -> Option<Diagnostic> {
     let is_valid = AgentName::parse(host).is_some() || HostName::parse(host).is_some();
     (!is_valid).then(|| {
-        let what = "is no host name; write a label such as flexdeploy, or a whole name";
+        let what = "is not a host name; write a label such as flexdeploy, or a whole name";
         Diagnostic::new("--host", format!("{host:?} {what}"))
     })
 }

@@ -60,7 +60,14 @@ impl ApplicationAddress {
             .ok()
             .filter(|number| plain && *number > 0)
         else {
-            return wrong("a port lies between 1 and 65535");
+            let has_name = host.is_none() && port.bytes().any(|byte| byte.is_ascii_alphabetic());
+            return match has_name {
+                true => Err(Diagnostic::new(
+                    "APPLICATION",
+                    format!("{text:?} has no port: write {text}:8000"),
+                )),
+                false => wrong("a port is between 1 and 65535"),
+            };
         };
 
         let address = match host {

@@ -139,11 +139,11 @@ pub(super) fn choose_host(
     let name = match wanted {
         None => host.host_of(agent),
         Some(text) if text.contains('.') => {
-            HostName::parse(text).ok_or_else(|| refused(format!("{text:?} is no host name")))?
+            HostName::parse(text).ok_or_else(|| refused(format!("{text:?} is not a host name")))?
         }
         Some(text) => {
             let label = AgentName::parse(text)
-                .ok_or_else(|| refused(format!("{text:?} is no host name")))?;
+                .ok_or_else(|| refused(format!("{text:?} is not a host name")))?;
             host.domain.child(&label)
         }
     };

@@ -45,7 +45,7 @@ impl RawSettings {
             Some(text) => {
                 let domain = HostName::parse(text);
                 if domain.is_none() {
-                    wrong("domain", format!("{text:?} is no host name"));
+                    wrong("domain", format!("{text:?} is not a host name"));
                 }
                 domain
             }
@@ -57,13 +57,13 @@ impl RawSettings {
             wrong(
                 "listen",
                 format!(
-                    "{listen_text:?} is no address with a port, such as [::]:443 or 0.0.0.0:8443"
+                    "{listen_text:?} is not an address with a port, such as [::]:443 or 0.0.0.0:8443"
                 ),
             );
         }
 
         if self.public_port == Some(0) {
-            wrong("public_port", "a port lies between 1 and 65535".to_owned());
+            wrong("public_port", "a port is between 1 and 65535".to_owned());
         }
 
         if let Some(address) = &self.tunnel_address
@@ -73,7 +73,7 @@ impl RawSettings {
         {
             wrong(
                 "tunnel_address",
-                format!("{address:?} is no HOST:PORT, such as relay.example.com:443"),
+                format!("{address:?} is not a HOST:PORT, such as relay.example.com:443"),
             );
         }
 
@@ -141,7 +141,7 @@ impl RawSettings {
                 }
                 _ => wrong(
                     "fetch.resolve",
-                    format!("{name:?} = {address:?} is no host name with an ADDRESS:PORT"),
+                    format!("{name:?} = {address:?} is not a host name with an ADDRESS:PORT"),
                 ),
             }
         }
@@ -154,10 +154,10 @@ impl RawSettings {
                         wrong("hosts", format!("{host} is given twice"));
                     }
                 }
-                (None, _) => wrong("hosts", format!("{host:?} is no host name")),
+                (None, _) => wrong("hosts", format!("{host:?} is not a host name")),
                 (_, None) => wrong(
                     "hosts",
-                    format!("{agent:?} is no agent's name: letters, digits and hyphens"),
+                    format!("{agent:?} is not an agent's name: letters, digits and hyphens"),
                 ),
             }
         }

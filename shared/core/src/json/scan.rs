@@ -346,7 +346,7 @@ mod tests {
         assert_eq!(of("b").unwrap(), ["5"]);
         assert!(
             matches!(of("l[*].k"), Err(JsonError::Absent(_))),
-            "an item without it is no item of the batch"
+            "an item without it is not an item of the batch"
         );
     }
 

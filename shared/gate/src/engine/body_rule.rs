@@ -43,7 +43,7 @@ pub(crate) fn check(
         return Ok(());
     }
 
-    Err(format!("{} is none of {}", rule.path, rule.allowed.join(", ")).into())
+    Err(format!("{} is not one of {}", rule.path, rule.allowed.join(", ")).into())
 }
 
 /// Returns `true` for a urlencoded form.
@@ -97,7 +97,7 @@ mod tests {
             form("payload=%7B%22ref%22%3A%22dev%22%7D")
                 .unwrap_err()
                 .to_string()
-                .contains("none of main")
+                .contains("not one of main")
         );
 
         for bad in [

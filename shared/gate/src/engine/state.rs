@@ -188,7 +188,7 @@ mod tests {
     };
 
     #[test]
-    fn who_keeps_failing_is_locked_out_for_a_while() {
+    fn repeated_failures_cause_a_lockout() {
         let state = GateState::default();
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let fail = |at| state.note_failure(address, LOCKOUT, SteadyMillis(at));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_do_not_fill_the_memory() {
+    fn many_addresses_do_not_fill_the_memory() {
         let state = GateState::default();
         let rate = Rate::parse("1/d").unwrap();
         let address = |n: usize| IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(n).unwrap()));

@@ -39,9 +39,9 @@ pub fn check<'c>(
             let text = single(headers, &header::AUTHORIZATION)?;
             let (scheme, credentials) = text
                 .split_at_checked(6)
-                .ok_or("it is no Basic authentication")?;
+                .ok_or("it is not Basic authentication")?;
             if !scheme.eq_ignore_ascii_case(b"basic ") {
-                return Err("it is no Basic authentication".to_owned().into());
+                return Err("it is not Basic authentication".to_owned().into());
             }
 
             let value = BASE64

@@ -156,7 +156,7 @@ impl TokenLocation {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if text.is_empty() || !text.bytes().all(plain) {
             return Err(format!(
-                "{text:?} is no name for a query parameter: use letters, digits, - _ ."
+                "{text:?} is not a name for a query parameter: use letters, digits, - _ ."
             )
             .into());
         }

@@ -534,19 +534,19 @@ verify = [
 
         let found = problems(text);
         for expected in [
-            "p.toml:2:8: rate: \"fast\" is no rate",
+            "p.toml:2:8: rate: \"fast\" is not a rate",
             "failures: expected a whole number from 1",
             "within is missing",
             "on_duplicate: expected",
             "p.toml:8:13: route[1].accept[1]: allow_ips: \"gitlub\" is neither",
             "env:SET holds no user:password",
             "\"a b\" is not a header name",
-            "\"a..b\" is no path",
+            "\"a..b\" is not a path",
             "unknown variant `none`",
             "GitHub has no variants",
             "Docker Hub can't be verified",
             "p.toml:16:22: route[1].accept[1].verify[3].scheme: alg: unknown variant `rot13`",
-            "\"nowhere\" is no place",
+            "\"nowhere\" is not a location",
             "unknown key \"extra\"",
             "challenge has no effect",
             "origin is written https://",

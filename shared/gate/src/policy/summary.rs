@@ -136,7 +136,7 @@ fn who(accept: &Accept) -> String {
             false => format!(" ({})", list(&live)),
         };
         conditions.push(format!(
-            "with a right signature of {}{secrets}",
+            "with a valid signature of {}{secrets}",
             check.title()
         ));
     }

@@ -167,7 +167,7 @@ impl Route {
             };
             if check.row().is_some_and(shared) {
                 warnings.push(format!(
-                    "route {:?}: {} signs with one key for all its customers: a right signature says who \
+                    "route {:?}: {} signs with one key for all its customers: a valid signature says who \
                      sends, not for whom; add a token, or pin what is yours (hookward providers show)",
                     self.name,
                     check.title()

@@ -31,7 +31,7 @@ pub enum SignatureError {
     #[error("the secret has no part {0:?}")]
     NoPart(String),
     /// The provider does not use this key URL.
-    #[error("the key's address is none of this provider's: {0}")]
+    #[error("the key's URL is not one of this provider's: {0}")]
     KeyAddress(&'static str),
     /// The key is not available.
     #[error("the key at {0} could not be fetched")]
@@ -64,7 +64,7 @@ pub enum SignatureError {
     OtherToken,
     /// The signature does not match the request with any configured secret.
     #[error(
-        "the signature does not fit: another secret at the provider than here, or the request was changed on its way"
+        "the signature does not match: the provider uses another secret, or the request was changed in transit"
     )]
     Mismatch,
 }

@@ -16,9 +16,9 @@ impl KeySource {
                 let value = place.read(request, &SignatureParams::default())?;
                 let value = value.ok_or_else(|| SignatureError::Missing(place.to_string()))?;
                 String::from_utf8(value.into_owned())
-                    .map_err(|_| SignatureError::KeyAddress("it is no text"))?
+                    .map_err(|_| SignatureError::KeyAddress("it is not valid text"))?
             }
-            (None, None) => return Err(SignatureError::KeyAddress("there is none")),
+            (None, None) => return Err(SignatureError::KeyAddress("the request has none")),
         };
         let url = HttpsUrl::parse(&text).map_err(SignatureError::KeyAddress)?;
 

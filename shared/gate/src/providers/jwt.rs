@@ -25,8 +25,8 @@ impl JwtKey {
         now: UnixMillis,
     ) -> Result<(), SignatureError> {
         let malformed = |what| SignatureError::Token(what);
-        let header =
-            jsonwebtoken::decode_header(token).map_err(|_| malformed("it is no JSON Web Token"))?;
+        let header = jsonwebtoken::decode_header(token)
+            .map_err(|_| malformed("it is not a JSON Web Token"))?;
         check_critical(token)?;
 
         let allowed: Vec<Algorithm> = rules.algs.iter().map(|alg| algorithm(*alg)).collect();
@@ -70,7 +70,7 @@ impl JwtKey {
 /// Rejects a token whose header requires an extension: none is supported (RFC 7515 §4.1.11), nor an
 /// unencoded payload (`b64`, RFC 7797).
 fn check_critical(token: &[u8]) -> Result<(), SignatureError> {
-    let malformed = || SignatureError::Token("it is no JSON Web Token");
+    let malformed = || SignatureError::Token("it is not a JSON Web Token");
     let header = token.split(|byte| *byte == b'.').next().unwrap_or_default();
     let header = BASE64URL_NOPAD.decode(header).map_err(|_| malformed())?;
     let header: Map<String, Value> = serde_json::from_slice(&header).map_err(|_| malformed())?;
@@ -108,7 +108,7 @@ fn check_time(
             .or_else(|| value.as_f64().filter(|at| *at >= 0.0).map(|at| at as u64))
         {
             Some(seconds) => Ok(Some(seconds)),
-            None => Err(SignatureError::Token("one of its times is none")),
+            None => Err(SignatureError::Token("one of its times is not a number")),
         },
     };
 

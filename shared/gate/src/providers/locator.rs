@@ -76,7 +76,7 @@ impl ValueLocator {
             },
             None if text == "body" => Ok(Self::Body),
             _ => Err(format!(
-                "{text:?} is no place; write header:NAME, query:NAME, form:NAME, json:PATH, formjson:FIELD:PATH, sig:KEY or body"
+                "{text:?} is not a location; write header:NAME, query:NAME, form:NAME, json:PATH, formjson:FIELD:PATH, sig:KEY or body"
             ).into()),
         }
     }

@@ -276,7 +276,7 @@ fn filtered(value: Piece<'_>, filter: Filter) -> Result<Piece<'_>, SignatureErro
         Filter::JsonString => {
             let quoted = serde_json::to_vec(&text(&value)?);
             Cow::Owned(quoted.map_err(|_| {
-                SignatureError::Malformed("the signed text".to_owned(), "it is no text")
+                SignatureError::Malformed("the signed text".to_owned(), "it is not valid text")
             })?)
         }
         // Only a response signs; see `render_signed`.

@@ -11,7 +11,7 @@ pub(crate) const LOG_VARIABLE: &str = "HOOKWARD_LOG";
 
 /// Failure to set up the log.
 #[derive(Debug, thiserror::Error)]
-#[error("{LOG_VARIABLE} is no log filter (try `info` or `debug`): {0}")]
+#[error("{LOG_VARIABLE} is not a log filter (try `info` or `debug`): {0}")]
 pub struct LogError(String);
 
 /// Sends the log to standard error until the guard is dropped: one line per event, or one JSON

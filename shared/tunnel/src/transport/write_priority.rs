@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_small_one_goes_before_large_ones_that_came_before_it() {
+    async fn a_small_message_precedes_earlier_large_ones() {
         let (order, room) = (WritePriority::default(), Room::default());
         let mut large: Vec<Writing<'_>> = (0..3)
             .map(|_| Box::pin(order.write_bulk(room.enter())) as _)

@@ -95,7 +95,7 @@ impl Accept {
             .iter()
             .filter(|kind| !is_media_type(kind));
         mistakes.extend(malformed.map(|kind| {
-            format!("content_type: {kind:?} is no media type such as application/json")
+            format!("content_type: {kind:?} is not a media type such as application/json")
         }));
 
         let rules =

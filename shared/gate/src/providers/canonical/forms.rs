@@ -31,8 +31,8 @@ pub(in crate::providers) fn form_pairs(
             .eq_ignore_ascii_case("application/x-www-form-urlencoded")
     });
     let pairs = form::pairs(request.body).filter(|_| is_form);
-    let pairs =
-        pairs.ok_or_else(|| SignatureError::Malformed("the body".to_owned(), "it is no form"))?;
+    let pairs = pairs
+        .ok_or_else(|| SignatureError::Malformed("the body".to_owned(), "it is not a form"))?;
 
     let mut pairs: Vec<_> = pairs
         .into_iter()
@@ -70,7 +70,7 @@ pub(in crate::providers) fn signed_headers(
     let malformed = || {
         SignatureError::Malformed(
             place.to_string(),
-            "it is no list of headers, each named once",
+            "it is not a list of headers, each named once",
         )
     };
     let names = std::str::from_utf8(&value).map_err(|_| malformed())?;

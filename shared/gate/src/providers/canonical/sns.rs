@@ -49,7 +49,7 @@ pub(in crate::providers) fn sns(request: &Request<'_>) -> Result<Vec<u8>, Signat
         _ => {
             return Err(SignatureError::Malformed(
                 "json:Type".to_owned(),
-                "it is no message of Amazon SNS",
+                "it is not a message of Amazon SNS",
             ));
         }
     };

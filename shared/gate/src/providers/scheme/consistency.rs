@@ -22,7 +22,7 @@ pub enum SchemeError {
     #[error("the secret has no part {0:?}")]
     MissingPart(String),
     /// The key is not one of the algorithm.
-    #[error("the key is no public key of this provider's algorithm")]
+    #[error("the key is not a public key of this provider's algorithm")]
     PublicKey,
     /// The decoded key is empty.
     #[error("the secret holds an empty key")]
@@ -87,7 +87,7 @@ impl Scheme {
             _ => !self.alg.is_public() && (!token || self.key == KeyForm::Utf8),
         };
         if !fits {
-            return contradiction("the form of the key is none of the algorithm's");
+            return contradiction("the algorithm has no keys of this form");
         }
 
         let has_secret = self
