@@ -151,7 +151,6 @@ impl Agent {
         };
 
         let running = relay_link::run(settings.relays, Arc::new(shared), stop.clone());
-
         let running = Some(tokio::spawn(running));
         Ok(Self {
             running,

@@ -241,7 +241,7 @@ async fn after_a_suspend_the_agent_dials_again_before_the_idle_timeout() {
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     stage.link().tcp(Pass::New);
     stage.clock.set(UnixMillis(now.0 + 3_600_000));
-    eventually("both are dialled anew", || connections() == 4).await;
+    eventually("both are connected again", || connections() == 4).await;
 
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     assert_eq!(application.log.take().len(), 2, "each arrived once");
@@ -371,7 +371,7 @@ async fn a_tcp_connection_that_is_silent_is_noticed() {
     .await;
 
     stage.link().tcp(Pass::New);
-    eventually("both are dialled again", || {
+    eventually("both are connected again", || {
         stage.link().tcp_connections.load(Ordering::Relaxed) >= 4
     })
     .await;

@@ -55,23 +55,7 @@ pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
             let relays = state.keep_credential(credential, args.replace)?;
 
             state.end_join();
-            print_error(
-                LogFormat::Text,
-                &format!(
-                    "joined {} as {agent}; next: hookward http PORT",
-                    token.relay
-                ),
-            );
-
-            if relays.len() > 1 {
-                let all = relays.join(", ");
-                let text = format!(
-                    "this agent serves {} relays now: {all}; `join --replace` keeps the new one only",
-                    relays.len()
-                );
-                print_error(LogFormat::Text, &text);
-            }
-
+            report_joined(&token.relay, &agent, &relays);
             Ok(Exit::Done)
         }
         Err(ConnectionError::Refused {
@@ -83,6 +67,22 @@ pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
             Ok(Exit::Credential)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+fn report_joined(relay: &str, agent: &str, relays: &[String]) {
+    print_error(
+        LogFormat::Text,
+        &format!("joined {relay} as {agent}; next: hookward http PORT"),
+    );
+
+    if relays.len() > 1 {
+        let all = relays.join(", ");
+        let text = format!(
+            "this agent serves {} relays now: {all}; `join --replace` keeps the new one only",
+            relays.len()
+        );
+        print_error(LogFormat::Text, &text);
     }
 }
 

@@ -43,8 +43,6 @@ pub(crate) fn host(
     sni: Option<&str>,
     ports: Ports,
 ) -> Result<HostName, AuthorityError> {
-    let bad =
-        |reason: &str| AuthorityError::from(Refusal::new(Check::Host, Code::Malformed, reason));
     let scheme = uri.scheme().map(http::uri::Scheme::as_str);
     if scheme.is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(bad("the target has a scheme other than http and https"));
@@ -56,22 +54,7 @@ pub(crate) fn host(
         return Err(bad("the request is for http, and came over TLS"));
     }
 
-    let mut fields = headers.get_all(header::HOST).iter();
-    let field = fields.next();
-
-    if fields.next().is_some() {
-        return Err(bad("there is more than one Host"));
-    }
-
-    let from_field = match field {
-        Some(value) => Some(parse(
-            value.to_str().map_err(|_| bad("the Host is malformed"))?,
-            "Host",
-            ports,
-        )?),
-        None => None,
-    };
-
+    let from_field = host_field(headers, ports)?;
     let from_target = match uri.authority() {
         Some(authority) => Some(parse(authority.as_str(), "target's authority", ports)?),
         None => None,
@@ -96,6 +79,24 @@ pub(crate) fn host(
         .into()),
         _ => Ok(host),
     }
+}
+
+/// Returns the host of the field `Host`, if there is one.
+fn host_field(headers: &HeaderMap, ports: Ports) -> Result<Option<HostName>, AuthorityError> {
+    let mut fields = headers.get_all(header::HOST).iter();
+    let Some(field) = fields.next() else {
+        return Ok(None);
+    };
+    if fields.next().is_some() {
+        return Err(bad("there is more than one Host"));
+    }
+
+    let text = field.to_str().map_err(|_| bad("the Host is malformed"))?;
+    parse(text, "Host", ports).map(Some)
+}
+
+fn bad(reason: &str) -> AuthorityError {
+    Refusal::new(Check::Host, Code::Malformed, reason).into()
 }
 
 /// Parses a host, alone or with one of the allowed ports.

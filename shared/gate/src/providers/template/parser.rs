@@ -37,9 +37,7 @@ impl Parser<'_> {
                     self.rest = after;
                 }
                 '}' => {
-                    return Err("a `}` was not opened; write `}}` for the character"
-                        .to_owned()
-                        .into());
+                    return Err(unopened('}'));
                 }
                 _ => {
                     literal.push(next);
@@ -58,9 +56,7 @@ impl Parser<'_> {
                 '[' => parts.push(TemplatePart::Optional(self.parts(true)?)),
                 _ if inside => return Ok(parts),
                 _ => {
-                    return Err("a `]` was not opened; write `]]` for the character"
-                        .to_owned()
-                        .into());
+                    return Err(unopened(']'));
                 }
             }
         }
@@ -71,6 +67,10 @@ impl Parser<'_> {
 
         Ok(parts)
     }
+}
+
+fn unopened(bracket: char) -> Reason {
+    format!("a `{bracket}` was not opened; write `{bracket}{bracket}` for the character").into()
 }
 
 pub(super) fn placeholder(inside: &str) -> Result<TemplatePart, Reason> {
