@@ -107,7 +107,7 @@ pub(crate) async fn exchange(
         Err(error) => {
             // Reported once per connection, because a hostile relay could fill the log.
             if !terms.malformed.swap(true, Ordering::Relaxed) {
-                tracing::warn!(%error, "the relay sent something that is not a request");
+                tracing::warn!(%error, "the relay sent a malformed request");
             }
             return;
         }

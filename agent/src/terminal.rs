@@ -74,7 +74,7 @@ pub(crate) fn show(
             };
             if let Err(error) = shown {
                 // The reader of the output is gone; the agent continues.
-                tracing::debug!(%error, "standard output");
+                tracing::debug!(%error, "writing to standard output failed");
             }
 
             let _ = done.send(());

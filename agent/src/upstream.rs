@@ -30,7 +30,9 @@ use self::header_case::HeaderCaseCache;
 
 /// A request that cannot be written. The gate refuses all of them before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the request can't be written as the application speaks HTTP; a WebSocket needs HTTP/1.1")]
+#[error(
+    "the request can't be sent over the application's HTTP version; a WebSocket needs HTTP/1.1"
+)]
 pub(crate) struct Unwritable;
 
 /// Builds the request for the application: as sent, without the token, the connection fields, and

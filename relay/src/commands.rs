@@ -17,7 +17,7 @@ use crate::storage::StorageError;
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The settings are wrong.
-    #[error("the settings are wrong; nothing was started\n{0}")]
+    #[error("the settings are invalid; nothing was started\n{0}")]
     Settings(#[from] Diagnostics),
     /// The command line is wrong.
     #[error(transparent)]

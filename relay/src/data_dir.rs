@@ -73,13 +73,13 @@ pub(crate) fn open(
                 missing: state,
             });
         }
-        tracing::warn!("the state ({STATE_FILE}) is missing and begins anew: {JOIN_AGAIN}");
+        tracing::warn!("the state ({STATE_FILE}) is missing; made an empty one: {JOIN_AGAIN}");
     }
 
     let store = match Store::open(&state) {
         Err(error) if reset && error.is_damage() => {
             let aside = sqlite::set_aside(&state, clock.now()).map_err(StorageError::state)?;
-            tracing::warn!(kept_as = %aside.display(), "the state ({STATE_FILE}) is damaged and begins anew: {JOIN_AGAIN}");
+            tracing::warn!(kept_as = %aside.display(), "the state ({STATE_FILE}) is damaged; made an empty one: {JOIN_AGAIN}");
             Store::open(&state)?
         }
         opened => opened?,

@@ -130,7 +130,7 @@ pub(crate) async fn forward(
         };
 
         drop(in_flight);
-        tracing::debug!(id = %request.meta.id, %error, "a try over one connection");
+        tracing::debug!(id = %request.meta.id, %error, "an attempt over one connection failed");
         let goes_on = retries.should_retry(error, &live)
             && tried.len() + 1 < MAX_ATTEMPTS
             && begun.elapsed() < RETRY_WINDOW;

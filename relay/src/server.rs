@@ -331,7 +331,7 @@ impl Relay {
         if let Some(TakenHost { host, from }) =
             self.store.add_agent(name, &secret, self.clock.now())?
         {
-            tracing::info!(%host, from, agent = %name, "the host of its name is the agent's own now");
+            tracing::info!(%host, from, agent = %name, "the host with the agent's name moved from its previous owner to the agent");
         }
 
         Ok(JoinToken {

@@ -25,7 +25,7 @@ pub enum StorageError {
         /// Cause of the failure.
         source: SqliteError,
     },
-    /// The file of deliveries failed.
+    /// The deduplication file failed.
     #[error(transparent)]
     Dedup(SqliteError),
     /// The system did not start the writer thread.

@@ -294,7 +294,7 @@ impl Stage {
         within("the agent stops", self.agent.take().unwrap().shutdown()).await;
     }
 
-    /// Returns the path of the file of deliveries.
+    /// Returns the path of the deduplication file.
     pub fn deliveries(&self) -> PathBuf {
         self.dir.path().join("deliveries.db")
     }

@@ -31,7 +31,7 @@ pub enum LocalError {
     #[error(transparent)]
     Store(#[from] StorageError),
     /// The relay refused its own agent.
-    #[error("the relay in this process did not take its own agent")]
+    #[error("the relay in this process refused its own agent")]
     Agent,
     /// The system's random number generator failed.
     #[error("no random numbers: {0}")]

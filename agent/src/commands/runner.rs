@@ -79,11 +79,11 @@ impl TunnelRunner {
         let clock = Clock::System;
         let files =
             process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
-        tracing::info!(files, "the limit of open files");
+        tracing::info!(files, "limit of open files");
 
         let mut messages = Vec::new();
         let mut signals =
-            ShutdownSignals::new().map_err(CommandError::system("the signals that end it"))?;
+            ShutdownSignals::new().map_err(CommandError::system("signal handlers"))?;
 
         let hosts: Vec<_> = tunnels
             .iter()

@@ -260,7 +260,7 @@ where
     // The end of the connection does not end the response, which may still be buffered.
     let driving = async {
         if let Err(error) = connection.await {
-            tracing::debug!(%error, "the connection");
+            tracing::debug!(%error, "connection to the relay failed");
         }
         std::future::pending::<()>().await;
     };

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// There is no home directory for the state.
-    #[error("no place for the agent's files: HOME is not set; name one with --state-dir")]
+    #[error("HOME is not set: name a directory for the agent's files with --state-dir")]
     NoHome,
     #[error("{path}: {source}")]
     File {
@@ -261,7 +261,7 @@ impl StateDir {
             Ok(OtherUsers::Read) if name != TRANSPORT => return Err(StateError::Open(path)),
             Ok(OtherUsers::GroupReads) if name != TRANSPORT => {
                 tracing::warn!(
-                    "the group of {} can read it: chmod 600 it, unless that is meant",
+                    "the group of {} can read it: chmod 600 it, unless that is intended",
                     path.display()
                 );
             }

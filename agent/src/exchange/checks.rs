@@ -177,9 +177,12 @@ impl Exchange<'_> {
                 charge.complete();
                 Ok((read?, charge))
             }
-            Err(_) => {
-                Err(Refusal::new(Check::Body, Code::RequestTimeout, "the body was too slow").into())
-            }
+            Err(_) => Err(Refusal::new(
+                Check::Body,
+                Code::RequestTimeout,
+                "the body arrived too slowly",
+            )
+            .into()),
         }
     }
 }

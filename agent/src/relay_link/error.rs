@@ -50,7 +50,7 @@ pub enum ConnectionError {
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
     /// The relay refused a new policy of a tunnel, and kept the old one.
-    #[error("the relay does not take a new policy; the old one stays in force")]
+    #[error("the relay does not accept a new policy; the previous one stays in force")]
     PolicyKept,
     /// The server at the relay's address has another key.
     #[error(

@@ -322,7 +322,7 @@ impl RelayLink {
                             return LinkEnd::Replaced(Box::new(better));
                         }
                         Err(error) => {
-                            tracing::debug!(%error, ?search, "no other way");
+                            tracing::debug!(%error, ?search, "probe found no better connection");
                             search.failed(now(), jitter());
                             Ok(())
                         }

@@ -18,10 +18,10 @@ use crate::overload::write_timeout::UnreadBody;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestBodyError {
     /// The body was slower than the minimum rate, or exceeded the time for a whole body.
-    #[error("the body was too slow")]
+    #[error("the body arrived too slowly")]
     Slow,
     /// The relay evicted this body: body memory was full and this sender was the slowest.
-    #[error("the body was the slowest of all when the memory for bodies was full")]
+    #[error("body evicted: the memory for bodies was full, and this one was the slowest")]
     Evicted,
     /// The body exceeds the maximum size, in bytes.
     #[error("the body has more than {0} bytes")]

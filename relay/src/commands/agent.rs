@@ -26,7 +26,7 @@ pub enum AgentCommandError {
     )]
     NoRelay(String),
     /// There is no agent of this name.
-    #[error("no agent is called {0}")]
+    #[error("there is no agent {0}")]
     Unknown(AgentName),
 }
 

@@ -31,8 +31,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CommandError> {
         process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
     tracing::info!(files, "limit of open files");
 
-    let mut signals =
-        ShutdownSignals::new().map_err(CommandError::system("the signals that end it"))?;
+    let mut signals = ShutdownSignals::new().map_err(CommandError::system("signal handlers"))?;
     let drain = settings.limits.drain;
     let (domain, data_dir) = (settings.domain.clone(), settings.data_dir.clone());
     let relay = Relay::start(settings, Clock::System)?;

@@ -63,10 +63,10 @@ impl BaselinePolicy {
             match read(&path, &clock, &lists) {
                 Ok(gate) => {
                     self.gate.store(Some(gate));
-                    tracing::warn!(path = %path.display(), "the baseline policy was read again and is in force");
+                    tracing::warn!(path = %path.display(), "baseline policy reloaded");
                 }
                 Err(problems) => {
-                    tracing::error!(path = %path.display(), %problems, "the new baseline policy can't be used; the old one stays in force");
+                    tracing::error!(path = %path.display(), %problems, "the new baseline policy is invalid; the previous one stays in force");
                 }
             }
         }

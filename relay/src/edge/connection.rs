@@ -129,7 +129,7 @@ const SHORT_LINGER: Duration = Duration::from_millis(10);
 
 fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
-        tracing::debug!(%error, "HTTP/1.1 connection");
+        tracing::debug!(%error, "HTTP/1.1 connection failed");
     }
 }
 
@@ -196,7 +196,7 @@ async fn serve_http2<I>(
         tokio::select! {
             ended = serving.as_mut() => {
                 if let Err(error) = ended {
-                    tracing::debug!(%error, "HTTP/2 connection");
+                    tracing::debug!(%error, "HTTP/2 connection failed");
                 }
                 return;
             }

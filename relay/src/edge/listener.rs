@@ -147,7 +147,7 @@ async fn handshake_and_serve(
 ) {
     // Nagle's algorithm would delay responses above 8 KiB by 40 ms with some peers.
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY");
+        tracing::debug!(%error, "setting TCP_NODELAY failed");
         return;
     }
 
@@ -167,7 +167,7 @@ async fn handshake_and_serve(
         {
             Ok(Ok(named)) => address = named.unwrap_or(address),
             Ok(Err(error)) => {
-                tracing::warn!(%peer, %error, "a trusted proxy's connection");
+                tracing::warn!(%peer, %error, "connection of a trusted proxy refused: its PROXY header is unusable");
                 return;
             }
             Err(_) => {

@@ -82,7 +82,7 @@ impl Fetcher {
         let mut roots = RootCertStore::empty();
         let system = rustls_native_certs::load_native_certs();
         for error in &system.errors {
-            tracing::debug!(%error, "a certificate of the system");
+            tracing::debug!(%error, "a root certificate of this system is unusable");
         }
 
         roots.add_parsable_certificates(system.certs);
@@ -173,7 +173,7 @@ impl Fetcher {
         // call. Its end does not end the response, which may still be buffered.
         let driving = async {
             if let Err(error) = connection.await {
-                tracing::debug!(%url, %error, "the connection");
+                tracing::debug!(%url, %error, "connection to a provider failed");
             }
             std::future::pending::<()>().await;
         };

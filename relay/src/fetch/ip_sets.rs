@@ -43,7 +43,7 @@ impl IpSetUpdater {
                     }
                 }
             }
-            Err(error) => tracing::error!(%error, "the kept lists of addresses"),
+            Err(error) => tracing::error!(%error, "stored address sets could not be read"),
         }
 
         Self {
@@ -105,7 +105,7 @@ impl IpSetUpdater {
                 match read {
                     Ok(count) => {
                         failed.remove(name);
-                        tracing::info!(set = name, count, "addresses read");
+                        tracing::info!(set = name, count, "address set updated");
                     }
                     Err(error) => {
                         failed.insert(name, Instant::now());
@@ -118,7 +118,7 @@ impl IpSetUpdater {
                             set = name,
                             %error,
                             in_use = age,
-                            "addresses could not be read"
+                            "address set could not be updated"
                         );
                     }
                 }

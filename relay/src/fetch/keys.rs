@@ -87,7 +87,7 @@ impl KeyCache {
         let mut found = FetchedKeys::default();
         for WantedKey { url, in_catalog } in wanted {
             if !in_catalog && !self.fetcher.allows(url.host()) {
-                tracing::warn!(%url, "a policy names a key at a host that [fetch] hosts does not allow");
+                tracing::warn!(%url, "public key not fetched: [fetch] hosts does not allow its host");
                 continue;
             }
 
@@ -140,7 +140,7 @@ impl KeyCache {
 
         // A known key is fetched again regardless of the load by unknown keys.
         if !known && (in_flight >= CONCURRENT_FETCHES || inner.recent.len() >= FETCHES_PER_MINUTE) {
-            tracing::warn!(%url, "too many keys are asked for");
+            tracing::warn!(%url, "public key not fetched: too many fetches in the last minute");
             return None;
         }
 

@@ -22,7 +22,7 @@ pub(crate) enum ForwardError {
     #[error("the tunnel accepted no data for {} s", .0.as_secs())]
     Stalled(Duration),
     /// The relay stops before the response.
-    #[error("the relay stops, and the application has not answered")]
+    #[error("the relay is stopping, and the application has not responded")]
     Stopping,
     /// No response head arrived within this time.
     #[error("no response within {} s", .0.as_secs())]

@@ -186,5 +186,4 @@ impl AuditLog {
 /// screen.
 const RECORDS_PER_SECOND: usize = 20;
 /// Interval between two summaries.
-/// Interval between two summaries.
 const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);

@@ -115,13 +115,13 @@ impl AgentAcceptor {
                 Ok(Err(HandshakeError::Joined(agent))) => tracing::info!(agent, "agent joined"),
                 // Agents try several transports at once and drop all but one.
                 Ok(Err(error @ HandshakeError::Session(_))) => {
-                    tracing::debug!(%error, "a connection that was given up")
+                    tracing::debug!(%error, "agent closed its connection during the handshake")
                 }
                 Ok(Err(error)) => this.host.log.agent_failed("ended", &error.to_string()),
                 Err(_) => this
                     .host
                     .log
-                    .agent_failed("silent", "it sent no greeting in time"),
+                    .agent_failed("silent", "the connection sent no greeting in time"),
             }
         });
     }

@@ -170,9 +170,9 @@ async fn keep_host(agent: &Agent, host: &SessionContext) {
     {
         Ok(HostClaim::Owned) => {}
         Ok(claim) => {
-            tracing::warn!(agent = %agent.name, host = %own, ?claim, "the agent has not the host of its name")
+            tracing::warn!(agent = %agent.name, host = %own, ?claim, "another agent owns the host with this agent's name")
         }
-        Err(error) => tracing::error!(%error, "the store failed"),
+        Err(error) => tracing::error!(%error, "state file could not be written"),
     }
 }
 

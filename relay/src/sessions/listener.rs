@@ -91,7 +91,7 @@ async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
                     .chain(host.reserved_hosts.keys().cloned())
                     .collect(),
             ),
-            Err(error) => tracing::error!(%error, "the store failed"),
+            Err(error) => tracing::error!(%error, "state file could not be read"),
         }
     }
 }

@@ -57,7 +57,7 @@ pub(crate) async fn serve(
 
     tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
     let Some(_place) = host.registry.place(live.agent.id) else {
-        tracing::warn!(agent = %name, "an agent has as many connections as one may");
+        tracing::warn!(agent = %name, "connection refused: the agent has the maximum number of connections");
         session.close("too many connections");
         return;
     };
@@ -176,7 +176,7 @@ pub(crate) async fn serve(
 
     drop(registered);
     tracing::info!(agent = %name, reason, "agent left");
-    tracing::debug!(agent = %name, datagrams_per_send = session.datagrams_per_send(), "what its connection did");
+    tracing::debug!(agent = %name, datagrams_per_send = session.datagrams_per_send(), "statistics of the agent's connection");
 }
 
 /// Interval of credential checks: the maximum time until a removed agent is disconnected.
@@ -215,7 +215,7 @@ async fn reviewed(
         Ok((Some(_), Some((name, owner)))) => {
             host.registry.give_up(&name, live);
             opened.remove(&name);
-            tracing::info!(agent = %live.agent.name, host = %name, owner, "the host is another agent's now");
+            tracing::info!(agent = %live.agent.name, host = %name, owner, "the host moved to another agent");
 
             let message = format!("{name} belongs to the agent {owner} now");
             Ok(Some(RelayMessage::HostLost {

@@ -93,7 +93,7 @@ pub fn unknown(name: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ListError {
     /// The list has an unexpected format.
-    #[error("the list is not written as expected: {0}")]
+    #[error("the list has an unexpected format: {0}")]
     Form(String),
     /// The list is empty.
     #[error("the list is empty")]

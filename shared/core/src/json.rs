@@ -36,7 +36,7 @@ pub enum JsonError {
     #[error("the body is not JSON")]
     NotJson,
     /// A name occurs twice, or in another case.
-    #[error("{0:?} stands twice in one object of the body, or also in another case")]
+    #[error("one object of the body has the key {0:?} twice, or in two cases")]
     Repeated(String),
     /// The path has no value.
     #[error("{0} is not in the body")]

@@ -34,16 +34,16 @@ pub enum SignError {
     #[error("the private key is not a PKCS #8 key in PEM of this provider's algorithm")]
     PrivateKey,
     /// The algorithm is too old to sign with.
-    #[error("this provider signs by RSA with SHA-1, which is verified here and can't be made")]
+    #[error("this provider signs with RSA and SHA-1, which Hookward verifies and does not sign")]
     RsaSha1,
     /// The location does not accept a value.
-    #[error("{0} can't be written into this request; is its body what this provider sends?")]
+    #[error("{0} can't be added to this request; is its body what this provider sends?")]
     Place(Reason),
     /// A signed value is missing from the request, or malformed.
-    #[error("{0}; this provider signs it: give it with the URL, the header fields or the body")]
+    #[error("{0}; this provider signs it: add it to the URL, the header fields or the body")]
     Missing(String),
     /// The body is not the JSON that the provider signs.
-    #[error("the body is not what this provider sends: {0}")]
+    #[error("the body does not have this provider's form: {0}")]
     Body(#[from] JsonError),
 }
 

@@ -45,10 +45,10 @@ struct Reading {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyMemoryError {
     /// The client address already holds its maximum.
-    #[error("this client address holds an eighth of all buffered bodies already")]
+    #[error("this client address already uses its share (1/8) of the memory for bodies")]
     Source,
     /// The budget is used up.
-    #[error("the memory for buffered bodies is in use")]
+    #[error("the memory for buffered bodies is full")]
     Full,
 }
 

@@ -93,7 +93,7 @@ async fn on_thread<T: Send + 'static, U: Send + 'static>(
     checking.await.map_err(|error| {
         // A panic is a bug of this program; otherwise the program is ending.
         if error.is_panic() {
-            tracing::error!(%error, "a check of a large body");
+            tracing::error!(%error, "a check of a large body panicked");
         }
         QueueTimeout
     })

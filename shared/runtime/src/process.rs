@@ -164,7 +164,7 @@ pub fn remove_leftovers(dir: &Path, files: &[&str]) {
         let is_writing =
             process == std::process::id() || Path::new("/proc").join(process.to_string()).exists();
         if is_old && !is_writing && fs::remove_file(entry.path()).is_ok() {
-            tracing::info!(file = %entry.path().display(), "removed what a process that was killed left behind");
+            tracing::info!(file = %entry.path().display(), "removed a temporary file of a process that was killed");
         }
     }
 }

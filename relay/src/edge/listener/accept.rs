@@ -123,7 +123,7 @@ impl AcceptLoop {
             // An evicted connection reads nothing more: its sender can retry what it sends now.
             tokio::select! {
                 biased;
-                () = slot.evicted() => tracing::debug!(%client, "had to go for another connection"),
+                () = slot.evicted() => tracing::debug!(%client, "connection evicted: the connection table was full"),
                 () = handshake_and_serve(stream, peer, Arc::clone(&slot), entry, edge, tasks, drain) => {}
                 () = cut_off.cancelled() => {}
             }
@@ -139,7 +139,7 @@ impl AcceptLoop {
         if let Err(error) = SockRef::from(&listener).attach_filter(&SYN_FILTER) {
             // Some systems reserve filters for root; senders in a handshake at this moment must
             // retry.
-            tracing::debug!(%error, "new connections can't be kept out before the port closes");
+            tracing::debug!(%error, "the kernel refused the filter for new connections; senders in a handshake must retry");
         }
 
         let taking = async {
@@ -147,7 +147,7 @@ impl AcceptLoop {
                 match listener.accept().await {
                     Ok((stream, peer)) => self.take(stream, peer),
                     Err(error) => {
-                        tracing::warn!(%error, "one of the last connections");
+                        tracing::warn!(%error, "accept failed while the relay stops");
                         sleep(BACKLOG_WAIT).await;
                     }
                 }

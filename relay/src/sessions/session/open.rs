@@ -19,10 +19,10 @@ pub(super) struct OpenRefused(pub(super) RefusedReason, pub(super) String);
 
 impl From<StorageError> for OpenRefused {
     fn from(error: StorageError) -> Self {
-        tracing::error!(%error, "the store failed");
+        tracing::error!(%error, "state file failed");
         Self(
             RefusedReason::Unavailable,
-            "the relay can't reach its own state file now".to_owned(),
+            "the relay can't access its state file; try again later".to_owned(),
         )
     }
 }
@@ -90,7 +90,7 @@ pub(super) async fn open(
             HostClaim::TooMany => {
                 return Err(OpenRefused(
                     RefusedReason::Host,
-                    "this agent owns as many hosts as one may".to_owned(),
+                    "this agent already owns the maximum number of hosts".to_owned(),
                 ));
             }
         }

@@ -24,7 +24,9 @@ impl ClaimGuard {
 
         // If the disk fails, the confirmation stays queued, and the sender gets its response.
         if timeout(COMMIT_TIMEOUT, answered).await.is_err() {
-            tracing::warn!("the file of deliveries takes too long; a delivery is not yet on disk");
+            tracing::warn!(
+                "deduplication file: a commit takes too long; one delivery is not yet on disk"
+            );
         }
     }
 }

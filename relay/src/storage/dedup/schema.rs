@@ -1,4 +1,4 @@
-//! Schema of the file of deliveries.
+//! Schema of the deduplication file.
 
 use super::Counts;
 use super::writer::counts;
@@ -21,7 +21,7 @@ pub(super) fn prepare(path: &Path) -> Result<(Connection, Counts), SqliteError> 
     }
 }
 
-/// Schema of the file of deliveries. Power loss may undo the last commits; the relay then forwards
+/// Schema of the deduplication file. Power loss may undo the last commits; the relay then forwards
 /// a repeated delivery once more.
 pub(super) const SCHEMA: Schema = Schema {
     durability: Durability::Process,
@@ -35,7 +35,7 @@ pub(super) fn create(db: &Transaction<'_>) -> rusqlite::Result<()> {
     if db.query_row(is_there, [], |row| row.get::<_, i64>(0))? > 0 {
         db.execute_batch("DROP TABLE deliveries")?;
         tracing::warn!(
-            "the memory of deliveries of an earlier version is forgotten: some may be accepted once more"
+            "deliveries recorded by an earlier version were discarded: duplicates of them are accepted once more"
         );
     }
 

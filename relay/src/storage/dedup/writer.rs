@@ -1,4 +1,4 @@
-//! The thread that owns the file of deliveries, and commits in batches.
+//! The thread that owns the deduplication file, and commits in batches.
 
 use super::{Counts, DedupRequest, DedupShared, millis};
 use hookward_core::clock::{Clock, Moment, UnixMillis};
@@ -88,7 +88,7 @@ impl WriterThread {
                 queue.requests.drain(..count).collect::<Vec<_>>()
             };
             if let Err((error, batch)) = self.commit(batch) {
-                tracing::error!(%error, "the file of deliveries");
+                tracing::error!(%error, "deduplication file could not be written");
                 self.put_back(batch);
             }
         }

@@ -70,7 +70,7 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], Rea
 
     match values.next() {
         None => Ok(value.as_bytes()),
-        Some(_) => Err(format!("the header {name} stands more than once").into()),
+        Some(_) => Err(format!("the header {name} occurs more than once").into()),
     }
 }
 

@@ -31,7 +31,7 @@ pub fn check(target: &[u8], fields: &HeaderMap, slashes: EscapedSlashes) -> Resu
     for name in fields.keys() {
         if is_singular(name) && differ(fields, name) {
             return Err(Refusal::malformed(format!(
-                "the header {name} stands twice with different values"
+                "the header {name} occurs twice with different values"
             )));
         }
 

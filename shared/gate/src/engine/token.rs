@@ -97,7 +97,7 @@ fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h [u8], &'s
     let mut values = headers.get_all(name).iter();
     let value = values.next().ok_or("the token's header is missing")?;
     if values.next().is_some() {
-        return Err("the token's header stands more than once");
+        return Err("the token's header occurs more than once");
     }
     Ok(value.as_bytes())
 }
@@ -128,7 +128,7 @@ fn find_parameter(target: &[u8], name: &str) -> Result<(Vec<u8>, TokenSpan), &'s
         let (raw_name, raw_value) = parameter.split_at(equals);
         if raw_name == name.as_bytes() {
             if found.is_some() {
-                return Err("the token stands more than once");
+                return Err("the token occurs more than once");
             }
             found = Some((range, raw_value.get(1..).unwrap_or_default()));
         } else if decode(raw_name, false)

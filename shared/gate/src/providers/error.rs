@@ -13,16 +13,16 @@ pub enum SignatureError {
     #[error("{0} is missing")]
     Missing(String),
     /// A value that must occur once is repeated.
-    #[error("{0} stands more than once")]
+    #[error("{0} occurs more than once")]
     Repeated(String),
     /// The body does not have the format of the scheme.
     #[error("{0}")]
     Body(JsonError),
     /// A value does not have the format of the scheme.
-    #[error("{0} is not written as this provider writes it: {1}")]
+    #[error("{0} does not have this provider's format: {1}")]
     Malformed(String, &'static str),
     /// Verification would exceed the work limit of one request.
-    #[error("judging this request takes more work than one may cost ({0} bytes)")]
+    #[error("checking this request exceeds the work limit of {0} bytes")]
     WorkLimit(&'static str),
     /// A challenge of the provider signs this text for anyone.
     #[error("the provider's challenge signs this text for anyone, so it proves nothing")]
@@ -57,10 +57,12 @@ pub enum SignatureError {
     )]
     Future(u64, u64),
     /// Text that the response to a challenge would reflect is not the provider's.
-    #[error("{0} is not what this provider's challenges hold, so it is not answered")]
+    #[error(
+        "{0} does not have the form of this provider's challenges, so the relay does not answer it"
+    )]
     Guard(String),
     /// The token matches no configured secret.
-    #[error("the token is another one than here")]
+    #[error("the token is wrong")]
     OtherToken,
     /// The signature does not match the request with any configured secret.
     #[error(

@@ -28,11 +28,11 @@ pub enum FrameError {
     #[error("unknown frame type {0}")]
     Unknown(u64),
     /// A frame in a position where it is not allowed.
-    #[error("a frame of type {0} where it must not stand")]
+    #[error("unexpected frame of type {0}")]
     Order(u64),
     /// A head or trailers beyond the maximum size.
     #[error(
-        "a head or trailers of {0} bytes, more than {HEAD_FRAME_BYTES} or {TRAILERS_FRAME_BYTES}"
+        "the head or the trailers have {0} bytes, more than the maximum of {HEAD_FRAME_BYTES} or {TRAILERS_FRAME_BYTES}"
     )]
     TooLarge(u64),
 }

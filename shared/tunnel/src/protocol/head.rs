@@ -93,7 +93,7 @@ pub struct ExchangeFailure {
 
 /// A malformed head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a head that can't be read: {0}")]
+#[error("malformed head: {0}")]
 pub struct HeadError(&'static str);
 
 impl ExchangeRequest {

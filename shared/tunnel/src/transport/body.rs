@@ -28,10 +28,10 @@ pub enum MessageBodyError {
     #[error("the body was aborted: {0}")]
     Aborted(#[from] StreamError),
     /// No data arrived for this time.
-    #[error("the body stood still for {} s", .0.as_secs())]
+    #[error("no data of the body arrived for {} s", .0.as_secs())]
     Idle(Duration),
     /// The body ended before its announced length, or exceeded it.
-    #[error("the body's length is not what was announced")]
+    #[error("the body's length differs from the announced one")]
     Length,
 }
 

@@ -7,7 +7,7 @@ use hookward_core::text::Escaped;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
     /// The peer closed it, with this reason.
-    #[error("the other side closed the tunnel: {0}")]
+    #[error("the peer closed the tunnel: {0}")]
     ClosedByPeer(String),
     /// The connection was lost.
     #[error("the tunnel broke: {0}")]
@@ -18,16 +18,16 @@ pub enum SessionError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     /// The peer aborted the message.
-    #[error("the other side aborted the message")]
+    #[error("the peer aborted the message")]
     Aborted,
     /// The session was lost.
     #[error("the tunnel broke: {0}")]
     Lost(String),
     /// The peer violates the protocol.
-    #[error("the other side broke the protocol: {0}")]
+    #[error("protocol error of the peer: {0}")]
     Protocol(String),
     /// A message exceeds its maximum size.
-    #[error("a message of {0} bytes, more than {1}")]
+    #[error("the message has {0} bytes, more than the maximum of {1}")]
     TooLarge(usize, usize),
 }
 

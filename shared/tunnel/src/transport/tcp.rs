@@ -36,7 +36,7 @@ use hookward_core::limits::TUNNEL_STREAMS;
 /// Limits the unsent bytes in a socket (Linux; no effect elsewhere).
 pub fn keep_queue_short(stream: &tokio::net::TcpStream) {
     if let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT) {
-        tracing::debug!(%error, "TCP_NOTSENT_LOWAT");
+        tracing::debug!(%error, "setting TCP_NOTSENT_LOWAT failed");
     }
 }
 
@@ -119,7 +119,7 @@ where
                     if let Err(error) = connection.set_initial_window_size(STREAM_WINDOW) {
                         // Fails only before the peer acknowledged our first settings, which
                         // precedes any greeting.
-                        tracing::warn!(%error, "the windows of a tunnel stay small");
+                        tracing::warn!(%error, "the stream window of a TCP tunnel could not be enlarged");
                     }
                 }
                 () = stopping.cancelled() => {
