@@ -1,8 +1,10 @@
-"""Requests of providers that do more than sign the body in a header: forms, URLs, JSON Web Tokens, batches, parts of
-secrets. For make-vectors; written from the providers' documentation and SDKs, and not from the catalogue.
+"""Requests of providers that do more than sign the body in a header, for make-vectors.
 
-Each function gives what one provider sends, with `key` as its key; `change` is put into what the signature covers
-after signing, so that the request must be refused.
+Such requests have forms, URLs, JSON Web Tokens, batches, or secrets with several parts. They follow the providers'
+documentation and SDKs, not the catalogue.
+
+Each function returns one provider's request, signed with `key`. It inserts `change` into the signed text after signing,
+so that the gate must refuse the request.
 """
 
 import base64
@@ -61,7 +63,7 @@ def text(key):
 
 
 def token(claims, sign, header):
-    """A JSON Web Token."""
+    """Returns a JSON Web Token."""
     head = b64url(json.dumps(header, separators=(",", ":")).encode())
     payload = b64url(json.dumps(claims, separators=(",", ":")).encode())
     return f"{head}.{payload}.{b64url(sign(f'{head}.{payload}'.encode()))}"
@@ -89,7 +91,7 @@ def pem(public):
 
 
 def certificate(key):
-    """A certificate of the key, always the same one."""
+    """Returns a fixed certificate of the key."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "webhooks of the provider")])
     start = datetime.datetime(2023, 1, 1)
     made = x509.CertificateBuilder(name, name, key.rsa.public_key(), 1, start, start + datetime.timedelta(days=3650))
@@ -439,7 +441,7 @@ def fireblocks_v1(key, now):
     return pem(key.rsa.public_key()), {"Fireblocks-Signature": b64(key.rsa.sign(BODY, padding.PKCS1v15(), hashes.SHA512()))}, BODY
 
 
-# Inside of JSON.
+# Fields of a JSON body.
 
 
 @provider("linear", tolerance=60)
@@ -608,11 +610,11 @@ def wix(key, now):
     return pem(key.rsa.public_key()), {"Content-Type": "text/plain"}, rs({"data": "{}", "exp": now + 10}, key).encode()
 
 
-# Handshakes that are signed by a key pair.
+# Handshakes signed with a key pair.
 
 
 def discord_handshakes(key):
-    """Discord's two pings: of interactions, and of webhook events."""
+    """Returns Discord's two pings: for interactions, and for webhook events."""
     raw = key.ed25519.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     pings = []
     for body, status, answer in [
@@ -626,7 +628,7 @@ def discord_handshakes(key):
 
 
 def sns_confirmations(key, other):
-    """Amazon SNS asks for a subscription to be confirmed: rightly, by somebody else's key, and leading elsewhere."""
+    """Returns SNS subscription confirmations: a valid one, one with a foreign key, one with a foreign URL."""
 
     def message(by, url):
         message = {

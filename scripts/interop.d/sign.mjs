@@ -1,14 +1,14 @@
 // Signs webhook requests with the Node.js SDKs that `scripts/interop` installed beside this file,
-// and prints each as one line of JSON; sign.py does the same in Python. The arguments are the
-// packages to use.
+// and prints each as one line of JSON. sign.py does the same in Python. The arguments name the
+// packages.
 //
-// A case returns what the provider sends: `secret` (what the receiver is given), `headers`, `body`,
+// A case returns the provider's request: `secret` (the receiver's secret), `headers`, `body`,
 // `url`, and which function of the SDK signed it (`signed`) or, where the SDK can't sign, confirmed
-// the signature that node:crypto made the way its documentation says (`verified`). `covered` is a
-// text of the body or the URL that the signature covers: changing it must be noticed.
+// the signature that node:crypto made by its documentation (`verified`). `covered` is a
+// text of the body or the URL that the signature covers: a change to it must be refused.
 //
-// Where the SDK has both functions, it checks its own signature too. A case that throws is reported,
-// and the other cases run on.
+// An SDK with both functions also checks its own signature. The program reports a case that throws,
+// and runs the others.
 
 import { strict as assert } from "node:assert";
 import { createHash, createHmac, generateKeyPairSync, sign as signWithKey } from "node:crypto";
@@ -501,7 +501,7 @@ add("@polar-sh/sdk", "polar", async () => {
   const { validateEvent, WebhookVerificationError } = await import("@polar-sh/sdk/webhooks");
   const secret = `polar_whs_${SECRET}`;
   const headers = standardHeaders(secret);
-  // It parses the event after it has verified it, and knows no event of this type.
+  // The SDK parses the event after verifying it, and does not know this type.
   const refused = (error) => error instanceof WebhookVerificationError;
   try { validateEvent(BODY, headers, secret); } catch (error) { assert(!refused(error), error); }
   assert.throws(() => validateEvent(`${BODY} `, headers, secret), refused);
@@ -555,7 +555,7 @@ add("gocardless-nodejs", "gocardless", async () => {
 
 add("@easypost/api", "easypost", async () => {
   const { default: EasyPost } = await import("@easypost/api");
-  // A letter that has another form in NFKD, which the key is normalised to.
+  // A letter with another form in NFKD, to which the key is normalised.
   const secret = `${SECRET}-é`;
   const headers = { "X-Hmac-Signature": `hmac-sha256-hex=${hmac(secret.normalize("NFKD"), BODY)}` };
   new EasyPost("unused").Utils.validateWebhook(Buffer.from(BODY), headers, secret);
@@ -602,7 +602,7 @@ add("@stream-io/node-sdk", "getstream", async () => {
 
 // ---------------------------------------------------------------- printing
 
-// SDKs write to the console, whose lines would stand between those of this program.
+// Console output of an SDK would mix with the lines of this program.
 console.log = console.info = console.debug = console.error;
 
 const wanted = new Set(process.argv.slice(2));

@@ -35,7 +35,7 @@ CASES = []
 
 
 def case(sdk, provider):
-    """A case: the package on PyPI, and the provider as Hookward calls it."""
+    """Registers a case: the package on PyPI, and the provider's name in Hookward."""
     return lambda make: CASES.append((sdk, provider, make))
 
 
@@ -52,7 +52,7 @@ def hmac_base64(secret, text):
 
 
 def standard_headers(key):
-    """The headers of Standard Webhooks, signed with `key`."""
+    """Returns the headers of Standard Webhooks, signed with `key`."""
     at = str(int(time.time()))
     signature = "v1," + hmac_base64(key, f"msg_1.{at}.{BODY}")
     return {"webhook-id": "msg_1", "webhook-timestamp": at, "webhook-signature": signature}
@@ -423,7 +423,7 @@ def mercadopago():
 def easypost():
     from easypost.util import validate_webhook
 
-    # A letter that has another form in NFKD, which the key is normalised to.
+    # A letter with another form in NFKD, to which the key is normalised.
     secret = f"{SECRET}-é"
     signature = hmac_hex(unicodedata.normalize("NFKD", secret), BODY)
     headers = {"X-Hmac-Signature": f"hmac-sha256-hex={signature}"}
@@ -508,10 +508,10 @@ def castle():
 
 
 def request(sdk, provider, make):
-    """The line that says what one case sends, or why it could not be made."""
+    """Returns the line with one case's request, or with the reason why it failed."""
     line = {"sdk": sdk, "provider": provider}
     try:
-        # What an SDK prints would stand between the lines of this program.
+        # Output of an SDK would mix with the lines of this program.
         with contextlib.redirect_stdout(sys.stderr):
             made = make()
     except Exception:
