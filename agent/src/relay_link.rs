@@ -223,8 +223,7 @@ fn kept(message: &str) -> Event {
 fn unexpected(message: RelayMessage) -> ConnectionError {
     match message {
         RelayMessage::Refused { reason, message } => refused(reason, &message),
-        _ => StreamError::Protocol("the relay answered something else than was asked".to_owned())
-            .into(),
+        _ => StreamError::Protocol("the relay sent an unexpected reply".to_owned()).into(),
     }
 }
 

@@ -133,7 +133,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "HOST=AGENT", value_parser = parse_pair)]
     pub reserve_host: Vec<(String, String)>,
 
-    /// Set damaged state aside and begin anew; every agent must join again
+    /// Rename damaged files and create new ones; agents must join again after a loss of relay.db or identity.pem
     #[arg(long)]
     pub reset: bool,
 

@@ -19,7 +19,7 @@ pub enum DataDirError {
     /// The data directory holds one of two files that belong together.
     #[error(
         "{present} is there, and {missing} is missing or empty: agents that have joined would be refused. Restore it from \
-         a backup, or start once with --reset, which begins anew (every agent must join again)"
+         a backup, or start once with --reset, which makes a new one (every agent must join again)"
     )]
     Incomplete {
         /// File that is present.

@@ -52,7 +52,7 @@ fn state_remedy(error: &SqliteError) -> &'static str {
     match error.is_damage() {
         true => {
             "; the file is damaged: restore it from a backup, or start once with --reset, which \
-             sets it aside and begins anew (every agent must join again)"
+             sets it aside and makes an empty one (every agent must join again)"
         }
         false => "",
     }

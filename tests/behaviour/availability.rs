@@ -51,7 +51,7 @@ async fn application_down() {
     assert_eq!(
         stage.edge.get("/admin").await.status,
         404,
-        "the gate is asked first"
+        "the gate decides first"
     );
 }
 
@@ -68,7 +68,7 @@ async fn agent_away_and_back() {
     assert_eq!(
         stage.edge.get("/admin").await.status,
         404,
-        "strangers learn nothing from an outage"
+        "an unauthenticated sender learns nothing from an outage"
     );
     stage.start_agent().await;
 

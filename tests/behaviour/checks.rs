@@ -89,6 +89,8 @@ async fn basic_authentication_is_checked_and_taken_out() {
             Some("Basic realm=\"Hookward\", charset=\"UTF-8\""),
             "{wrong:?}"
         );
+        let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(problem["status"], 401, "{wrong:?}");
     }
 
     assert!(application.log.take().is_empty());

@@ -329,7 +329,7 @@ async fn a_name_that_only_the_proxy_knows() {
     assert_eq!(
         found.code,
         Some(1),
-        "its certificate is nobody's: {}",
+        "no authority issued its certificate: {}",
         found.report
     );
     found.assert(&[("proxy", "failed"), ("credential", "skipped")]);

@@ -179,7 +179,11 @@ async fn keys_come_from_the_providers_hosts_only() {
         403
     );
 
-    assert_eq!(publisher.take_asked(), [""; 0], "nobody was asked");
+    assert_eq!(
+        publisher.take_asked(),
+        [""; 0],
+        "no publisher was contacted"
+    );
     // A name of the provider that resolves into this network.
     let private = FetchSettings {
         resolve: Default::default(),

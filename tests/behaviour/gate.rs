@@ -91,7 +91,7 @@ async fn every_check_must_pass_and_the_first_that_fails_is_named_to_the_owner_on
 
             let id = answer.header("hookward-request-id").unwrap().to_owned();
             stage
-                .reported("the owner is told", |report| {
+                .reported("the owner receives an event", |report| {
                     matches!(report, Event::Refused(refused) if refused.id == id && refused.check == check && refused.status == status)
                 })
                 .await;

@@ -29,7 +29,7 @@ over_all_transports! {
     an_application_that_closes_idle_connections_causes_no_502
     websockets_open_on_routes_that_allow_them
     an_empty_chunked_body_is_a_body
-    an_application_that_refuses_a_websocket_is_heard
+    a_websocket_refusal_of_the_application_reaches_the_sender
     a_long_upload_is_not_a_slow_application
     a_websocket_full_in_one_direction_goes_on_in_the_other
 }
@@ -623,7 +623,7 @@ async fn an_empty_chunked_body_is_a_body(over: Transport) {
     assert!(application.log.take()[0].body.is_empty());
 }
 
-async fn an_application_that_refuses_a_websocket_is_heard(over: Transport) {
+async fn a_websocket_refusal_of_the_application_reaches_the_sender(over: Transport) {
     let application = Application::start(|_| Reply::Full(403, Vec::new(), b"no".to_vec())).await;
     let mut policy = open_policy();
     policy.routes[0].websocket = true;

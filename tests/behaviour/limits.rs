@@ -166,7 +166,7 @@ async fn large_heads_and_bodies_are_refused_with_their_own_codes() {
 }
 
 #[tokio::test]
-async fn one_client_address_has_so_many_connections() {
+async fn connections_of_one_client_address_are_limited() {
     let application = Application::start(|_| Reply::ok("")).await;
     let stage = stage(&application, |plan| {
         plan.limits.max_connections_per_client = 3
@@ -409,7 +409,7 @@ async fn unverified_connections_are_evicted_when_all_slots_are_taken() {
         assert_eq!(
             stranger.answer("GET").await.status,
             404,
-            "a refused request makes nobody known"
+            "a refused request verifies no connection"
         );
         strangers.push(stranger);
     }
@@ -722,7 +722,7 @@ async fn silent_http2_peers_are_cut_off() {
         200
     );
 
-    within("the idle one is told to go", async {
+    within("the idle connection closes", async {
         while client.clone().ready().await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -797,7 +797,7 @@ async fn a_body_as_large_as_may_be_passes() {
 }
 
 #[tokio::test]
-async fn one_client_address_has_so_many_requests_in_progress() {
+async fn requests_of_one_client_address_are_limited() {
     let application = Application::start(|_| Reply::Silence).await;
     let stage = stage(&application, |plan| plan.limits.max_requests_per_client = 3).await;
     let mut held = Vec::new();

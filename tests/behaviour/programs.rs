@@ -467,7 +467,7 @@ async fn the_real_thing() {
         .join("\n");
 
         for secret in ["canary-signing-secret", "canary-token"] {
-            assert!(!said.contains(secret), "{secret} was said");
+            assert!(!said.contains(secret), "{secret} was printed");
         }
 
         for name in std::fs::read_dir(&data_dir).unwrap() {
@@ -921,6 +921,25 @@ async fn a_refusal_by_the_agent_is_no_failure_in_the_relays_log() {
 }
 
 /// On a real terminal (by util-linux's `script`) there is a screen, and Ctrl-C ends it.
+/// On a terminal, a line ends the token: users do not expect to press Ctrl-D.
+#[test]
+fn a_token_is_pasted_on_a_terminal() {
+    let state = TempDir::new().unwrap();
+    let mut script = Command::new("script");
+    let command = format!(
+        "{} join - --state-dir {}",
+        program("hookward").display(),
+        state.path().display()
+    );
+    script.args(["-qec", &command, "/dev/null"]);
+
+    let mut process = Process::spawn(script);
+    process.says("paste the join token, and press Enter");
+    process.write("hookward1.incomplete\n");
+    process.says("not a complete join token");
+    assert_eq!(process.end().code, Some(2));
+}
+
 #[tokio::test]
 async fn the_screen_on_a_terminal() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -1251,7 +1270,7 @@ async fn the_readmes_lines() {
     let block = block.split("```").next().unwrap();
     let webhook = |request: &hookward_tests::application::Received| match request.target.as_str() {
         "/flexdeploy/webhooks/v1/push" => Reply::ok("the webhook arrived\n"),
-        _ => Reply::ok("nobody outside may read this\n"),
+        _ => Reply::ok("internal page\n"),
     };
     let application = Application::start(webhook).await;
 

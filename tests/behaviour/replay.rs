@@ -176,7 +176,9 @@ async fn the_corpus() {
                 assert_eq!(application.log.take().len(), 1, "and not delivered twice");
 
                 let acknowledged = |report: &Event| matches!(report, Event::Refused(told) if told.answered && told.check == Check::Replay);
-                stage.reported("the owner is told", acknowledged).await;
+                stage
+                    .reported("the owner receives an event", acknowledged)
+                    .await;
             }
             // The test writes a million rows into the file as fast as SQLite allows, and the relay
             // must still know the first.

@@ -103,7 +103,7 @@ async fn an_answer_that_takes_its_time(over: Transport) {
     let stage = Stage::start(application.address, Plan::over(over)).await;
     let mut connection = stage.edge.http1().await;
     connection.send("GET", HOOK, HOST, &[], b"").await;
-    within("the application is asked", asked.notified()).await;
+    within("the application receives the request", asked.notified()).await;
 
     // Longer than the idle timeout of a silent connection.
     tokio::time::sleep(TUNNEL_IDLE_TIMEOUT + Duration::from_secs(1)).await;

@@ -156,7 +156,7 @@ fn a_valid_policy_is_reported_as_valid() {
 
         for text in [
             "can be used: 2 routes",
-            "note: env:KEY: one newline",
+            "note: env:KEY: the trailing newline",
             "warning:",
         ] {
             assert!(ended.out.contains(text), "{text} in {}", ended.out);

@@ -381,7 +381,7 @@ async fn a_tcp_connection_that_is_silent_is_noticed() {
 /// A request that the application may have received is not sent again, and the sender gets an
 /// error.
 #[tokio::test]
-async fn what_the_application_has_heard_of_is_never_sent_twice() {
+async fn a_request_that_reached_the_application_is_never_sent_twice() {
     let application = Application::start(|_| Reply::Silence).await;
     let stage = Stage::start(
         application.address,

@@ -260,12 +260,12 @@ async fn an_unreachable_application_and_its_recovery_are_reported() {
     let down =
         |report: &Event| matches!(report, Event::Warning(text) if text.contains("is unreachable"));
     stage
-        .reported("it is said before the first webhook", down)
+        .reported("the agent reports it before the first webhook", down)
         .await;
 
     let _again = tokio::net::TcpListener::bind(address).await.unwrap();
-    let back = |report: &Event| matches!(report, Event::Note(text) if text.contains("accepts connections again"));
-    stage.reported("its return is said", back).await;
+    let back = |report: &Event| matches!(report, Event::Note(text) if text.contains("now accepts connections"));
+    stage.reported("the agent reports its return", back).await;
 }
 
 #[tokio::test]
@@ -278,7 +278,7 @@ async fn an_application_that_stops_while_idle_is_reported() {
     let down =
         |report: &Event| matches!(report, Event::Warning(text) if text.contains("is unreachable"));
     stage
-        .reported("it is said before the next webhook", down)
+        .reported("the agent reports it before the next webhook", down)
         .await;
 }
 
@@ -314,7 +314,7 @@ async fn an_unresponsive_application_and_its_recovery_are_reported() {
     }
 
     let silent = |report: &Event| matches!(report, Event::Warning(text) if text.contains("has not answered within 1 s"));
-    stage.reported("it is said", silent).await;
+    stage.reported("the agent reports it", silent).await;
     let count = stage
         .reports
         .lock()
@@ -327,7 +327,9 @@ async fn an_unresponsive_application_and_its_recovery_are_reported() {
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     let answers =
         |report: &Event| matches!(report, Event::Note(text) if text.contains("is reachable again"));
-    stage.reported("its answer is said", answers).await;
+    stage
+        .reported("the agent reports its response", answers)
+        .await;
 }
 
 #[tokio::test]

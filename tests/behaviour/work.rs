@@ -103,7 +103,7 @@ fn a_list_of_signed_fields_is_no_bomb() {
 
 /// The doctor's work is bounded for every input.
 #[test]
-fn a_diagnosis_costs_so_many_bytes() {
+fn the_cost_of_a_diagnosis_is_bounded() {
     const KINDS: u64 = 3;
 
     let body = format!("{{\"a\":\"{}\"}}", "x".repeat(4 << 20));

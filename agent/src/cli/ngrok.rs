@@ -1,9 +1,7 @@
 //! Errors for flags and commands of ngrok: each names the equivalent here.
 
+use clap::Error;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory as _, Error};
-
-use super::Cli;
 
 /// Replaces the error of an unknown flag or command by one that names the equivalent here. Removes
 /// misleading suggestions from other errors.
@@ -34,12 +32,13 @@ pub(crate) fn explain(mut error: Error) -> Error {
             ErrorKind::UnknownArgument => format!("there is no flag {name}: {remedy}"),
             _ => format!("there is no command {name}: {remedy}"),
         };
-        return Cli::command().error(kind, what);
+        // Not by `Command::error`, which would print the usage of the top-level command.
+        return Error::raw(kind, format!("{what}\n"));
     }
 
     if given.parse::<std::net::SocketAddr>().is_ok() {
         let what = format!("unexpected address {given}: write it as --local={given}");
-        return Cli::command().error(kind, what);
+        return Error::raw(kind, format!("{what}\n"));
     }
 
     // "to pass '--x' as a value, use '-- --x'": no command accepts such values.
@@ -70,6 +69,7 @@ fn flag(name: &str) -> Option<&'static str> {
         "--oauth" | "--oidc" | "--saml" => {
             "webhook senders can't log in; use --verify, --token or --basic"
         }
+        "--all" | "--none" => "`hookward start FILE` opens all tunnels of the file",
         "--region" => "the relay is your own; `hookward join -` chooses it",
         "--scheme" | "--schemes" | "--bind-tls" => "the public side is always https",
         "--compression"
@@ -118,6 +118,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::cli::Cli;
 
     fn output(line: &str) -> String {
         let error = Cli::try_parse_from(line.split(' ')).map(drop).unwrap_err();
@@ -162,6 +163,7 @@ mod tests {
                 "hookward http 8000 --local 127.0.0.1:9443",
                 "--local=127.0.0.1:9443",
             ),
+            ("hookward start --all", "hookward start FILE"),
             ("hookward version", "hookward --version"),
             ("hookward update", "newer release"),
             ("hookward config add-authtoken x", "hookward join -"),
@@ -172,6 +174,7 @@ mod tests {
             let output = output(line);
             assert!(output.contains(ours), "{line}: {output}");
             assert!(!output.contains("tip:"), "{line}: {output}");
+            assert!(!output.contains("Usage:"), "{line}: {output}");
         }
     }
 

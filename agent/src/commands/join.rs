@@ -1,7 +1,7 @@
 //! `hookward join`: exchanges a join token for this agent's own credential.
 
 use hookward_core::reason::Reason;
-use std::io::Read;
+use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use std::path::Path;
 
 use hookward_tunnel::join_token::JoinToken;
@@ -102,7 +102,13 @@ fn token(given: &str) -> Result<JoinToken, Reason> {
 fn read(source: &str) -> std::io::Result<String> {
     let mut text = String::new();
     if source == "-" {
-        std::io::stdin().take(INPUT).read_to_string(&mut text)?;
+        let mut input = std::io::stdin().lock().take(INPUT);
+        if std::io::stdin().is_terminal() {
+            print_error(LogFormat::Text, "paste the join token, and press Enter:");
+            input.read_line(&mut text)?;
+        } else {
+            input.read_to_string(&mut text)?;
+        }
     } else if JoinToken::is_one(source) {
         print_error(
             LogFormat::Text,

@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(
             times,
             [0, 2, 6, 14, 22, 30],
-            "the only address is asked more and more rarely"
+            "probes of the only address become rarer"
         );
     }
 }

@@ -55,7 +55,7 @@ impl UpstreamHealth {
             // healthy.
             if self.change(HealthStatus::Unreachable, HealthStatus::Healthy) {
                 self.events.emit(Event::Note(format!(
-                    "the application at {application} accepts connections again"
+                    "the application at {application} now accepts connections"
                 )));
             }
 

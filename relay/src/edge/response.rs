@@ -18,7 +18,14 @@ pub(crate) fn write(
     code: Code,
     status: Option<StatusCode>,
 ) -> Response<ResponseBody> {
-    let status = status.unwrap_or_else(|| code.status());
+    match status.unwrap_or_else(|| code.status()) {
+        StatusCode::UNAUTHORIZED => reject_test(id, code),
+        status => problem(id, code, status),
+    }
+}
+
+/// Writes problem details.
+fn problem(id: RequestId, code: Code, status: StatusCode) -> Response<ResponseBody> {
     let json = serde_json::json!({
         "type": "about:blank",
         "title": code.title(),
@@ -26,38 +33,35 @@ pub(crate) fn write(
         "code": code.as_str(),
         "request_id": id.to_string(),
     });
-
-    // Only a provider that tests its own wrong signature gets 401, and Xero requires an empty body
-    // (developer.xero.com, "Intent to receive").
-    let tried_out = status == StatusCode::UNAUTHORIZED;
-    let body = if tried_out {
-        Bytes::new()
-    } else {
-        Bytes::from(json.to_string())
-    };
-    let mut response = Response::new(ResponseBody::own(Full::new(body)));
+    let mut response = Response::new(ResponseBody::own(Full::new(Bytes::from(json.to_string()))));
     *response.status_mut() = status;
 
     let headers = response.headers_mut();
     headers.insert(ERROR_CODE, HeaderValue::from_static(code.as_str()));
-
-    if tried_out {
-        // RFC 9110 §15.5.2 requires a challenge; the missing credential is the provider's
-        // signature.
-        headers.insert(
-            header::WWW_AUTHENTICATE,
-            HeaderValue::from_static("Signature"),
-        );
-    } else {
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-    }
-
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
+
+    identify(&mut response, id);
+    response
+}
+
+/// Rejects the wrong signature by which a provider tests the endpoint. Xero requires an empty body
+/// (developer.xero.com, "Intent to receive").
+fn reject_test(id: RequestId, code: Code) -> Response<ResponseBody> {
+    // RFC 9110 §15.5.2 requires a challenge; the missing credential is the provider's signature.
+    const SIGNATURE: HeaderValue = HeaderValue::from_static("Signature");
+
+    let mut response = Response::new(ResponseBody::own(Full::default()));
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
+
+    let headers = response.headers_mut();
+    headers.insert(ERROR_CODE, HeaderValue::from_static(code.as_str()));
+    headers.insert(header::WWW_AUTHENTICATE, SIGNATURE);
 
     identify(&mut response, id);
     response
@@ -72,8 +76,7 @@ pub(crate) fn challenge_basic(id: RequestId, code: Code) -> Response<ResponseBod
     const BASIC: HeaderValue =
         HeaderValue::from_static("Basic realm=\"Hookward\", charset=\"UTF-8\"");
 
-    let mut response = write(id, code, None);
-    *response.status_mut() = StatusCode::UNAUTHORIZED;
+    let mut response = problem(id, code, StatusCode::UNAUTHORIZED);
     response
         .headers_mut()
         .insert(header::WWW_AUTHENTICATE, BASIC);

@@ -142,7 +142,7 @@ impl AuditLog {
     /// Logs a connection that failed to authenticate as an agent.
     pub(crate) fn agent_failed(&self, kind: &'static str, reason: &str) {
         if self.take("agent_failed", kind) {
-            tracing::info!(target: "audit", event = "agent_failed", kind, reason, "connection refused: not an authenticated agent");
+            tracing::info!(target: "audit", event = "agent_failed", kind, reason, "the connection ended before it authenticated as an agent");
         }
     }
 

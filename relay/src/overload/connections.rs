@@ -309,7 +309,7 @@ mod tests {
             .collect();
         assert!(
             others.iter().any(Option::is_none),
-            "nobody comes in while nobody has gone"
+            "a full table admits no connection"
         );
         drop((head, others));
         assert_eq!(slots.lock().held, 0);

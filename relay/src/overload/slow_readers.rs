@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(
             all.evict_stalled(all.now()),
             0,
-            "nobody has stood still for long"
+            "no reader has been idle for long"
         );
         assert_eq!(all.evict_stalled(later(&all)), 3);
         assert_eq!((all.count_evicted(), all.count_evicted()), (3, 0));

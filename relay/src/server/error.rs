@@ -12,11 +12,12 @@ use std::path::PathBuf;
 
 /// Returns a hint for a privileged port.
 pub(super) fn port_hint(address: SocketAddr, error: &io::Error) -> &'static str {
-    let kept = error.kind() == io::ErrorKind::PermissionDenied && address.port() < 1024;
-    if kept {
-        "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
-    } else {
-        ""
+    match error.kind() {
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE"
+        }
+        io::ErrorKind::AddrInUse => "; stop the program that uses it, or choose another address",
+        _ => "",
     }
 }
 

@@ -98,8 +98,8 @@ impl DedupWriter {
                 tracing::warn!(
                     %error,
                     kept_as = %aside.display(),
-                    "the memory of deliveries is damaged, and begins anew: deliveries that were accepted before may \
-                     be accepted once more"
+                    "the deduplication file is damaged; made an empty one: duplicates of earlier deliveries are accepted \
+                     once more"
                 );
 
                 prepare(path).map_err(StorageError::Dedup)?

@@ -206,8 +206,7 @@ pub trait SecretReader {
             }
         }
 
-        let note =
-            newline_removed.then(|| format!("{source}: one newline at its end was taken off"));
+        let note = newline_removed.then(|| format!("{source}: the trailing newline was trimmed"));
         let secret = Secret::new(bytes).ok_or(SecretError::Empty(source))?;
 
         Ok(LoadedSecret {

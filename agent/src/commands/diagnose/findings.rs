@@ -230,7 +230,7 @@ impl Findings {
     pub(super) fn conclusion(&self) -> String {
         let mut text = String::new();
         for (title, list) in [
-            ("Look after it yourself", &self.remedies),
+            ("Fix these yourself", &self.remedies),
             ("Ask the network team for", &self.requests),
         ] {
             if !list.is_empty() {

@@ -22,7 +22,7 @@ pub(crate) struct WritePriority {
     /// Time since when there has always been one, in milliseconds.
     since: AtomicU64,
     /// Notified when no small message waits.
-    nobody: Notify,
+    idle: Notify,
 }
 
 impl Default for WritePriority {
@@ -32,7 +32,7 @@ impl Default for WritePriority {
             begin: Instant::now(),
             waiting,
             since,
-            nobody: Notify::new(),
+            idle: Notify::new(),
         }
     }
 }
@@ -43,7 +43,7 @@ struct Waiting<'p>(&'p WritePriority);
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if self.0.waiting.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.nobody.notify_waiters();
+            self.0.idle.notify_waiters();
         }
     }
 }
@@ -71,10 +71,10 @@ impl WritePriority {
     pub(crate) async fn write_bulk<F: Future>(&self, writing: F) -> F::Output {
         let mut writing = pin!(writing);
         loop {
-            let nobody = self.nobody.notified();
+            let idle = self.idle.notified();
             if let Some(due) = self.turn() {
                 // Either none waits any more, or the wait was long enough.
-                let _ = timeout_at(due, nobody).await;
+                let _ = timeout_at(due, idle).await;
                 continue;
             }
 
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(entered(&mut given_up), 0);
         drop(given_up);
         room.free(1);
-        assert_eq!(entered(&mut large), 1, "nobody waits for who has given up");
+        assert_eq!(entered(&mut large), 1, "a cancelled writer delays no other");
     }
 
     #[tokio::test]

@@ -197,7 +197,7 @@ pub(super) fn accept_rule_steps(
         .map(|rule| rule.ages(state, now))
         .unwrap_or_default();
     let reason = match (accept.allowed(), ages.is_empty()) {
-        (None, _) => format!("{client} is not denied; no range is asked for"),
+        (None, _) => format!("{client} is not denied; no range is required"),
         (Some(_), true) => format!("{client} is allowed"),
         (Some(_), false) => format!("{client} is allowed ({})", ages.join("; ")),
     };
