@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 use hookward_core::headers::passes_to_sender;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::text::shown_path;
-use hookward_gate::engine::{Decision, Gate, HeadVerdict, Permit, RequestHead};
+use hookward_gate::engine::{Decision, Evaluation, Gate, HeadVerdict, Permit, RequestHead};
 use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_tunnel::protocol::control::Deadlines;
 use hookward_tunnel::protocol::head::{self, RequestId};
@@ -297,25 +297,26 @@ impl Exchange<'_> {
             &self.handler.state,
             request.meta.client,
         );
-        let (decision, body, held) = match gate.check_head(head, client, now, state)? {
-            HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
-            HeadVerdict::ReadBody(pending) => {
-                let (whole, held) = self.read_whole(body, pending.max_body(), client).await?;
-                let checked = self
-                    .check_body(pending, head, &whole, now, &request.meta.keys)
-                    .await?;
-                let decision = match checked {
-                    Ok(decision) => decision,
-                    Err(refusal) => {
-                        return Err(self
-                            .diagnosed(refusal, &gate, &request, &whole, now)
-                            .await
-                            .into());
-                    }
-                };
-                (decision, UpstreamBody::Whole(Full::new(whole)), Some(held))
-            }
-        };
+        let (decision, body, held) =
+            match gate.check_head(head, Evaluation::new(client, now, state))? {
+                HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
+                HeadVerdict::ReadBody(pending) => {
+                    let (whole, held) = self.read_whole(body, pending.max_body(), client).await?;
+                    let checked = self
+                        .check_body(pending, head, &whole, now, &request.meta)
+                        .await?;
+                    let decision = match checked {
+                        Ok(decision) => decision,
+                        Err(refusal) => {
+                            return Err(self
+                                .diagnosed(refusal, &gate, &request, &whole, now)
+                                .await
+                                .into());
+                        }
+                    };
+                    (decision, UpstreamBody::Whole(Full::new(whole)), Some(held))
+                }
+            };
 
         let permit = match decision {
             Decision::Forward(permit) => permit,

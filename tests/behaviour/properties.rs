@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hookward_core::clock::UnixMillis;
-use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::json::JsonPath;
 use hookward_core::reason::Refusal;
 use hookward_core::secret::{Secret, SecretDigest};
-use hookward_gate::engine::{Decision, Gate, GateState, HeadVerdict, RequestHead, Side};
+use hookward_gate::engine::{
+    Decision, Evaluation, Gate, GateState, HeadVerdict, RequestHead, Side,
+};
 use hookward_gate::policy::{
     Accept, ActiveSecret, BodyRule, HeaderRule, Policy, Route, SignatureCheck, TokenCheck,
     TokenLocation,
@@ -255,11 +256,11 @@ fn judge(
     body: &[u8],
 ) -> Result<Decision, Refusal> {
     let state = GateState::default();
-    match gate.check_head(head, client, NOW, &state)? {
+    match gate.check_head(head, Evaluation::new(client, NOW, &state))? {
         HeadVerdict::Decided(decision) => Ok(decision),
         HeadVerdict::ReadBody(pending) => {
             let _ = pending.wanted_keys(head, body);
-            pending.check_body(head, body, NOW, &state, &FetchedKeys::default())
+            pending.check_body(head, body, Evaluation::new(client, NOW, &state))
         }
     }
 }

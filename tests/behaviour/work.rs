@@ -1,9 +1,8 @@
 //! Cost of unverified requests, counted in bytes by the gate itself, without a clock.
 
 use hookward_core::clock::UnixMillis;
-use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::limits::{DOCTOR_BYTES, MIB};
-use hookward_gate::engine::{Gate, GateState, HeadVerdict, Request, RequestHead, Side};
+use hookward_gate::engine::{Evaluation, Gate, GateState, HeadVerdict, Request, RequestHead, Side};
 use hookward_gate::inspection::{Kind, Work};
 use hookward_gate::policy::{Policy, file};
 use hookward_runtime::secrets::ProcessSecrets;
@@ -72,12 +71,14 @@ fn a_list_of_signed_fields_is_no_bomb() {
 
     let (state, client) = (GateState::default(), "192.0.2.1".parse().unwrap());
     let gate = gate(&verifying("contentful"));
-    let Ok(HeadVerdict::ReadBody(pending)) = gate.check_head(head, client, NOW, &state) else {
+    let Ok(HeadVerdict::ReadBody(pending)) =
+        gate.check_head(head, Evaluation::new(client, NOW, &state))
+    else {
         panic!("no body")
     };
     let work = pending.work();
     let refusal = pending
-        .check_body(head, b"{}", NOW, &state, &FetchedKeys::default())
+        .check_body(head, b"{}", Evaluation::new(client, NOW, &state))
         .err()
         .unwrap();
     assert!(refusal.reason.contains("signed"), "{}", refusal.reason);
@@ -89,8 +90,7 @@ fn a_list_of_signed_fields_is_no_bomb() {
         let gate = self::gate(&verifying(provider));
         let hints = gate.diagnose(
             &Request::new(head, b"{}"),
-            &FetchedKeys::default(),
-            NOW,
+            Evaluation::new(client, NOW, &state),
             &work,
         );
         assert!(
@@ -128,12 +128,12 @@ fn the_cost_of_a_diagnosis_is_bounded() {
             origin: "https://h.example",
         };
 
+        let (state, client) = (GateState::default(), "192.0.2.1".parse().unwrap());
         let work = Work::up_to(DOCTOR_BYTES);
         let gate = gate(&verifying(provider));
         let _ = gate.diagnose(
             &Request::new(head, body.as_bytes()),
-            &FetchedKeys::default(),
-            NOW,
+            Evaluation::new(client, NOW, &state),
             &work,
         );
 
@@ -163,14 +163,16 @@ fn equal_checks_are_made_once() {
 
     let (state, client) = (GateState::default(), "192.0.2.1".parse().unwrap());
     let body = vec![b'x'; 1 << 20];
-    let Ok(HeadVerdict::ReadBody(pending)) = gate.check_head(head, client, NOW, &state) else {
+    let Ok(HeadVerdict::ReadBody(pending)) =
+        gate.check_head(head, Evaluation::new(client, NOW, &state))
+    else {
         panic!("no body")
     };
     let work = pending.work();
 
     assert!(
         pending
-            .check_body(head, &body, NOW, &state, &FetchedKeys::default())
+            .check_body(head, &body, Evaluation::new(client, NOW, &state))
             .is_err()
     );
 

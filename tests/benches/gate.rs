@@ -16,7 +16,9 @@ use hookward_core::json::JsonPath;
 use hookward_core::path::PathPattern;
 use hookward_core::secret::{Secret, SecretDigest};
 use hookward_core::syntax::EscapedSlashes;
-use hookward_gate::engine::{Gate, GateState, HeadVerdict, RequestHead, Side, syntax, token};
+use hookward_gate::engine::{
+    Evaluation, Gate, GateState, HeadVerdict, RequestHead, Side, syntax, token,
+};
 use hookward_gate::policy::{Policy, TokenCheck, TokenLocation, file};
 use hookward_gate::providers::{SecretShape, SignatureVerifier};
 use hookward_gate::request::Request;
@@ -166,7 +168,7 @@ fn signature(c: &mut Criterion) {
 fn whole(c: &mut Criterion) {
     let mut group = c.benchmark_group("whole gate");
     let gate = Arc::new(Gate::compile(&policy(), Side::Relay, NOW).unwrap());
-    let (state, none) = (GateState::default(), FetchedKeys::default());
+    let state = GateState::default();
 
     for size in [256, 8192] {
         let body = body(size);
@@ -179,12 +181,14 @@ fn whole(c: &mut Criterion) {
         };
 
         group.bench_with_input(BenchmarkId::new("allowed", size), &body, |b, body| {
-            b.iter(|| match gate.check_head(head, CLIENT, NOW, &state) {
-                Ok(HeadVerdict::ReadBody(pending)) => {
-                    pending.check_body(head, body, NOW, &state, &none).is_ok()
-                }
-                _ => panic!("it needs the body"),
-            });
+            b.iter(
+                || match gate.check_head(head, Evaluation::new(CLIENT, NOW, &state)) {
+                    Ok(HeadVerdict::ReadBody(pending)) => pending
+                        .check_body(head, body, Evaluation::new(CLIENT, NOW, &state))
+                        .is_ok(),
+                    _ => panic!("it needs the body"),
+                },
+            );
         });
     }
 
@@ -197,7 +201,10 @@ fn whole(c: &mut Criterion) {
     };
 
     group.bench_function("refused by address", |b| {
-        b.iter(|| gate.check_head(head, stranger, NOW, &state).is_err())
+        b.iter(|| {
+            gate.check_head(head, Evaluation::new(stranger, NOW, &state))
+                .is_err()
+        })
     });
     group.finish();
 }

@@ -6,11 +6,10 @@ use hookward_core::reason::Reason;
 use std::sync::Arc;
 
 use hookward_core::clock::{Clock, UnixMillis};
-use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::reason::Check;
 use hookward_core::text::printable;
 use hookward_gate::engine::explain::{self, CheckOutcome, CheckStep, Explanation, Verdict};
-use hookward_gate::engine::{Gate, GateState, Request, RequestHead, Side};
+use hookward_gate::engine::{Evaluation, Gate, GateState, Request, RequestHead, Side};
 use hookward_gate::policy::Policy;
 use hookward_runtime::secrets::ProcessSecrets;
 use http::header;
@@ -56,9 +55,9 @@ pub(super) async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
                 origin: &origin,
             };
             let request = Request::new(head, &given.body);
-            let (state, keys) = (GateState::default(), FetchedKeys::default());
-            let mut explanation =
-                explain::explain(&gate, &request, args.request.peer, now, &state, &keys);
+            let state = GateState::default();
+            let evaluation = Evaluation::new(args.request.peer, now, &state);
+            let mut explanation = explain::explain(&gate, &request, evaluation);
             explanation.notes.extend(other_path(&args, &given.target));
 
             explanation

@@ -3,19 +3,18 @@
 use super::{Exchange, ExchangeError};
 use bytes::Bytes;
 use hookward_core::clock::Moment;
-use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::limits::DOCTOR_BYTES;
 use hookward_core::names::HostName;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::secret::Secret;
-use hookward_gate::engine::{Decision, Gate, PendingBody, Request, RequestHead};
+use hookward_gate::engine::{Decision, Evaluation, Gate, PendingBody, Request, RequestHead};
 use hookward_gate::inspection::Work;
 use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_gate::request::OwnedHead;
 use hookward_runtime::body_memory::MemoryCharge;
 use hookward_runtime::offload::{OFFLOAD_BYTES, QueueTimeout};
 use hookward_tunnel::body_buffer::BodyBuffer;
-use hookward_tunnel::protocol::head::{self};
+use hookward_tunnel::protocol::head::{self, RequestMeta};
 use hookward_tunnel::transport::MessageBody;
 use http::header;
 use http_body::Body as _;
@@ -32,15 +31,20 @@ impl Exchange<'_> {
         head: RequestHead<'_>,
         body: &Bytes,
         now: Moment,
-        keys: &FetchedKeys,
+        meta: &RequestMeta,
     ) -> Result<Result<Decision, Refusal>, ExchangeError> {
         let state = Arc::clone(&self.handler.state);
+        let (client, keys) = (meta.client, &meta.keys);
         if body.len() <= OFFLOAD_BYTES {
-            return Ok(pending.check_body(head, body, now, &state, keys));
+            let evaluation = Evaluation::new(client, now, &state).with_keys(keys);
+            return Ok(pending.check_body(head, body, evaluation));
         }
 
         let (head, body, keys) = (OwnedHead::from(head), body.clone(), keys.clone());
-        let check = move || pending.check_body(head.head(), &body, now, &state, &keys);
+        let check = move || {
+            let evaluation = Evaluation::new(client, now, &state).with_keys(&keys);
+            pending.check_body(head.head(), &body, evaluation)
+        };
         self.handler
             .offload
             .run(&self.handler.checks, check)
@@ -73,11 +77,13 @@ impl Exchange<'_> {
             origin: self.origin,
         });
 
-        let (gate, body, keys) = (Arc::clone(gate), body.clone(), request.meta.keys.clone());
+        let (gate, body, meta) = (Arc::clone(gate), body.clone(), request.meta.clone());
+        let state = Arc::clone(&self.handler.state);
         let work = Work::up_to(DOCTOR_BYTES);
         let (meter, clock) = (Arc::clone(diagnoses), self.handler.clock.clone());
         let diagnose = move || {
-            let hints = gate.diagnose(&Request::new(head.head(), &body), &keys, now.wall, &work);
+            let evaluation = Evaluation::new(meta.client, now, &state).with_keys(&meta.keys);
+            let hints = gate.diagnose(&Request::new(head.head(), &body), evaluation, &work);
             // Before the await, so that an aborted request is charged, too.
             meter.spend(work.total(), clock.moment().steady);
             hints

@@ -13,7 +13,7 @@ use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::names::HostName;
 use hookward_core::reason::{Check, Refusal};
 use hookward_gate::engine::{
-    AfterClaim, Decision, Gate, GateState, HeadVerdict, PendingBody, Permit,
+    AfterClaim, Decision, Evaluation, Gate, GateState, HeadVerdict, PendingBody, Permit,
 };
 use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_gate::request::RequestHead;
@@ -180,11 +180,15 @@ impl Authorizer<'_> {
         self.head_of(self.gate, self.state).map(drop)
     }
 
+    /// Returns the circumstances for a gate with this state.
+    fn evaluation<'s>(&self, state: &'s GateState) -> Evaluation<'s> {
+        Evaluation::new(self.client, self.received, state)
+    }
+
     fn head_of(&self, gate: &Arc<Gate>, state: &GateState) -> Result<PendingCheck, Refusal> {
-        let verdict = gate.check_head(self.head, self.client, self.received, state);
-        match verdict
-            .inspect_err(|refusal| gate.note_refusal(refusal, self.client, self.received, state))?
-        {
+        let evaluation = self.evaluation(state);
+        let verdict = gate.check_head(self.head, evaluation);
+        match verdict.inspect_err(|refusal| gate.note_refusal(refusal, evaluation))? {
             HeadVerdict::Decided(decision) => Ok(PendingCheck::Decided(decision)),
             HeadVerdict::ReadBody(pending) => Ok(PendingCheck::Body(pending)),
         }
@@ -204,7 +208,7 @@ impl Authorizer<'_> {
             }
             Decision::Claim(pending) => {
                 let (claimed, held) = self.edge.dedup.claim(self.host, &pending.claim).await;
-                match pending.after_claim(claimed, self.received, self.state)? {
+                match pending.after_claim(claimed, self.evaluation(self.state))? {
                     AfterClaim::Acknowledge => return Ok(Authorization::Acknowledge),
                     AfterClaim::Forward(permit) => (permit, Some(held)),
                 }

@@ -17,6 +17,7 @@ mod admit;
 mod body;
 mod body_rule;
 pub mod dedup;
+mod evaluation;
 pub mod explain;
 mod header;
 mod permit;
@@ -26,7 +27,6 @@ pub mod state;
 pub mod syntax;
 pub mod token;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::Method;
@@ -36,6 +36,7 @@ use self::admit::BARRED_ATTEMPTS_PER_SECOND;
 pub use self::body::PendingBody;
 use self::body::further;
 pub use self::dedup::{Claimed, DeliveryClaim};
+pub use self::evaluation::Evaluation;
 pub use self::permit::{AfterClaim, Decision, HeadVerdict, PendingClaim, Permit, RouteSettings};
 use self::route::{CompiledRoute, no_route};
 pub use self::signature::WantedKey;
@@ -45,8 +46,7 @@ use crate::inspection::{Inspection, Work};
 use crate::policy::{Lockout, Policy};
 pub use crate::request::{Request, RequestHead};
 use hookward_core::address::source;
-use hookward_core::clock::{Moment, UnixMillis};
-use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::clock::UnixMillis;
 use hookward_core::rate::Rate;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::syntax::{EscapedSlashes, has_escaped_slash, with_plain_slashes};
@@ -123,18 +123,15 @@ impl Gate {
     pub fn check_head(
         self: &Arc<Self>,
         head: RequestHead<'_>,
-        client: IpAddr,
-        now: impl Into<Moment>,
-        state: &GateState,
+        evaluation: Evaluation<'_>,
     ) -> Result<HeadVerdict, Refusal> {
-        let now: Moment = now.into();
         self.check_shape(head)?;
-        let barred = self.admit_client(client, now, state).err();
+        let barred = self.admit_client(evaluation).err();
         let index = self.find_route(head)?;
         let Some(route) = self.routes.get(index) else {
             return Err(no_route());
         };
-        let observing = route.observes(now.wall);
+        let evaluation = evaluation.on(route);
         let mut candidates = Vec::new();
 
         let mut furthest: Option<Refusal> = None;
@@ -144,8 +141,10 @@ impl Gate {
             // A valid signature passes the bar, but checking it costs a body, so the number of
             // attempts is bounded.
             let tries = Rate::per_second(BARRED_ATTEMPTS_PER_SECOND);
-            state
-                .admit(Counted::Barred(source(client)), tries, now.steady)
+            let bucket = Counted::Barred(source(evaluation.client));
+            evaluation
+                .state
+                .admit(bucket, tries, evaluation.now.steady)
                 .map_err(|_| refusal.clone())?;
         }
 
@@ -159,7 +158,7 @@ impl Gate {
             }
 
             tries |= barred.is_some() && rule.needs_body();
-            match rule.check_head(&route.deny, head, client, now.wall, state, observing) {
+            match rule.check_head(&route.deny, head, evaluation) {
                 Ok(evidence) => candidates.push((number, evidence)),
                 // The accept rule with the most progress gives the most useful reason.
                 Err(refusal) => furthest = Some(further(furthest, refusal)),
@@ -176,13 +175,12 @@ impl Gate {
         let pending = PendingBody {
             gate: Arc::clone(self),
             route: index,
-            client,
             barred,
             candidates,
             inspection,
         };
         let request = Request::new(head, b"").inspected(&pending.inspection);
-        if let Some(decision) = pending.answer_unsigned(&request, false, now, state)? {
+        if let Some(decision) = pending.answer_unsigned(&request, false, evaluation)? {
             return Ok(HeadVerdict::Decided(decision));
         }
 
@@ -214,13 +212,13 @@ impl Gate {
             .filter(|_| evidence.failed.is_none())
             && let Some(decision) = pending.answer_of(rule, &request, false, true)?
         {
-            pending.admit_signed(&evidence, now, state)?;
-            pending.gate.count(index, now, state)?;
+            pending.admit_signed(&evidence, evaluation)?;
+            pending.gate.count(index, evaluation)?;
             return Ok(HeadVerdict::Decided(decision));
         }
 
         pending
-            .pass(evidence, &request, now, state)
+            .pass(evidence, &request, evaluation)
             .map(HeadVerdict::Decided)
     }
 
@@ -262,8 +260,7 @@ impl Gate {
     pub fn diagnose(
         &self,
         request: &Request<'_>,
-        keys: &FetchedKeys,
-        now: UnixMillis,
+        evaluation: Evaluation<'_>,
         work: &Arc<Work>,
     ) -> Vec<String> {
         let Ok(index) = self.find_route(request.head) else {
@@ -281,7 +278,7 @@ impl Gate {
         let request = request.inspected(&inspection);
         rules
             .iter()
-            .flat_map(|rule| rule.diagnose(&request, keys, &others, now))
+            .flat_map(|rule| rule.diagnose(&request, &others, evaluation))
             .collect()
     }
 

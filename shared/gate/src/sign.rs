@@ -348,7 +348,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::engine::{Gate, GateState, HeadVerdict, Side};
+    use crate::engine::{Evaluation, Gate, GateState, HeadVerdict, Side};
     use crate::inspection::Kind;
     use crate::policy::{Accept, ActiveSecret, Policy, Route, SignatureCheck};
     use crate::providers::scheme::{Coverage, JwtAlgorithm};
@@ -891,7 +891,7 @@ mod tests {
                     };
 
                     let Ok(HeadVerdict::ReadBody(pending)) =
-                        gate.check_head(head, client, NOW, &state)
+                        gate.check_head(head, Evaluation::new(client, NOW, &state))
                     else {
                         continue;
                     };
@@ -899,7 +899,7 @@ mod tests {
                     read += 1;
                     let work = pending.work();
                     let _ =
-                        pending.check_body(head, &hostile, NOW, &state, &FetchedKeys::default());
+                        pending.check_body(head, &hostile, Evaluation::new(client, NOW, &state));
                     let used =
                         [Kind::Parsed, Kind::Hashed, Kind::Rendered].map(|kind| work.used(kind));
                     let most =

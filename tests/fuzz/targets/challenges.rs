@@ -4,9 +4,8 @@
 use std::sync::{Arc, LazyLock};
 
 use hookward_core::clock::UnixMillis;
-use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::secret::Secret;
-use hookward_gate::engine::{Decision, Gate, GateState, HeadVerdict, Side};
+use hookward_gate::engine::{Decision, Evaluation, Gate, GateState, HeadVerdict, Side};
 use hookward_gate::policy::{Accept, ActiveSecret, Policy, Route, SignatureCheck};
 use hookward_gate::request::RequestHead;
 use http::{HeaderMap, HeaderValue, Method};
@@ -59,10 +58,13 @@ fn judge(
     };
 
     let (state, client) = (GateState::default(), [192, 0, 2, 1].into());
-    match gate.check_head(head, client, NOW, &state).ok()? {
+    match gate
+        .check_head(head, Evaluation::new(client, NOW, &state))
+        .ok()?
+    {
         HeadVerdict::Decided(decision) => Some(decision),
         HeadVerdict::ReadBody(pending) => pending
-            .check_body(head, body, NOW, &state, &FetchedKeys::default())
+            .check_body(head, body, Evaluation::new(client, NOW, &state))
             .ok(),
     }
 }

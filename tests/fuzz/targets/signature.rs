@@ -5,10 +5,9 @@
 use std::sync::{Arc, LazyLock};
 
 use hookward_core::clock::UnixMillis;
-use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::limits::DOCTOR_BYTES;
 use hookward_core::secret::Secret;
-use hookward_gate::engine::{Decision, Gate, GateState, HeadVerdict, Side};
+use hookward_gate::engine::{Decision, Evaluation, Gate, GateState, HeadVerdict, Side};
 use hookward_gate::inspection::Work;
 use hookward_gate::policy::{Accept, ActiveSecret, Policy, Route, SignatureCheck};
 use hookward_gate::providers;
@@ -78,16 +77,12 @@ fuzz_target!(|data: &[u8]| {
         headers: &headers,
         origin: "https://h.test",
     };
-    let (state, keys, client) = (
-        GateState::default(),
-        FetchedKeys::default(),
-        [192, 0, 2, 1].into(),
-    );
-    let verdict = match gate.check_head(head, client, NOW, &state) {
+    let (state, client) = (GateState::default(), [192, 0, 2, 1].into());
+    let verdict = match gate.check_head(head, Evaluation::new(client, NOW, &state)) {
         Ok(HeadVerdict::Decided(decision)) => Ok(decision),
         Ok(HeadVerdict::ReadBody(pending)) => {
             let _ = pending.wanted_keys(head, &body);
-            pending.check_body(head, &body, NOW, &state, &keys)
+            pending.check_body(head, &body, Evaluation::new(client, NOW, &state))
         }
         Err(refusal) => Err(refusal),
     };
@@ -101,8 +96,7 @@ fuzz_target!(|data: &[u8]| {
         Ok(Decision::Pair(..)) => panic!("row {index} takes a secret of a stranger's"),
         Err(_) => drop(gate.diagnose(
             &Request::new(head, &body),
-            &keys,
-            NOW,
+            Evaluation::new(client, NOW, &state),
             &Work::up_to(DOCTOR_BYTES),
         )),
     }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::limits::DOCTOR_BYTES;
 use hookward_core::reason::{Check, Code, Refusal};
-use hookward_gate::engine::{Decision, GateState, Request};
+use hookward_gate::engine::{Decision, Evaluation, GateState, Request};
 use hookward_gate::inspection::Work;
 use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_gate::request::{OwnedHead, RequestHead};
@@ -44,13 +44,14 @@ impl Authorizer<'_> {
         }
 
         let gate = pending.gate();
-        let (now, of_check, fetched) = (self.received, Arc::clone(state), keys.clone());
+        let (client, now) = (self.client, self.received);
+        let (of_check, fetched) = (Arc::clone(state), keys.clone());
         let check = move |head: RequestHead<'_>, body: &[u8]| {
-            pending.check_body(head, body, now, &of_check, &fetched)
+            let evaluation = Evaluation::new(client, now, &of_check).with_keys(&fetched);
+            pending.check_body(head, body, evaluation)
         };
         let decision = self.check(body, check).await?;
-        decision
-            .inspect_err(|refusal| gate.note_refusal(refusal, self.client, self.received, state))
+        decision.inspect_err(|refusal| gate.note_refusal(refusal, self.evaluation(state)))
     }
 
     /// Runs a check of the body; of a large body on another thread.
@@ -118,11 +119,13 @@ impl Authorizer<'_> {
             body.clone(),
             keys.clone(),
         );
-        let (now, work) = (self.received.wall, Work::up_to(DOCTOR_BYTES));
+        let (client, now, state) = (self.client, self.received, Arc::clone(self.state));
+        let work = Work::up_to(DOCTOR_BYTES);
         let (meter, clock) = (Arc::clone(diagnoses), self.edge.clock.clone());
 
         let diagnose = move || {
-            let hints = gate.diagnose(&Request::new(head.head(), &body), &keys, now, &work);
+            let evaluation = Evaluation::new(client, now, &state).with_keys(&keys);
+            let hints = gate.diagnose(&Request::new(head.head(), &body), evaluation, &work);
             // Before the await, so that a sender that disconnects is charged, too.
             meter.spend(work.total(), clock.moment().steady);
             hints

@@ -4,20 +4,17 @@ mod address;
 mod evidence;
 
 use hookward_core::reason::Reason;
-use std::net::IpAddr;
 
 pub(crate) use self::address::AddressRule;
 pub(crate) use self::evidence::{Evidence, token_refusal};
+use crate::engine::evaluation::Evaluation;
 use crate::engine::signature::{SignatureRule, WantedKey};
-use crate::engine::state::GateState;
 use crate::engine::token::{self, TokenSpan};
 use crate::engine::{Side, body_rule, header};
 use crate::inspection::{BodyFieldsBuilder, Inspection};
 use crate::policy::{Accept, ActiveSecret, BodyRule, HeaderRule, TokenCheck};
 use crate::providers::challenge::ChallengeAction;
 use crate::request::{Request, RequestHead};
-use hookward_core::clock::UnixMillis;
-use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::reason::{Check, Refusal};
 
 pub(crate) struct AcceptRule {
@@ -83,14 +80,11 @@ impl AcceptRule {
         &self,
         deny: &AddressRule,
         head: RequestHead<'_>,
-        client: IpAddr,
-        now: UnixMillis,
-        state: &GateState,
-        observing: bool,
+        evaluation: Evaluation<'_>,
     ) -> Result<Evidence, Refusal> {
         let mut evidence = Evidence::default();
-        if let Err(refusal) = self.check_address(deny, client, state, now) {
-            evidence.record_or_fail(refusal, observing)?;
+        if let Err(refusal) = self.check_address(deny, evaluation) {
+            evidence.record_or_fail(refusal, evaluation)?;
         }
 
         for check in &self.tokens {
@@ -100,7 +94,7 @@ impl AcceptRule {
                     evidence.secrets.push(name.to_owned());
                 }
                 Err(reason) => {
-                    evidence.record_or_fail(token_refusal(check, reason.to_string()), observing)?
+                    evidence.record_or_fail(token_refusal(check, reason.to_string()), evaluation)?
                 }
             }
         }
@@ -119,13 +113,7 @@ impl AcceptRule {
         }
 
         if !self.needs_body() {
-            self.check_signatures(
-                &no_body,
-                &FetchedKeys::default(),
-                now,
-                observing,
-                &mut evidence,
-            )?;
+            self.check_signatures(&no_body, evaluation, &mut evidence)?;
         }
 
         Ok(evidence)
@@ -135,11 +123,9 @@ impl AcceptRule {
         &self,
         request: &Request<'_>,
         mut evidence: Evidence,
-        keys: &FetchedKeys,
-        now: UnixMillis,
-        observing: bool,
+        evaluation: Evaluation<'_>,
     ) -> Result<Evidence, Refusal> {
-        self.check_signatures(request, keys, now, observing, &mut evidence)?;
+        self.check_signatures(request, evaluation, &mut evidence)?;
         self.check_rules(request)?;
         Ok(evidence)
     }
@@ -148,10 +134,9 @@ impl AcceptRule {
     pub(crate) fn check_address(
         &self,
         deny: &AddressRule,
-        client: IpAddr,
-        state: &GateState,
-        now: UnixMillis,
+        evaluation: Evaluation<'_>,
     ) -> Result<(), Refusal> {
+        let Evaluation { client, state, .. } = evaluation;
         if deny.contains(client, state)
             && (self.side == Side::Relay || deny.ranges.contains(client))
         {
@@ -169,7 +154,7 @@ impl AcceptRule {
         }
 
         let mut reason = format!("{client} is not in an allowed range");
-        for age in allow.ages(state, now) {
+        for age in allow.ages(evaluation) {
             reason.push_str(&format!(" ({age})"));
         }
 
@@ -201,14 +186,12 @@ impl AcceptRule {
     pub(crate) fn check_signatures(
         &self,
         request: &Request<'_>,
-        keys: &FetchedKeys,
-        now: UnixMillis,
-        observing: bool,
+        evaluation: Evaluation<'_>,
         evidence: &mut Evidence,
     ) -> Result<(), Refusal> {
         let mut unsigned = false;
         for rule in &self.signatures {
-            match rule.verify(request, keys, now) {
+            match rule.verify(request, evaluation) {
                 Ok(None) => unsigned = true,
                 Ok(Some((verified, name))) => {
                     evidence.signed |= verified.signs;
@@ -217,7 +200,7 @@ impl AcceptRule {
                 }
                 Err(refusal) => {
                     unsigned = true;
-                    evidence.record_or_fail(refusal, observing)?;
+                    evidence.record_or_fail(refusal, evaluation)?;
                 }
             }
         }
@@ -281,13 +264,12 @@ impl AcceptRule {
     pub(crate) fn diagnose(
         &self,
         request: &Request<'_>,
-        keys: &FetchedKeys,
         others: &[ActiveSecret],
-        now: UnixMillis,
+        evaluation: Evaluation<'_>,
     ) -> Vec<String> {
         self.signatures
             .iter()
-            .flat_map(|rule| rule.diagnose(request, keys, others, now))
+            .flat_map(|rule| rule.diagnose(request, others, evaluation))
             .collect()
     }
 

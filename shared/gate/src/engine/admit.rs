@@ -2,9 +2,9 @@
 
 use super::Gate;
 use super::accept::AcceptRule;
+use super::evaluation::Evaluation;
 use super::state::{Counted, GateState};
 use hookward_core::address::source;
-use hookward_core::clock::Moment;
 use hookward_core::rate::Rate;
 use hookward_core::reason::{Check, Code, Refusal};
 use std::net::IpAddr;
@@ -20,26 +20,21 @@ pub(super) const BARRED_ATTEMPTS_PER_SECOND: u32 = 20;
 impl Gate {
     /// Records a refusal by a check that only unknown senders fail. Repeated failures cause a
     /// lockout.
-    pub fn note_refusal(
-        &self,
-        refusal: &Refusal,
-        client: IpAddr,
-        now: impl Into<Moment>,
-        state: &GateState,
-    ) {
+    pub fn note_refusal(&self, refusal: &Refusal, evaluation: Evaluation<'_>) {
+        let Evaluation {
+            client, now, state, ..
+        } = evaluation;
         let Some(lockout) = self.lockout else { return };
         let by_stranger = refusal.check == Check::Token || refusal.is_unverified;
         if by_stranger && !self.allows(client, state) {
-            state.note_failure(client, lockout, now.into().steady);
+            state.note_failure(client, lockout, now.steady);
         }
     }
 
-    pub(super) fn admit_client(
-        &self,
-        client: IpAddr,
-        now: Moment,
-        state: &GateState,
-    ) -> Result<(), Refusal> {
+    pub(super) fn admit_client(&self, evaluation: Evaluation<'_>) -> Result<(), Refusal> {
+        let Evaluation {
+            client, now, state, ..
+        } = evaluation;
         if self.lockout.is_some()
             && let Some(wait) = state.locked_out(client, now.steady)
         {
@@ -54,17 +49,18 @@ impl Gate {
             return Ok(());
         };
 
-        self.admit_at(Counted::Client(source(client)), client, rate, now, state)
+        self.admit_at(Counted::Client(source(client)), rate, evaluation)
     }
 
     pub(super) fn admit_at(
         &self,
         what: Counted,
-        client: IpAddr,
         rate: Rate,
-        now: Moment,
-        state: &GateState,
+        evaluation: Evaluation<'_>,
     ) -> Result<(), Refusal> {
+        let Evaluation {
+            client, now, state, ..
+        } = evaluation;
         state.admit(what, rate, now.steady).map_err(|wait| {
             let reason = format!("{client} sends more than {rate}");
             Refusal::new(Check::ClientRate, Code::RateLimited, reason).after(wait)
@@ -72,12 +68,7 @@ impl Gate {
     }
 
     /// Counts against the rates of the route and the tunnel, which unknown senders cannot use up.
-    pub(super) fn count(
-        &self,
-        route: usize,
-        now: Moment,
-        state: &GateState,
-    ) -> Result<(), Refusal> {
+    pub(super) fn count(&self, route: usize, evaluation: Evaluation<'_>) -> Result<(), Refusal> {
         let route_rate = self.routes.get(route).and_then(|route| route.rate);
         let rates = [
             (Counted::Route(route), route_rate, "this route"),
@@ -90,7 +81,8 @@ impl Gate {
         ];
         for (what, rate, whose) in rates {
             let Some(rate) = rate else { continue };
-            state.admit(what, rate, now.steady).map_err(|wait| {
+            let admitted = evaluation.state.admit(what, rate, evaluation.now.steady);
+            admitted.map_err(|wait| {
                 Refusal::new(
                     Check::Rate,
                     Code::RateLimited,

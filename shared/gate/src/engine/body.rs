@@ -3,19 +3,17 @@
 use super::accept::{AcceptRule, Evidence};
 use super::admit::CHALLENGES_PER_SECOND;
 use super::dedup::DeliveryClaim;
+use super::evaluation::Evaluation;
 use super::permit::{Decision, PendingClaim, Permit};
 use super::signature::WantedKey;
-use super::state::{Counted, GateState};
+use super::state::Counted;
 use super::{CompiledRoute, Gate, Side, no_route};
 use crate::inspection::{Inspection, Work};
 use crate::providers::challenge::ChallengeAction;
 use crate::request::{Request, RequestHead};
 use hookward_core::address::source;
-use hookward_core::clock::Moment;
-use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::rate::Rate;
 use hookward_core::reason::{Check, Refusal};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A request whose head has passed, and whose body is needed.
@@ -23,7 +21,6 @@ use std::sync::Arc;
 pub struct PendingBody {
     pub(super) gate: Arc<Gate>,
     pub(super) route: usize,
-    pub(super) client: IpAddr,
     /// Reason why only a valid signature permits this client.
     pub(super) barred: Option<Refusal>,
     /// Accept rules whose head checks passed, in order, with their findings.
@@ -72,32 +69,32 @@ impl PendingBody {
         self,
         head: RequestHead<'_>,
         body: &[u8],
-        now: impl Into<Moment>,
-        state: &GateState,
-        keys: &FetchedKeys,
+        evaluation: Evaluation<'_>,
     ) -> Result<Decision, Refusal> {
-        let now: Moment = now.into();
+        let Some(route) = self.route() else {
+            return Err(no_route());
+        };
+        let evaluation = evaluation.on(route);
         let request = Request::new(head, body).inspected(&self.inspection);
-        if let Some(decision) = self.answer_unsigned(&request, true, now, state)? {
+        if let Some(decision) = self.answer_unsigned(&request, true, evaluation)? {
             return Ok(decision);
         }
 
-        let observing = self.route().is_some_and(|route| route.observes(now.wall));
         let mut furthest: Option<Refusal> = None;
         let mut observed = None;
 
         for (number, evidence) in &self.candidates {
-            let Some(rule) = self.route().and_then(|route| route.accept.get(*number)) else {
+            let Some(rule) = route.accept.get(*number) else {
                 continue;
             };
-            match rule.check_body(&request, evidence.clone(), keys, now.wall, observing) {
+            match rule.check_body(&request, evidence.clone(), evaluation) {
                 Ok(evidence) if evidence.failed.is_none() => {
                     if let Some(decision) = self.answer_of(rule, &request, true, true)? {
-                        self.admit_signed(&evidence, now, state)?;
-                        self.gate.count(self.route, now, state)?;
+                        self.admit_signed(&evidence, evaluation)?;
+                        self.gate.count(self.route, evaluation)?;
                         return Ok(decision);
                     }
-                    return self.pass(evidence, &request, now, state);
+                    return self.pass(evidence, &request, evaluation);
                 }
                 Ok(evidence) => {
                     observed.get_or_insert(evidence);
@@ -107,7 +104,7 @@ impl PendingBody {
         }
 
         match observed {
-            Some(evidence) => self.pass(evidence, &request, now, state),
+            Some(evidence) => self.pass(evidence, &request, evaluation),
             None => Err(self.barred.or(furthest).unwrap_or_else(no_route)),
         }
     }
@@ -117,8 +114,7 @@ impl PendingBody {
     pub(super) fn admit_signed(
         &self,
         evidence: &Evidence,
-        now: Moment,
-        state: &GateState,
+        evaluation: Evaluation<'_>,
     ) -> Result<(), Refusal> {
         if !evidence.signed {
             return self.barred.clone().map_or(Ok(()), Err);
@@ -127,7 +123,7 @@ impl PendingBody {
         let Some(rate) = self.gate.client_rate else {
             return Ok(());
         };
-        let source = source(self.client);
+        let source = source(evaluation.client);
         let over_rate = self
             .barred
             .as_ref()
@@ -137,11 +133,11 @@ impl PendingBody {
             .as_ref()
             .is_some_and(|refusal| refusal.check == Check::Lockout);
         if !over_rate && !locked_out {
-            state.give_back(Counted::Client(source), rate);
+            evaluation.state.give_back(Counted::Client(source), rate);
         }
 
         self.gate
-            .admit_at(Counted::Signed(source), self.client, rate, now, state)
+            .admit_at(Counted::Signed(source), rate, evaluation)
     }
 
     /// Answers a challenge without a signature. Anyone can send one, so each client has a separate
@@ -150,8 +146,7 @@ impl PendingBody {
         &self,
         request: &Request<'_>,
         has_body: bool,
-        now: Moment,
-        state: &GateState,
+        evaluation: Evaluation<'_>,
     ) -> Result<Option<Decision>, Refusal> {
         if self.barred.is_some() {
             return Ok(None);
@@ -162,14 +157,9 @@ impl PendingBody {
         };
 
         if self.gate.side == Side::Relay {
-            let what = Counted::Challenge(source(self.client));
-            self.gate.admit_at(
-                what,
-                self.client,
-                Rate::per_second(CHALLENGES_PER_SECOND),
-                now,
-                state,
-            )?;
+            let bucket = Counted::Challenge(source(evaluation.client));
+            let rate = Rate::per_second(CHALLENGES_PER_SECOND);
+            self.gate.admit_at(bucket, rate, evaluation)?;
         }
 
         Ok(Some(decision))
@@ -226,13 +216,12 @@ impl PendingBody {
         &self,
         evidence: Evidence,
         request: &Request<'_>,
-        now: Moment,
-        state: &GateState,
+        evaluation: Evaluation<'_>,
     ) -> Result<Decision, Refusal> {
         let Some(route) = self.route() else {
             return Err(no_route());
         };
-        self.admit_signed(&evidence, now, state)?;
+        self.admit_signed(&evidence, evaluation)?;
 
         let Evidence {
             mut tokens,
@@ -275,10 +264,10 @@ impl PendingBody {
                 Ok(Decision::Claim(PendingClaim {
                     claim,
                     permit,
-                    observing: route.observes(now.wall),
+                    observing: evaluation.observing,
                 }))
             }
-            _ => permit.counted(now, state).map(Decision::Forward),
+            _ => permit.counted(evaluation).map(Decision::Forward),
         }
     }
 

@@ -3,17 +3,14 @@
 
 mod steps;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use self::steps::steps;
-use crate::engine::{Decision, Gate, GateState, HeadVerdict};
+use crate::engine::{Decision, Evaluation, Gate, HeadVerdict};
 use crate::inspection::Work;
 use crate::request::Request;
-use hookward_core::clock::UnixMillis;
-use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::limits::DOCTOR_BYTES;
 use hookward_core::reason::{Check, Refusal};
 
@@ -88,16 +85,9 @@ pub enum Verdict {
 
 /// Explains what this gate does with a request.
 #[must_use]
-pub fn explain(
-    gate: &Arc<Gate>,
-    request: &Request<'_>,
-    client: IpAddr,
-    now: UnixMillis,
-    state: &GateState,
-    keys: &FetchedKeys,
-) -> Explanation {
-    let decided = decide(gate, request, client, now, state, keys);
-    let (route, checks, notes) = steps(gate, request, client, now, state, keys);
+pub fn explain(gate: &Arc<Gate>, request: &Request<'_>, evaluation: Evaluation<'_>) -> Explanation {
+    let decided = decide(gate, request, evaluation);
+    let (route, checks, notes) = steps(gate, request, evaluation);
     let mut explanation = Explanation {
         verdict: Verdict::Allow,
         check: None,
@@ -133,7 +123,7 @@ pub fn explain(
         }
         Err(refusal) => {
             if refusal.check == Check::Signature {
-                explanation.hints = gate.diagnose(request, keys, now, &Work::up_to(DOCTOR_BYTES));
+                explanation.hints = gate.diagnose(request, evaluation, &Work::up_to(DOCTOR_BYTES));
             }
             explanation.verdict = Verdict::Refuse;
             explanation.check = Some(refusal.check);
@@ -149,12 +139,9 @@ pub fn explain(
 fn decide(
     gate: &Arc<Gate>,
     request: &Request<'_>,
-    client: IpAddr,
-    now: UnixMillis,
-    state: &GateState,
-    keys: &FetchedKeys,
+    evaluation: Evaluation<'_>,
 ) -> Result<Decision, Refusal> {
-    match gate.check_head(request.head, client, now, state)? {
+    match gate.check_head(request.head, evaluation)? {
         HeadVerdict::Decided(decision) => Ok(decision),
         HeadVerdict::ReadBody(pending) => {
             if request.body.len() as u64 > pending.max_body() {
@@ -166,7 +153,7 @@ fn decide(
                 ));
             }
 
-            pending.check_body(request.head, request.body, now, state, keys)
+            pending.check_body(request.head, request.body, evaluation)
         }
     }
 }

@@ -1,12 +1,11 @@
 //! Permits, pending checks and verdicts: values that only the gate creates.
 
 use super::dedup::{Claimed, DeliveryClaim};
-use super::state::GateState;
+use super::evaluation::Evaluation;
 use super::token::TokenSpan;
 use super::{Gate, PendingBody};
 use crate::policy::OnDuplicate;
 use crate::providers::challenge::ChallengeResponse;
-use hookward_core::clock::Moment;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::secret::Secret;
 use std::sync::Arc;
@@ -88,13 +87,11 @@ impl PendingClaim {
     pub fn after_claim(
         self,
         claimed: Claimed,
-        now: impl Into<Moment>,
-        state: &GateState,
+        evaluation: Evaluation<'_>,
     ) -> Result<AfterClaim, Refusal> {
-        let now: Moment = now.into();
         let mut permit = self.permit;
         let refusal = match (claimed, self.claim.on_duplicate) {
-            (Claimed::New, _) => return permit.counted(now, state).map(AfterClaim::Forward),
+            (Claimed::New, _) => return permit.counted(evaluation).map(AfterClaim::Forward),
             (Claimed::Pending, _) => {
                 let reason = "this delivery may be a duplicate of one in flight, or deduplication is unavailable";
                 Refusal::new(Check::Replay, Code::Overloaded, reason)
@@ -109,7 +106,7 @@ impl PendingClaim {
 
         if self.observing || self.claim.on_duplicate == OnDuplicate::Forward {
             permit.observed = Some(refusal);
-            return permit.counted(now, state).map(AfterClaim::Forward);
+            return permit.counted(evaluation).map(AfterClaim::Forward);
         }
 
         Err(refusal)
@@ -159,8 +156,8 @@ impl Permit {
         self.observed.as_ref()
     }
 
-    pub(super) fn counted(self, now: Moment, state: &GateState) -> Result<Self, Refusal> {
-        self.gate.count(self.route, now, state)?;
+    pub(super) fn counted(self, evaluation: Evaluation<'_>) -> Result<Self, Refusal> {
+        self.gate.count(self.route, evaluation)?;
         Ok(self)
     }
 }

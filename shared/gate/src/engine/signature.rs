@@ -9,15 +9,13 @@ use http::StatusCode;
 use self::challenge::ChallengeOrigin;
 pub(crate) use self::delivery::DeliveryIdentity;
 use crate::doctor;
-use crate::engine::Side;
+use crate::engine::{Evaluation, Side};
 use crate::inspection::BodyFieldsBuilder;
 use crate::policy::{ActiveSecret, SecretAt, SignatureCheck};
 use crate::providers::{
     Challenge, Scheme, SignatureError, SignatureVerifier, ValueLocator, Verified,
 };
 use crate::request::{Request, RequestHead};
-use hookward_core::clock::UnixMillis;
-use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::secret::Secret;
 use hookward_core::url::HttpsUrl;
@@ -159,13 +157,12 @@ impl SignatureRule {
     pub(crate) fn verify(
         &self,
         request: &Request<'_>,
-        fetched: &FetchedKeys,
-        now: UnixMillis,
+        evaluation: Evaluation<'_>,
     ) -> Result<Option<(Verified, &str)>, Refusal> {
         let Some(keyed) = &self.verifier else {
             return Ok(None);
         };
-        match keyed.verify(request, fetched, now) {
+        match keyed.verify(request, evaluation.keys, evaluation.time()) {
             Ok(verified) => {
                 let name = verified
                     .secret
@@ -222,14 +219,19 @@ impl SignatureRule {
     pub(crate) fn diagnose(
         &self,
         request: &Request<'_>,
-        fetched: &FetchedKeys,
         others: &[ActiveSecret],
-        now: UnixMillis,
+        evaluation: Evaluation<'_>,
     ) -> Vec<String> {
         if self.verifier.is_none() {
             return Vec::new();
         }
-        doctor::diagnose(&self.check, request, fetched, others, now)
+        doctor::diagnose(
+            &self.check,
+            request,
+            evaluation.keys,
+            others,
+            evaluation.time(),
+        )
     }
 
     pub(crate) fn title(&self) -> &str {

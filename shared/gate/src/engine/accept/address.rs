@@ -1,9 +1,9 @@
 //! Address rules of an accept rule.
 
+use crate::engine::evaluation::Evaluation;
 use crate::engine::state::GateState;
 use crate::policy::Addresses;
 use hookward_core::address::AddressSet;
-use hookward_core::clock::UnixMillis;
 use std::net::IpAddr;
 
 /// Address ranges and named sets.
@@ -41,12 +41,13 @@ impl AddressRule {
     }
 
     /// Describes the named sets with the age of their content.
-    pub(crate) fn ages(&self, state: &GateState, now: UnixMillis) -> Vec<String> {
+    pub(crate) fn ages(&self, evaluation: Evaluation<'_>) -> Vec<String> {
         let age = |name: &String| {
-            state
+            evaluation
+                .state
                 .sets
                 .get(name)
-                .map(|set| format!("{name}: {}", set.age(now)))
+                .map(|set| format!("{name}: {}", set.age(evaluation.time())))
         };
         self.named.iter().filter_map(age).collect()
     }

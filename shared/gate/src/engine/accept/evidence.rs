@@ -1,5 +1,6 @@
 //! Findings of an accept rule's checks.
 
+use crate::engine::evaluation::Evaluation;
 use crate::engine::signature::DeliveryIdentity;
 use crate::engine::token::TokenSpan;
 use crate::policy::{TokenCheck, TokenLocation};
@@ -39,9 +40,9 @@ impl Evidence {
     pub(super) fn record_or_fail(
         &mut self,
         refusal: Refusal,
-        observing: bool,
+        evaluation: Evaluation<'_>,
     ) -> Result<(), Refusal> {
-        if !observing {
+        if !evaluation.observing {
             return Err(refusal);
         }
         self.failed.get_or_insert(refusal);

@@ -1,34 +1,28 @@
 //! The checks of an explanation, in order.
 
 use super::{CheckOutcome, CheckStep};
-use crate::engine::accept::{AcceptRule, token_refusal};
-use crate::engine::{CompiledRoute, Gate, GateState, token};
+use crate::engine::accept::{AcceptRule, AddressRule, token_refusal};
+use crate::engine::{CompiledRoute, Evaluation, Gate, token};
 use crate::policy::SecretAt;
 use crate::providers::{Coverage, Scheme};
 use crate::request::Request;
-use hookward_core::clock::UnixMillis;
-use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::reason::{Check, Refusal};
-use std::net::IpAddr;
 
 pub(super) type Steps<'g> = (Option<&'g CompiledRoute>, Vec<CheckStep>, Vec<String>);
 
 pub(super) fn steps<'g>(
     gate: &'g Gate,
     request: &Request<'_>,
-    client: IpAddr,
-    now: UnixMillis,
-    state: &GateState,
-    keys: &FetchedKeys,
+    evaluation: Evaluation<'_>,
 ) -> Steps<'g> {
     let mut list = List {
         steps: Vec::new(),
         observing: false,
+        accept_rule: None,
     };
     let head = request.head;
 
     list.add_result(
-        None,
         Check::Syntax,
         gate.check_shape(head),
         "it can be read in one way only",
@@ -41,12 +35,11 @@ pub(super) fn steps<'g>(
             lockout.within_ms / 1000,
             lockout.for_ms / 1000
         );
-        list.push(None, Check::Lockout, CheckOutcome::RelayOnly, text);
+        list.push(Check::Lockout, CheckOutcome::RelayOnly, text);
     }
 
     if let Some(rate) = gate.client_rate {
         list.push(
-            None,
             Check::ClientRate,
             CheckOutcome::RelayOnly,
             format!("at most {rate} of one address"),
@@ -58,14 +51,13 @@ pub(super) fn steps<'g>(
         Err(refusal) => {
             if refusal.check == Check::Method {
                 list.push(
-                    None,
                     Check::Path,
                     CheckOutcome::Pass,
                     "a route has this path".to_owned(),
                 );
             }
 
-            list.push(None, refusal.check, CheckOutcome::Refuse, refusal.reason);
+            list.push(refusal.check, CheckOutcome::Refuse, refusal.reason);
             None
         }
     };
@@ -74,19 +66,18 @@ pub(super) fn steps<'g>(
     };
 
     list.push(
-        None,
         Check::Path,
         CheckOutcome::Pass,
         format!("the route {:?} has this path", route.settings.name),
     );
 
     list.push(
-        None,
         Check::Method,
         CheckOutcome::Pass,
         format!("it takes {}", head.method),
     );
-    list.observing = route.observes(now);
+    let evaluation = evaluation.on(route);
+    list.observing = evaluation.observing;
 
     let needs_body = route.accept.iter().any(AcceptRule::needs_body);
     if needs_body {
@@ -101,35 +92,26 @@ pub(super) fn steps<'g>(
             request.body.len(),
             route.settings.max_body
         );
-        list.push(None, Check::BodySize, outcome, text);
+        list.push(Check::BodySize, outcome, text);
     }
 
     for (number, rule) in route.accept.iter().enumerate() {
-        accept_rule_steps(
-            &mut list,
-            number + 1,
-            rule,
-            route,
-            request,
-            client,
-            now,
-            state,
-            keys,
-        );
+        list.accept_rule = Some(number + 1);
+        list.add_accept_rule(rule, &route.deny, request, evaluation);
     }
 
+    list.accept_rule = None;
     if let Some(replay) = route.replay {
         let text = format!(
             "deliveries are remembered for {} s",
             replay.window_ms / 1000
         );
-        list.push(None, Check::Replay, CheckOutcome::RelayOnly, text);
+        list.push(Check::Replay, CheckOutcome::RelayOnly, text);
     }
 
     for (rate, whose) in [(route.rate, "this route"), (gate.rate, "this tunnel")] {
         if let Some(rate) = rate {
             list.push(
-                None,
                 Check::Rate,
                 CheckOutcome::RelayOnly,
                 format!("at most {rate} for {whose}"),
@@ -175,144 +157,122 @@ pub(super) fn note(rule: &crate::engine::signature::SignatureRule) -> Option<Str
     Some(format!("{}: {sentence}", rule.title()))
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one place, and a struct of the same names would say no more"
-)]
-pub(super) fn accept_rule_steps(
-    list: &mut List,
-    number: usize,
-    accept: &AcceptRule,
-    route: &CompiledRoute,
-    request: &Request<'_>,
-    client: IpAddr,
-    now: UnixMillis,
-    state: &GateState,
-    keys: &FetchedKeys,
-) {
-    let at = Some(number);
-    let address = accept.check_address(&route.deny, client, state, now);
-    let ages = accept
-        .allowed()
-        .map(|rule| rule.ages(state, now))
-        .unwrap_or_default();
-    let reason = match (accept.allowed(), ages.is_empty()) {
-        (None, _) => format!("{client} is not denied; no range is required"),
-        (Some(_), true) => format!("{client} is allowed"),
-        (Some(_), false) => format!("{client} is allowed ({})", ages.join("; ")),
-    };
-    list.add_result(at, Check::Address, address, &reason);
-
-    for check in accept.tokens() {
-        let found = token::check(check, request.head.target, request.head.headers);
-        let reason = found
-            .as_ref()
-            .map(|(_, name)| format!("it is {name}"))
-            .unwrap_or_default();
-
-        list.add_result(
-            at,
-            Check::Token,
-            found.map_err(|reason| token_refusal(check, reason.to_string())),
-            &reason,
-        );
-    }
-
-    let (types, headers) = accept.has_field_rules();
-    if types {
-        list.add_result(
-            at,
-            Check::ContentType,
-            accept.check_content_type(request.head),
-            "the media type is an allowed one",
-        );
-    }
-
-    if headers {
-        list.add_result(
-            at,
-            Check::Header,
-            accept.check_headers(request.head),
-            "the headers have allowed values",
-        );
-    }
-
-    for rule in accept.signatures() {
-        if rule.is_left_to_agent() {
-            list.push(
-                at,
-                Check::Signature,
-                CheckOutcome::AgentOnly,
-                format!("{}: the agent holds the secret", rule.title()),
-            );
-            continue;
-        }
-
-        let verified = rule.verify(request, keys, now);
-        let covers = match rule.check().coverage() {
-            Coverage::Body => "the whole body is signed",
-            Coverage::Part => "a part of the body is signed",
-            Coverage::Nothing => "nothing of the body is signed",
-        };
-
-        let reason = match &verified {
-            Ok(Some((_, name))) => format!("{}: right, by {name}; {covers}", rule.title()),
-            _ => String::new(),
-        };
-        list.add_result(at, Check::Signature, verified, &reason);
-    }
-
-    if accept.has_body_rules() {
-        list.add_result(
-            at,
-            Check::BodyRule,
-            accept.check_rules(request),
-            "the values of the body are allowed ones",
-        );
-    }
-}
-
 pub(super) struct List {
     steps: Vec<CheckStep>,
     observing: bool,
+    /// Accept rule of the next steps, from 1; `None` before the first.
+    accept_rule: Option<usize>,
 }
 
 impl List {
-    fn push(
-        &mut self,
-        accept_rule: Option<usize>,
-        check: Check,
-        outcome: CheckOutcome,
-        reason: impl Into<String>,
-    ) {
+    fn push(&mut self, check: Check, outcome: CheckOutcome, reason: impl Into<String>) {
         self.steps.push(CheckStep {
             check,
             outcome,
             reason: reason.into(),
-            accept_rule,
+            accept_rule: self.accept_rule,
         });
     }
 
-    fn add_result<T>(
-        &mut self,
-        accept_rule: Option<usize>,
-        check: Check,
-        result: Result<T, Refusal>,
-        passed: &str,
-    ) {
+    fn add_result<T>(&mut self, check: Check, result: Result<T, Refusal>, passed: &str) {
         let relaxed =
             self.observing && matches!(check, Check::Address | Check::Token | Check::Signature);
 
         match result {
-            Ok(_) => self.push(accept_rule, check, CheckOutcome::Pass, passed),
+            Ok(_) => self.push(check, CheckOutcome::Pass, passed),
             Err(refusal) => {
                 let outcome = if relaxed {
                     CheckOutcome::Observed
                 } else {
                     CheckOutcome::Refuse
                 };
-                self.push(accept_rule, check, outcome, refusal.reason);
+                self.push(check, outcome, refusal.reason);
             }
+        }
+    }
+
+    /// Adds the steps of one accept rule.
+    fn add_accept_rule(
+        &mut self,
+        accept: &AcceptRule,
+        deny: &AddressRule,
+        request: &Request<'_>,
+        evaluation: Evaluation<'_>,
+    ) {
+        let address = accept.check_address(deny, evaluation);
+        let client = evaluation.client;
+        let ages = accept
+            .allowed()
+            .map(|rule| rule.ages(evaluation))
+            .unwrap_or_default();
+        let reason = match (accept.allowed(), ages.is_empty()) {
+            (None, _) => format!("{client} is not denied; no range is required"),
+            (Some(_), true) => format!("{client} is allowed"),
+            (Some(_), false) => format!("{client} is allowed ({})", ages.join("; ")),
+        };
+        self.add_result(Check::Address, address, &reason);
+
+        for check in accept.tokens() {
+            let found = token::check(check, request.head.target, request.head.headers);
+            let reason = found
+                .as_ref()
+                .map(|(_, name)| format!("it is {name}"))
+                .unwrap_or_default();
+
+            self.add_result(
+                Check::Token,
+                found.map_err(|reason| token_refusal(check, reason.to_string())),
+                &reason,
+            );
+        }
+
+        let (types, headers) = accept.has_field_rules();
+        if types {
+            self.add_result(
+                Check::ContentType,
+                accept.check_content_type(request.head),
+                "the media type is an allowed one",
+            );
+        }
+
+        if headers {
+            self.add_result(
+                Check::Header,
+                accept.check_headers(request.head),
+                "the headers have allowed values",
+            );
+        }
+
+        for rule in accept.signatures() {
+            if rule.is_left_to_agent() {
+                self.push(
+                    Check::Signature,
+                    CheckOutcome::AgentOnly,
+                    format!("{}: the agent holds the secret", rule.title()),
+                );
+                continue;
+            }
+
+            let verified = rule.verify(request, evaluation);
+            let covers = match rule.check().coverage() {
+                Coverage::Body => "the whole body is signed",
+                Coverage::Part => "a part of the body is signed",
+                Coverage::Nothing => "nothing of the body is signed",
+            };
+
+            let reason = match &verified {
+                Ok(Some((_, name))) => format!("{}: right, by {name}; {covers}", rule.title()),
+                _ => String::new(),
+            };
+            self.add_result(Check::Signature, verified, &reason);
+        }
+
+        if accept.has_body_rules() {
+            self.add_result(
+                Check::BodyRule,
+                accept.check_rules(request),
+                "the values of the body are allowed ones",
+            );
         }
     }
 }
