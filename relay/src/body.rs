@@ -1,7 +1,6 @@
-//! Bodies on their way: [`request`] reads what a sender sends, [`response`] carries what the
-//! application answers, [`sender`] sends the request's body into the tunnel, [`drain`] reads the rest of a body that is not needed.
+//! Bodies in transit: [`request`] reads the sender's body, [`response`] carries the application's,
+//! and [`drain`] discards the rest of a body that is not needed.
 
 pub(crate) mod drain;
 pub(crate) mod request;
 pub(crate) mod response;
-pub(crate) mod sender;

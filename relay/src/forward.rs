@@ -9,6 +9,7 @@
 //! has begun to send to the application, and refuses those, so that none arrives twice. Another
 //! instance of the agent cannot know, and only gets requests that certainly reached no application.
 
+mod body_sender;
 mod error;
 mod response_head;
 mod retry;
@@ -28,11 +29,11 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use tokio::time::timeout;
 
+use self::body_sender::{BodySender, passes, stream, with_timeout};
 pub(crate) use self::error::ForwardError;
 use self::response_head::{read_head, remove_foreign_fields, set_length};
 use crate::body::request::{BodyStart, SenderBody};
 use crate::body::response::ResponseBody;
-use crate::body::sender::{BodySender, SendError, passes, stream, with_timeout};
 use crate::forward::retry::RetryState;
 use crate::overload::load::LoadGuard;
 use crate::sessions::active::ActiveSession;
@@ -265,8 +266,8 @@ async fn attempt(
         // The application refused: the request is complete as it is. An agent that has responded
         // may have stopped reading.
         match with_timeout(limits.response_idle_timeout, writer.finish()).await {
-            Ok(()) | Err(SendError::Tunnel(StreamError::Aborted)) => {}
-            Err(error) => return Err(error.into()),
+            Ok(()) | Err(ForwardError::Tunnel(StreamError::Aborted)) => {}
+            Err(error) => return Err(error),
         }
     }
 
@@ -276,7 +277,12 @@ async fn attempt(
         answer.headers(),
         limits.response_idle_timeout,
     );
-    *answer.body_mut() = ResponseBody::new(body, pump, &live.response_backlog).await;
+    *answer.body_mut() = ResponseBody::new(
+        body,
+        pump.map(BodySender::into_upload),
+        &live.response_backlog,
+    )
+    .await;
 
     Ok((answer, None))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hookward_core::limits::{GATHER_TIMEOUT, Limits, SMALL_BODY};
-use hookward_core::reason::Code;
+use hookward_core::reason::{Check, Code, Refusal};
 use hookward_runtime::body_memory::{BodyMemoryError, MemoryCharge};
 use hookward_tunnel::body_buffer::BodyBuffer;
 use http::HeaderMap;
@@ -13,39 +13,6 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::body::drain::DrainOnDrop;
 use crate::overload::write_timeout::UnreadBody;
-
-/// Failure to read a body to its end.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RequestBodyError {
-    /// The body was slower than the minimum rate, or exceeded the time for a whole body.
-    #[error("the body arrived too slowly")]
-    Slow,
-    /// The relay evicted this body: body memory was full and this sender was the slowest.
-    #[error("body evicted: the memory for bodies was full, and this one was the slowest")]
-    Evicted,
-    /// The body exceeds the maximum size, in bytes.
-    #[error("the body has more than {0} bytes")]
-    TooLarge(u64),
-    /// Body memory is full.
-    #[error(transparent)]
-    NoMemory(#[from] BodyMemoryError),
-    /// The sender aborted the body, or its framing is malformed.
-    #[error("the body was aborted or is malformed: {0}")]
-    Broken(hyper::Error),
-}
-
-impl RequestBodyError {
-    /// Returns the error code of the response.
-    #[must_use]
-    pub(crate) const fn code(&self) -> Code {
-        match self {
-            Self::Slow => Code::RequestTimeout,
-            Self::TooLarge(_) => Code::BodyTooLarge,
-            Self::Evicted | Self::NoMemory(_) => Code::Overloaded,
-            Self::Broken(_) => Code::Malformed,
-        }
-    }
-}
 
 /// Body of a request, while it is received.
 pub(crate) struct SenderBody {
@@ -72,12 +39,12 @@ impl SenderBody {
     /// Wraps a body that must arrive at the minimum rate of the limits.
     ///
     /// # Errors
-    /// [`RequestBodyError::TooLarge`] when the announced length exceeds [`MAX_CONTENT_LENGTH`].
+    /// 413 when the announced length exceeds [`MAX_CONTENT_LENGTH`].
     pub(crate) fn new(
         incoming: DrainOnDrop,
         limits: &Limits,
         unread: UnreadBody,
-    ) -> Result<Self, RequestBodyError> {
+    ) -> Result<Self, Refusal> {
         let (window, rate) = (limits.body_rate_window, limits.min_body_rate);
         let body = Self {
             incoming,
@@ -88,9 +55,7 @@ impl SenderBody {
             came: 0,
         };
         match body.length() {
-            Some(length) if length > MAX_CONTENT_LENGTH => {
-                Err(RequestBodyError::TooLarge(MAX_CONTENT_LENGTH))
-            }
+            Some(length) if length > MAX_CONTENT_LENGTH => Err(too_large(MAX_CONTENT_LENGTH)),
             _ => Ok(body),
         }
     }
@@ -111,8 +76,8 @@ impl SenderBody {
     /// against the minimum rate.
     ///
     /// # Errors
-    /// [`RequestBodyError::Slow`] or [`RequestBodyError::Broken`].
-    pub(crate) async fn next(&mut self) -> Result<Option<Frame<Bytes>>, RequestBodyError> {
+    /// 408 for a slow body, and 400 for an aborted or malformed one.
+    pub(crate) async fn next(&mut self) -> Result<Option<Frame<Bytes>>, Refusal> {
         loop {
             let since = Instant::now();
             let left = self.window.saturating_sub(self.waited);
@@ -127,13 +92,13 @@ impl SenderBody {
                     }
                     return Ok(Some(frame));
                 }
-                Ok(Some(Err(error))) => return Err(RequestBodyError::Broken(error)),
+                Ok(Some(Err(error))) => return Err(broken(&error)),
                 Ok(None) => {
                     self.unread.set(false);
                     return Ok(None);
                 }
                 Err(_) if self.came < self.rate.saturating_mul(self.window.as_secs().max(1)) => {
-                    return Err(RequestBodyError::Slow);
+                    return Err(too_slow());
                 }
                 Err(_) => (self.waited, self.came) = (Duration::ZERO, 0),
             }
@@ -143,29 +108,29 @@ impl SenderBody {
     /// Reads the whole body, up to `cap` bytes.
     ///
     /// # Errors
-    /// [`RequestBodyError`].
+    /// As [`SenderBody::next`]; 413 above `cap`, and 503 when the body memory is full.
     pub(crate) async fn read_whole(
         &mut self,
         cap: u64,
         within: Duration,
         charge: &mut MemoryCharge,
-    ) -> Result<Bytes, RequestBodyError> {
+    ) -> Result<Bytes, Refusal> {
         if self.length().is_some_and(|length| length > cap) {
-            return Err(RequestBodyError::TooLarge(cap));
+            return Err(too_large(cap));
         }
 
         let deadline = Instant::now() + within;
         let mut collected = BodyBuffer::expecting(self.length());
 
         loop {
-            let evicted = charge.evicted();
+            let eviction = charge.evicted();
             let next = tokio::select! {
                 biased;
-                next = timeout_at(deadline, self.next()) => next.map_err(|_| RequestBodyError::Slow)??,
-                () = evicted => {
+                next = timeout_at(deadline, self.next()) => next.map_err(|_| too_slow())??,
+                () = eviction => {
                     // This body waits for memory itself, so its own rest is not worth waiting for.
                     self.unread.set_slow();
-                    return Err(RequestBodyError::Evicted);
+                    return Err(evicted());
                 }
             };
             let Some(frame) = next else { break };
@@ -174,7 +139,7 @@ impl SenderBody {
             };
 
             if collected.len() as u64 + data.len() as u64 > cap {
-                return Err(RequestBodyError::TooLarge(cap));
+                return Err(too_large(cap));
             }
 
             wait_for_memory(charge, data.len() as u64).await?;
@@ -192,11 +157,8 @@ impl SenderBody {
     /// Reads what arrives at once: all of a small body, or the first piece of a large one.
     ///
     /// # Errors
-    /// [`RequestBodyError`].
-    pub(crate) async fn gather(
-        &mut self,
-        charge: &mut MemoryCharge,
-    ) -> Result<BodyStart, RequestBodyError> {
+    /// As [`SenderBody::next`]; 503 when the body memory is full.
+    pub(crate) async fn gather(&mut self, charge: &mut MemoryCharge) -> Result<BodyStart, Refusal> {
         let deadline = Instant::now() + GATHER_TIMEOUT;
         let mut collected = BodyBuffer::expecting(self.length());
         let mut trailers = None;
@@ -228,17 +190,46 @@ impl SenderBody {
 /// Maximum announced length, in bytes: 1 TiB takes three hours at 1 Gbit/s.
 const MAX_CONTENT_LENGTH: u64 = 1 << 40;
 
+/// Returns the refusal of a body above this size in bytes.
+pub(crate) fn too_large(most: u64) -> Refusal {
+    let reason = format!("the body has more than {most} bytes");
+    Refusal::new(Check::BodySize, Code::BodyTooLarge, reason)
+}
+
+/// Returns the refusal of a body below the minimum rate, or beyond the time for a whole body.
+fn too_slow() -> Refusal {
+    Refusal::new(
+        Check::Body,
+        Code::RequestTimeout,
+        "the body arrived too slowly",
+    )
+}
+
+/// Returns the refusal of a body that was evicted for others.
+fn evicted() -> Refusal {
+    let reason = "body evicted: the memory for bodies was full, and this one was the slowest";
+    Refusal::new(Check::Body, Code::Overloaded, reason)
+}
+
+fn broken(error: &hyper::Error) -> Refusal {
+    let reason = format!("the body was aborted or is malformed: {error}");
+    Refusal::new(Check::Body, Code::Malformed, reason)
+}
+
 /// Charges bytes. When memory is full, waits while the relay evicts the slowest body.
-async fn wait_for_memory(charge: &mut MemoryCharge, bytes: u64) -> Result<(), RequestBodyError> {
+async fn wait_for_memory(charge: &mut MemoryCharge, bytes: u64) -> Result<(), Refusal> {
     let deadline = Instant::now() + MEMORY_WAIT;
     loop {
         match charge.grow(bytes) {
             Ok(()) => return Ok(()),
             Err(BodyMemoryError::Full) if Instant::now() < deadline => tokio::select! {
                 () = sleep(MEMORY_RETRY_INTERVAL) => {}
-                () = charge.evicted() => return Err(RequestBodyError::Evicted),
+                () = charge.evicted() => return Err(evicted()),
             },
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                let reason = error.to_string();
+                return Err(Refusal::new(Check::Body, Code::Overloaded, reason));
+            }
         }
     }
 }

@@ -9,7 +9,6 @@ use hookward_tunnel::transport::{MessageBody, body};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
-use crate::body::sender::BodySender;
 use crate::overload::activity::InFlightRequest;
 use crate::overload::load::LoadGuard;
 use crate::overload::per_client::ClientSlot;
@@ -41,10 +40,14 @@ pub(crate) enum ResponseBodyError {
     Evicted,
 }
 
+/// Rest of a request that is still being sent. Its failure does not matter once the response has
+/// begun.
+pub(crate) type Upload = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Response body from the tunnel, with the rest of the request that is still being sent.
 pub(crate) struct TunnelBody {
     body: MessageBody,
-    sender: Option<BodySender>,
+    upload: Option<Upload>,
 }
 
 impl TunnelBody {
@@ -57,11 +60,10 @@ impl TunnelBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseBodyError>>> {
-        if let Some(pump) = &mut self.sender
-            && Pin::new(pump).poll(cx).is_ready()
+        if let Some(upload) = &mut self.upload
+            && upload.as_mut().poll(cx).is_ready()
         {
-            // The response has ended, so the rest of the request no longer matters.
-            self.sender = None;
+            self.upload = None;
         }
 
         Pin::new(&mut self.body)
@@ -98,16 +100,16 @@ impl ResponseBody {
 
     pub(crate) async fn new(
         mut body: MessageBody,
-        pump: Option<BodySender>,
+        upload: Option<Upload>,
         backlog: &Arc<ResponseBacklog<TunnelBody>>,
     ) -> Self {
-        if pump.is_none()
+        if upload.is_none()
             && let Some(whole) = body.take_if_arrived().await
         {
             return Self::own(Full::new(whole));
         }
 
-        let on_its_way = TrackedResponse::new(TunnelBody { body, sender: pump }, backlog);
+        let on_its_way = TrackedResponse::new(TunnelBody { body, upload }, backlog);
         Self {
             source: ResponseSource::Tunnel(on_its_way),
             held: None,

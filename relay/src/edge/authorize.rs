@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hookward_core::clock::Moment;
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::names::HostName;
-use hookward_core::reason::{Check, Refusal};
+use hookward_core::reason::Refusal;
 use hookward_gate::engine::{
     AfterClaim, Decision, Evaluation, Gate, GateState, HeadVerdict, PendingBody, Permit,
 };
@@ -20,7 +20,7 @@ use hookward_gate::request::RequestHead;
 use hookward_runtime::body_memory::MemoryCharge;
 use hookward_runtime::offload::OffloadQueue;
 
-use crate::body::request::{RequestBodyError, SenderBody};
+use crate::body::request::{SenderBody, too_large};
 use crate::edge::state::EdgeState;
 use crate::forward::RequestBody;
 use crate::storage::dedup::ClaimGuard;
@@ -147,7 +147,7 @@ impl Authorizer<'_> {
     ) -> Result<(Bytes, MemoryCharge), Refusal> {
         match body {
             ReceivedBody::Read(whole, charge) if whole.len() as u64 <= most => Ok((whole, charge)),
-            ReceivedBody::Read(..) => Err(refused_body(RequestBodyError::TooLarge(most))),
+            ReceivedBody::Read(..) => Err(too_large(most)),
             ReceivedBody::Coming(mut body, mut charge) => {
                 let whole = self.whole(&mut body, most, &mut charge).await?;
                 Ok((whole, charge))
@@ -165,7 +165,6 @@ impl Authorizer<'_> {
         let cap = cap.min(self.edge.limits.max_body_bytes);
         body.read_whole(cap, self.edge.limits.body_read_timeout, charge)
             .await
-            .map_err(refused_body)
     }
 
     /// Runs only the checks of the head, for a request that could not be forwarded anyway.
@@ -219,7 +218,7 @@ impl Authorizer<'_> {
             _ if self.wants_upgrade && permit.settings().websocket => RequestBody::Upgrade,
             ReceivedBody::Read(bytes, charge) => RequestBody::Buffered(bytes, charge),
             ReceivedBody::Coming(mut rest, mut charge) => {
-                let gathered = rest.gather(&mut charge).await.map_err(refused_body)?;
+                let gathered = rest.gather(&mut charge).await?;
                 if gathered.complete && gathered.trailers.is_none() {
                     RequestBody::Buffered(gathered.bytes, charge)
                 } else {
@@ -243,14 +242,4 @@ fn by_baseline(refusal: Refusal) -> Refusal {
         reason: format!("the relay's baseline policy: {}", refusal.reason),
         ..refusal
     }
-}
-
-/// Returns the refusal for a body that could not be read.
-pub(crate) fn refused_body(error: RequestBodyError) -> Refusal {
-    let check = if matches!(error, RequestBodyError::TooLarge(_)) {
-        Check::BodySize
-    } else {
-        Check::Body
-    };
-    Refusal::new(check, error.code(), error.to_string())
 }

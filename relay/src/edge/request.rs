@@ -24,7 +24,7 @@ use super::head;
 use crate::body::drain::DrainOnDrop;
 use crate::body::request::SenderBody;
 use crate::body::response::ResponseBody;
-use crate::edge::authorize::{self, Authorization, Authorized, Authorizer};
+use crate::edge::authorize::{Authorization, Authorized, Authorizer};
 use crate::edge::request_context::RequestContext;
 use crate::edge::response;
 use crate::edge::state::{ConnectionContext, EdgeState};
@@ -226,8 +226,7 @@ async fn handle(
 
     let spelling = spelling?;
     head::check_size(&parts, &edge.limits)?;
-    let body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone())
-        .map_err(authorize::refused_body)?;
+    let body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone())?;
     let te_trailers = head::check_connection(&parts)?;
 
     head::normalize(&mut parts, facts, length);
@@ -317,7 +316,7 @@ async fn handle(
 
     let mut forwarded = sent.map_err(|error| match error {
         // A fault of the sender while forwarding is a refusal like any other.
-        ForwardError::Body(error) => Rejection::Refused(authorize::refused_body(error)),
+        ForwardError::Body(refusal) => Rejection::Refused(refusal),
         error => Rejection::Failed(error),
     })?;
     if let Some(claim) = claim.filter(|_| forwarded.response.status().is_success()) {

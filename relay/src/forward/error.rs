@@ -1,8 +1,6 @@
 //! Failure to get a response.
 
-use crate::body::request::RequestBodyError;
-use crate::body::sender::SendError;
-use hookward_core::reason::Code;
+use hookward_core::reason::{Code, Refusal};
 use hookward_tunnel::protocol::head::ExchangeFailure;
 use hookward_tunnel::transport::StreamError;
 use std::time::Duration;
@@ -28,8 +26,8 @@ pub(crate) enum ForwardError {
     #[error("no response within {} s", .0.as_secs())]
     Timeout(Duration),
     /// The sender's body failed.
-    #[error(transparent)]
-    Body(RequestBodyError),
+    #[error("{}", .0.reason)]
+    Body(Refusal),
     /// The agent reported a failure.
     #[error("{}", .0.code.title())]
     Failed(ExchangeFailure),
@@ -44,18 +42,8 @@ impl ForwardError {
             Self::Offline(_) => Code::AgentOffline,
             Self::Tunnel(_) | Self::Stalled(_) | Self::Stopping => Code::TunnelError,
             Self::Timeout(_) => Code::UpstreamTimeout,
-            Self::Body(error) => error.code(),
+            Self::Body(refusal) => refusal.code,
             Self::Failed(failure) => failure.code,
-        }
-    }
-}
-
-impl From<SendError> for ForwardError {
-    fn from(error: SendError) -> Self {
-        match error {
-            SendError::Tunnel(error) => Self::Tunnel(error),
-            SendError::Stalled(patience) => Self::Stalled(patience),
-            SendError::Body(error) => Self::Body(error),
         }
     }
 }

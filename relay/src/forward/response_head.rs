@@ -1,8 +1,8 @@
 //! Reads the head of the application's response, and prepares it for the sender.
 
+use super::body_sender::BodySender;
 use super::{ForwardError, RequestBody};
 use crate::body::response::ResponseBody;
-use crate::body::sender::{BodySender, SendError};
 use bytes::Bytes;
 use hookward_core::headers::passes_to_sender;
 use hookward_tunnel::protocol::head::ExchangeReply;
@@ -73,8 +73,8 @@ pub(super) async fn read_head(
                 }
                 match sent {
                     // An agent that responds early may stop reading; its response counts.
-                    Ok(()) | Err(SendError::Tunnel(StreamError::Aborted)) => {}
-                    Err(error) => return Err(error.into()),
+                    Ok(()) | Err(ForwardError::Tunnel(StreamError::Aborted)) => {}
+                    Err(error) => return Err(error),
                 }
             }
         }

@@ -12,21 +12,9 @@ use hookward_tunnel::transport::{MessageWriter, StreamError};
 use http::header::{self as names, HeaderName};
 use tokio::time::timeout;
 
-use crate::body::request::{BodyStart, RequestBodyError, SenderBody};
-
-/// Failure to send a request's body into the tunnel.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SendError {
-    /// The tunnel or the agent aborted the stream.
-    #[error(transparent)]
-    Tunnel(StreamError),
-    /// The tunnel accepted no data for this time.
-    #[error("the tunnel accepted no data for {} s", .0.as_secs())]
-    Stalled(Duration),
-    /// The sender's body failed.
-    #[error(transparent)]
-    Body(RequestBodyError),
-}
+use super::ForwardError;
+use crate::body::request::{BodyStart, SenderBody};
+use crate::body::response::Upload;
 
 /// Returns a filter of the fields to forward. A buffered body has no trailers to announce.
 pub(crate) fn passes(whole: bool) -> impl Fn(&HeaderName) -> bool {
@@ -41,14 +29,14 @@ pub(crate) async fn stream(
     charge: MemoryCharge,
     mut rest: SenderBody,
     patience: Duration,
-) -> Result<(), SendError> {
+) -> Result<(), ForwardError> {
     with_timeout(patience, writer.head(&request.encode(passes(false)))).await?;
     with_timeout(patience, writer.data(first.bytes)).await?;
     drop(charge);
 
     let mut trailers = first.trailers;
     while !first.complete
-        && let Some(frame) = rest.next().await.map_err(SendError::Body)?
+        && let Some(frame) = rest.next().await.map_err(ForwardError::Body)?
     {
         match frame.into_data() {
             Ok(data) => with_timeout(patience, writer.data(data)).await?,
@@ -69,23 +57,23 @@ pub(crate) async fn stream(
 pub(crate) async fn with_timeout<T>(
     patience: Duration,
     write: impl Future<Output = Result<T, StreamError>>,
-) -> Result<T, SendError> {
+) -> Result<T, ForwardError> {
     let written = timeout(patience, write)
         .await
-        .map_err(|_| SendError::Stalled(patience))?;
-    written.map_err(SendError::Tunnel)
+        .map_err(|_| ForwardError::Stalled(patience))?;
+    written.map_err(ForwardError::Tunnel)
 }
 
 /// Sends a request's body, driven by the task that waits for the response.
 pub(crate) struct BodySender {
-    sending: Pin<Box<dyn Future<Output = Result<(), SendError>> + Send>>,
+    sending: Pin<Box<dyn Future<Output = Result<(), ForwardError>> + Send>>,
     /// Charge for the body's memory.
     pub(crate) charge: Option<MemoryCharge>,
 }
 
 impl BodySender {
     pub(crate) fn new(
-        sending: impl Future<Output = Result<(), SendError>> + Send + 'static,
+        sending: impl Future<Output = Result<(), ForwardError>> + Send + 'static,
     ) -> Self {
         Self {
             sending: Box::pin(sending),
@@ -94,8 +82,17 @@ impl BodySender {
     }
 }
 
+impl BodySender {
+    /// Returns the rest of the request, to be sent while the response is read.
+    pub(crate) fn into_upload(self) -> Upload {
+        Box::pin(async move {
+            let _ = self.await;
+        })
+    }
+}
+
 impl Future for BodySender {
-    type Output = Result<(), SendError>;
+    type Output = Result<(), ForwardError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.sending.as_mut().poll(cx)
