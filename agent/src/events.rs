@@ -4,11 +4,9 @@ mod channel;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use self::channel::QUEUE_LENGTH;
-pub use self::channel::{EventSink, EventStream};
+pub use self::channel::{EventSink, EventStream, channel};
 use hookward_core::reason::{Check, Code};
 use hookward_core::text::Escaped;
 use hookward_tunnel::protocol::control::RefusedRequest;
@@ -17,7 +15,6 @@ use hookward_tunnel::transport::Transport;
 use http::Method;
 use serde::Serialize;
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
 
 /// Event of the agent.
 #[derive(Debug, Clone)]
@@ -168,18 +165,4 @@ pub enum RequestResult {
     },
     /// The sender or the relay aborted the request.
     Aborted,
-}
-
-/// Creates a queue of events.
-#[must_use]
-pub fn channel() -> (EventSink, EventStream) {
-    let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
-    let lost = Arc::new(AtomicU64::new(0));
-    (
-        EventSink {
-            sender,
-            lost: Arc::clone(&lost),
-        },
-        EventStream { receiver, lost },
-    )
 }

@@ -11,6 +11,7 @@
 
 mod body_sender;
 mod error;
+mod request_body;
 mod response_head;
 mod retry;
 pub(crate) mod upgrade;
@@ -18,10 +19,8 @@ pub(crate) mod upgrade;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use hookward_core::limits::{Limits, RETRY_WINDOW, SMALL_BODY};
 use hookward_gate::engine::Permit;
-use hookward_runtime::body_memory::MemoryCharge;
 use hookward_tunnel::protocol::head::{ExchangeReply, ExchangeRequest};
 use hookward_tunnel::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
 use http::header::{self as names};
@@ -31,25 +30,14 @@ use tokio::time::timeout;
 
 use self::body_sender::{BodySender, passes, stream, with_timeout};
 pub(crate) use self::error::ForwardError;
+pub(crate) use self::request_body::RequestBody;
 use self::response_head::{read_head, remove_foreign_fields, set_length};
-use crate::body::request::{BodyStart, SenderBody};
 use crate::body::response::ResponseBody;
 use crate::forward::retry::RetryState;
+use crate::observe::outcome::UpstreamResult;
 use crate::overload::load::LoadGuard;
 use crate::sessions::active::ActiveSession;
 use crate::sessions::registry::Registry;
-
-/// Body of an outgoing request.
-pub(crate) enum RequestBody {
-    /// The whole body, in memory.
-    Buffered(Bytes, MemoryCharge),
-    /// First bytes in memory; the rest is still being received.
-    Streaming(BodyStart, MemoryCharge, Box<SenderBody>),
-    /// None: the bytes of an upgraded connection follow the response.
-    Upgrade,
-    /// Already being sent, and not kept.
-    Consumed,
-}
 
 /// The response, and the exchange that continues after a 101.
 pub(crate) struct Forwarded {
@@ -59,6 +47,7 @@ pub(crate) struct Forwarded {
     pub upgraded: Option<(MessageWriter, MessageReader)>,
     /// Guard that counts the request in its session.
     pub load: LoadGuard,
+    pub result: UpstreamResult,
 }
 
 impl Forwarded {
@@ -125,6 +114,10 @@ pub(crate) async fn forward(
                     response,
                     upgraded,
                     load: in_flight,
+                    result: UpstreamResult {
+                        took: begun.elapsed(),
+                        attempts: tried.len() + 1,
+                    },
                 });
             }
             Err(error) => error,

@@ -40,7 +40,7 @@ use crate::fetch::client::Fetcher;
 use crate::fetch::ip_sets::IpSetUpdater;
 use crate::fetch::keys::KeyCache;
 use crate::observe::agent_changes;
-use crate::observe::audit::AuditLog;
+use crate::observe::{Observer, Subscription};
 use crate::overload::per_client::PerClientLimiter;
 use crate::sessions::context::{PoliciesInForce, SessionContext};
 use crate::sessions::{AgentAcceptor, AgentListener, Registry};
@@ -61,6 +61,7 @@ pub struct Relay {
     join_address: String,
     self_signed: Option<PathBuf>,
     budget: BodyMemory,
+    observer: Arc<Observer>,
     /// Tracker of tasks beside the listeners: updates of address sets, reloads, key fetches.
     tasks: TaskTracker,
     lists: IpSetUpdater,
@@ -169,7 +170,7 @@ impl Relay {
 
         let (drain_edge, stop_agents) = (CancellationToken::new(), CancellationToken::new());
         let budget = BodyMemory::new(settings.limits.body_memory);
-        let log = Arc::new(AuditLog::default());
+        let observer = Arc::new(Observer::new(clock.clone()));
         let host = Arc::new(SessionContext {
             registry: registry.clone(),
             store: store.clone(),
@@ -181,7 +182,7 @@ impl Relay {
             ip_sets: lists.clone(),
             trusted_proxies: trusted_proxies.clone(),
             in_force: PoliciesInForce::default(),
-            log: Arc::clone(&log),
+            observer: Arc::clone(&observer),
         });
         let acceptor = Arc::new(AgentAcceptor::new(
             host,
@@ -217,7 +218,7 @@ impl Relay {
             fetcher: fetcher.clone(),
             dedup: dedup.dedup.clone(),
             diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND)),
-            log: Arc::clone(&log),
+            observer: Arc::clone(&observer),
             proxy_warned: Mutex::default(),
             offload: Offload::default(),
             body_memory: budget.clone(),
@@ -238,8 +239,8 @@ impl Relay {
             stop_agents.clone(),
         ));
 
-        let stop_log = stop_agents.clone();
-        tasks.spawn(async move { log.write_counts(stop_log).await });
+        let (counted, stop_counts) = (Arc::clone(&observer), stop_agents.clone());
+        tasks.spawn(async move { counted.audit().write_counts(stop_counts).await });
         let edge = EdgeListener::start(
             listener,
             EdgeEntry {
@@ -279,6 +280,7 @@ impl Relay {
             join_address,
             self_signed,
             budget,
+            observer,
             tasks,
             lists,
             _dedup: dedup,
@@ -314,6 +316,12 @@ impl Relay {
     #[must_use]
     pub const fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Subscribes to the relay's events from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        self.observer.subscribe()
     }
 
     /// Returns the number of body bytes in memory.

@@ -10,7 +10,6 @@ pub(crate) mod active;
 pub(crate) mod context;
 pub(crate) mod handshake;
 pub(crate) mod listener;
-pub(crate) mod owner_events;
 pub(crate) mod registry;
 pub(crate) mod session;
 

@@ -36,6 +36,7 @@ mod layers;
 mod limits;
 mod names;
 mod networks;
+mod observe;
 mod ownership;
 mod programs;
 mod properties;

@@ -1,25 +1,34 @@
-//! The queue of events between the agent and its output.
+//! Broadcast of events from the agent to its outputs. A slow output loses the oldest events, and
+//! learns how many; requests never wait for it.
 
 use super::{Event, TimedEvent};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::broadcast::{
+    self,
+    error::{RecvError, TryRecvError},
+};
 
-/// Maximum number of queued events; more are counted and dropped.
-pub(super) const QUEUE_LENGTH: usize = 4096;
+/// Number of events that the agent keeps for the slowest output.
+const QUEUE_LENGTH: usize = 4096;
 
-/// Sink of events. Emitting never waits: events beyond the queue are counted.
+/// Sink of events. Emitting never waits.
 #[derive(Clone)]
 pub struct EventSink {
-    pub(super) sender: mpsc::Sender<TimedEvent>,
-    pub(super) lost: Arc<AtomicU64>,
+    sender: broadcast::Sender<TimedEvent>,
 }
 
-/// Stream of events.
+/// Stream of the events since it was created.
 pub struct EventStream {
-    pub(super) receiver: mpsc::Receiver<TimedEvent>,
-    pub(super) lost: Arc<AtomicU64>,
+    receiver: broadcast::Receiver<TimedEvent>,
+    /// Number of events lost since [`EventStream::take_lost`].
+    lost: u64,
+}
+
+/// Creates a sink of events, and its first stream.
+#[must_use]
+pub fn channel() -> (EventSink, EventStream) {
+    let (sender, receiver) = broadcast::channel(QUEUE_LENGTH);
+    (EventSink { sender }, EventStream { receiver, lost: 0 })
 }
 
 impl EventSink {
@@ -37,34 +46,56 @@ impl EventSink {
             .unwrap_or(stamped.at);
         let moment = stamped.moment.checked_sub(ago).unwrap_or(stamped.moment);
 
-        if self
-            .sender
-            .try_send(TimedEvent {
-                at,
-                moment,
-                ..stamped
-            })
-            .is_err()
-        {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        // An error means that no output is left.
+        let _ = self.sender.send(TimedEvent {
+            at,
+            moment,
+            ..stamped
+        });
+    }
+
+    /// Returns a stream of the events from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> EventStream {
+        EventStream {
+            receiver: self.sender.subscribe(),
+            lost: 0,
         }
     }
 }
 
 impl EventStream {
-    /// Returns the next event, or `None` when all sinks are gone.
+    /// Returns the next event, or `None` when all sinks are gone. Cancel-safe.
     pub async fn next(&mut self) -> Option<TimedEvent> {
-        self.receiver.recv().await
+        loop {
+            match self.receiver.recv().await {
+                Ok(event) => return Some(event),
+                Err(RecvError::Lagged(lost)) => self.lost += lost,
+                Err(RecvError::Closed) => return None,
+            }
+        }
     }
 
     /// Returns the next event; blocks the thread.
     pub fn wait(&mut self) -> Option<TimedEvent> {
-        self.receiver.blocking_recv()
+        loop {
+            match self.receiver.blocking_recv() {
+                Ok(event) => return Some(event),
+                Err(RecvError::Lagged(lost)) => self.lost += lost,
+                Err(RecvError::Closed) => return None,
+            }
+        }
     }
 
     /// Returns an event that is queued already.
     pub fn try_next(&mut self) -> Option<TimedEvent> {
-        self.receiver.try_recv().ok()
+        loop {
+            match self.receiver.try_recv() {
+                Ok(event) => return Some(event),
+                Err(TryRecvError::Lagged(lost)) => self.lost += lost,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
+            }
+        }
     }
 
     /// Returns `true` if all sinks are gone, and no event is waiting.
@@ -75,7 +106,7 @@ impl EventStream {
 
     /// Returns the number of events lost since the last call.
     #[must_use]
-    pub fn take_lost(&self) -> u64 {
-        self.lost.swap(0, Ordering::Relaxed)
+    pub const fn take_lost(&mut self) -> u64 {
+        std::mem::replace(&mut self.lost, 0)
     }
 }

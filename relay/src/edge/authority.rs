@@ -15,24 +15,8 @@ pub(crate) struct Ports {
     pub public: u16,
 }
 
-/// Reason why a request names no served host, with the host, if known.
-#[derive(Debug)]
-pub(crate) struct AuthorityError {
-    pub refusal: Refusal,
-    /// Host whose owner is notified.
-    pub host: Option<HostName>,
-}
-
-impl From<Refusal> for AuthorityError {
-    fn from(refusal: Refusal) -> Self {
-        Self {
-            refusal,
-            host: None,
-        }
-    }
-}
-
-/// Returns the host of a request.
+/// Returns the host of a request. Sets `named` to a host that was named with a wrong port: its owner
+/// is notified of the refusal.
 ///
 /// # Errors
 /// 400 if it is missing, malformed or ambiguous; 421 if the connection was opened for another.
@@ -42,7 +26,8 @@ pub(crate) fn host(
     headers: &HeaderMap,
     sni: Option<&str>,
     ports: Ports,
-) -> Result<HostName, AuthorityError> {
+    named: &mut Option<HostName>,
+) -> Result<HostName, Refusal> {
     let scheme = uri.scheme().map(http::uri::Scheme::as_str);
     if scheme.is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
         return Err(bad("the target has a scheme other than http and https"));
@@ -54,9 +39,14 @@ pub(crate) fn host(
         return Err(bad("the request is for http, and came over TLS"));
     }
 
-    let from_field = host_field(headers, ports)?;
+    let from_field = host_field(headers, ports, named)?;
     let from_target = match uri.authority() {
-        Some(authority) => Some(parse(authority.as_str(), "target's authority", ports)?),
+        Some(authority) => Some(parse(
+            authority.as_str(),
+            "target's authority",
+            ports,
+            named,
+        )?),
         None => None,
     };
     let host = match (from_field, from_target) {
@@ -75,14 +65,17 @@ pub(crate) fn host(
             Check::Host,
             Code::HostMismatch,
             "Host differs from the server name of the TLS handshake",
-        )
-        .into()),
+        )),
         _ => Ok(host),
     }
 }
 
 /// Returns the host of the field `Host`, if there is one.
-fn host_field(headers: &HeaderMap, ports: Ports) -> Result<Option<HostName>, AuthorityError> {
+fn host_field(
+    headers: &HeaderMap,
+    ports: Ports,
+    named: &mut Option<HostName>,
+) -> Result<Option<HostName>, Refusal> {
     let mut fields = headers.get_all(header::HOST).iter();
     let Some(field) = fields.next() else {
         return Ok(None);
@@ -92,22 +85,21 @@ fn host_field(headers: &HeaderMap, ports: Ports) -> Result<Option<HostName>, Aut
     }
 
     let text = field.to_str().map_err(|_| bad("the Host is malformed"))?;
-    parse(text, "Host", ports).map(Some)
+    parse(text, "Host", ports, named).map(Some)
 }
 
-fn bad(reason: &str) -> AuthorityError {
-    Refusal::new(Check::Host, Code::Malformed, reason).into()
+fn bad(reason: &str) -> Refusal {
+    Refusal::new(Check::Host, Code::Malformed, reason)
 }
 
 /// Parses a host, alone or with one of the allowed ports.
-fn parse(text: &str, what: &str, ports: Ports) -> Result<HostName, AuthorityError> {
-    let malformed = || {
-        Refusal::new(
-            Check::Host,
-            Code::Malformed,
-            format!("the {what} is malformed"),
-        )
-    };
+fn parse(
+    text: &str,
+    what: &str,
+    ports: Ports,
+    named: &mut Option<HostName>,
+) -> Result<HostName, Refusal> {
+    let malformed = || bad(&format!("the {what} is malformed"));
     let (host, port) = HostName::parse_authority(text).ok_or_else(malformed)?;
     let Some(port) = port.filter(|port| *port != ports.listener && *port != ports.public) else {
         return Ok(host);
@@ -118,8 +110,6 @@ fn parse(text: &str, what: &str, ports: Ports) -> Result<HostName, AuthorityErro
         ports.public
     );
 
-    Err(AuthorityError {
-        refusal: Refusal::new(Check::Host, Code::Malformed, reason),
-        host: Some(host),
-    })
+    *named = Some(host);
+    Err(bad(&reason))
 }

@@ -13,9 +13,8 @@ use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::names::HostName;
 use hookward_core::reason::Refusal;
 use hookward_gate::engine::{
-    AfterClaim, Decision, Evaluation, Gate, GateState, HeadVerdict, PendingBody, Permit,
+    AfterClaim, Decision, Evaluation, Gate, GateState, HeadVerdict, Permit,
 };
-use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_gate::request::RequestHead;
 use hookward_runtime::body_memory::MemoryCharge;
 use hookward_runtime::offload::OffloadQueue;
@@ -23,6 +22,7 @@ use hookward_runtime::offload::OffloadQueue;
 use crate::body::request::{SenderBody, too_large};
 use crate::edge::state::EdgeState;
 use crate::forward::RequestBody;
+use crate::observe::outcome::Verdict;
 use crate::storage::dedup::ClaimGuard;
 
 /// A request while it passes the gates.
@@ -43,15 +43,6 @@ pub(crate) struct Authorizer<'c> {
     pub wants_upgrade: bool,
 }
 
-/// Decision about a request.
-pub(crate) enum Authorization {
-    Forward(Box<Authorized>),
-    /// The request is a challenge, and this is the response.
-    Respond(Box<ChallengeResponse>),
-    /// The request is a duplicate, and is acknowledged.
-    Acknowledge,
-}
-
 /// A request that passed.
 pub(crate) struct Authorized {
     pub permit: Permit,
@@ -61,12 +52,6 @@ pub(crate) struct Authorized {
     pub keys: FetchedKeys,
     /// Claim on the delivery, confirmed when the application answers 2xx.
     pub claim: Option<ClaimGuard>,
-}
-
-/// Next step that one gate needs.
-enum PendingCheck {
-    Body(PendingBody),
-    Decided(Decision),
 }
 
 /// The body, as far as it has been received.
@@ -79,12 +64,13 @@ impl Authorizer<'_> {
     /// Decides about the request.
     ///
     /// # Errors
-    /// The first refusal.
+    /// The verdict on a request that is not forwarded: the first refusal, a challenge, or a
+    /// duplicate.
     pub(crate) async fn authorize(
         &self,
         mut body: SenderBody,
         mut charge: MemoryCharge,
-    ) -> Result<Authorization, Refusal> {
+    ) -> Result<Box<Authorized>, Verdict> {
         let baseline = match self.edge.baseline.gate() {
             Some(gate) => Some(
                 self.head_of(&gate, &self.edge.baseline_state)
@@ -94,23 +80,22 @@ impl Authorizer<'_> {
         };
 
         let sent = match baseline {
-            Some(PendingCheck::Decided(Decision::Answer(answer))) => {
-                return self.confirmed(answer).await.map(Authorization::Respond);
+            Some(HeadVerdict::Decided(Decision::Answer(answer))) => {
+                return Err(self.confirm(answer).await);
             }
-            None | Some(PendingCheck::Decided(_)) => ReceivedBody::Coming(body, charge),
+            None | Some(HeadVerdict::Decided(_)) => ReceivedBody::Coming(body, charge),
             // The baseline policy finishes before the tunnel's gate counts the request against a
             // rate.
-            Some(PendingCheck::Body(pending)) => {
+            Some(HeadVerdict::ReadBody(pending)) => {
                 let whole = self
                     .whole(&mut body, pending.max_body(), &mut charge)
                     .await?;
                 let mut keys = FetchedKeys::default();
-                let pending = PendingCheck::Body(pending);
                 let decision = self
                     .body_of(pending, &whole, &self.edge.baseline_state, &mut keys)
                     .await;
                 if let Decision::Answer(answer) = decision.map_err(by_baseline)? {
-                    return self.confirmed(answer).await.map(Authorization::Respond);
+                    return Err(self.confirm(answer).await);
                 }
 
                 ReceivedBody::Read(whole, charge)
@@ -118,21 +103,19 @@ impl Authorizer<'_> {
         };
 
         let own = match self.head_of(self.gate, self.state)? {
-            PendingCheck::Decided(decision) => {
+            HeadVerdict::Decided(decision) => {
                 return self.decided(decision, sent, FetchedKeys::default()).await;
             }
-            PendingCheck::Body(pending) => pending,
+            HeadVerdict::ReadBody(pending) => pending,
         };
 
         let (whole, charge) = self.whole_of(sent, own.max_body()).await?;
 
         let mut keys = FetchedKeys::default();
-        let decision = self
-            .body_of(PendingCheck::Body(own), &whole, self.state, &mut keys)
-            .await;
+        let decision = self.body_of(own, &whole, self.state, &mut keys).await;
         let decision = match decision {
             Ok(decision) => decision,
-            Err(refusal) => return Err(self.diagnosed(refusal, &whole, &keys).await),
+            Err(refusal) => return Err(self.diagnosed(refusal, &whole, &keys).await.into()),
         };
 
         self.decided(decision, ReceivedBody::Read(whole, charge), keys)
@@ -184,13 +167,10 @@ impl Authorizer<'_> {
         Evaluation::new(self.client, self.received, state)
     }
 
-    fn head_of(&self, gate: &Arc<Gate>, state: &GateState) -> Result<PendingCheck, Refusal> {
+    fn head_of(&self, gate: &Arc<Gate>, state: &GateState) -> Result<HeadVerdict, Refusal> {
         let evaluation = self.evaluation(state);
         let verdict = gate.check_head(self.head, evaluation);
-        match verdict.inspect_err(|refusal| gate.note_refusal(refusal, evaluation))? {
-            HeadVerdict::Decided(decision) => Ok(PendingCheck::Decided(decision)),
-            HeadVerdict::ReadBody(pending) => Ok(PendingCheck::Body(pending)),
-        }
+        verdict.inspect_err(|refusal| gate.note_refusal(refusal, evaluation))
     }
 
     /// Applies the decision of the tunnel's gate.
@@ -199,16 +179,16 @@ impl Authorizer<'_> {
         decision: Decision,
         sent: ReceivedBody,
         keys: FetchedKeys,
-    ) -> Result<Authorization, Refusal> {
+    ) -> Result<Box<Authorized>, Verdict> {
         let (permit, claim) = match decision {
             Decision::Forward(permit) => (permit, None),
             Decision::Answer(answer) | Decision::Pair(_, answer) => {
-                return self.confirmed(answer).await.map(Authorization::Respond);
+                return Err(self.confirm(answer).await);
             }
             Decision::Claim(pending) => {
                 let (claimed, held) = self.edge.dedup.claim(self.host, &pending.claim).await;
                 match pending.after_claim(claimed, self.evaluation(self.state))? {
-                    AfterClaim::Acknowledge => return Ok(Authorization::Acknowledge),
+                    AfterClaim::Acknowledge => return Err(Verdict::Duplicate),
                     AfterClaim::Forward(permit) => (permit, Some(held)),
                 }
             }
@@ -227,12 +207,12 @@ impl Authorizer<'_> {
             }
         };
 
-        Ok(Authorization::Forward(Box::new(Authorized {
+        Ok(Box::new(Authorized {
             permit,
             body: outgoing,
             keys,
             claim,
-        })))
+        }))
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hookward_core::names::HostName;
@@ -17,9 +17,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use crate::edge::request_context::RequestContext;
+use crate::edge::request_context::{OpenRequest, RequestContext};
 use crate::edge::response;
 use crate::edge::state::{EdgeState, Peer};
+use crate::observe::outcome::Verdict;
 
 /// Returns `true` for the first byte of an HTTP method. TLS begins with 22 (RFC 8446 §5.1).
 pub(super) const fn starts_with_http(first: u8) -> bool {
@@ -33,7 +34,6 @@ where
 {
     let service = service_fn(
         |request: hyper::Request<hyper::body::Incoming>| async move {
-            let since = Instant::now();
             let host = request
                 .headers()
                 .get(header::HOST)
@@ -46,23 +46,19 @@ where
                 .path_and_query()
                 .map(|target| Bytes::copy_from_slice(target.as_str().as_bytes()));
 
-            let facts = RequestContext {
-                id: edge.ids.next(),
-                received: edge.clock.moment(),
-                tunnel: host
-                    .as_ref()
-                    .and_then(|host| edge.registry.find(host.as_str()))
-                    .unwrap_or_default(),
-                host,
-                client: peer.address,
-                target: target.unwrap_or_default(),
-            };
+            let method = request.method().clone();
+            let mut context =
+                RequestContext::new(edge, peer.address, method, target.unwrap_or_default());
+            context.tunnel = host
+                .as_ref()
+                .and_then(|host| edge.registry.find(host.as_str()))
+                .unwrap_or_default();
+            context.host = host;
 
             let reason = "it came as http, in clear text, to the port of https: write https:// at the sender";
-            let refusal = Refusal::new(Check::Host, Code::HttpsOnly, reason);
-            edge.log
-                .refused(facts.seen(request.method()), &refusal, false);
-            facts.notify_refused(request.method(), &refusal, since, false);
+            let verdict = Verdict::from(Refusal::new(Check::Host, Code::HttpsOnly, reason));
+            let response = response::to(context.id, &verdict);
+            OpenRequest::new(context, edge).close(verdict, &response);
 
             // Closing a socket with unread bytes resets it, and the sender loses the response.
             let _ = timeout(
@@ -71,7 +67,7 @@ where
             )
             .await;
 
-            Ok::<_, Infallible>(response::write(facts.id, refusal.code, None))
+            Ok::<_, Infallible>(response)
         },
     );
 

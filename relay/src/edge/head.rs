@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::authority::{self, AuthorityError};
+use super::authority;
 use super::client_address::client_address;
 use crate::edge::request_context::RequestContext;
 use crate::edge::state::{ConnectionContext, EdgeState};
@@ -68,18 +68,15 @@ pub(super) fn find_tunnel(
 ) -> Result<(), Refusal> {
     let edge = &connection.edge;
     let sni = connection.peer.sni.as_deref();
-    let host = match authority::host(parts.version, &parts.uri, &parts.headers, sni, edge.ports) {
-        Ok(host) => host,
-        Err(AuthorityError { refusal, host }) => {
-            // The owner of the named host is notified.
-            facts.tunnel = host
-                .as_ref()
-                .and_then(|host| edge.registry.find(host.as_str()))
-                .unwrap_or_default();
-            facts.host = host;
-            return Err(refusal);
-        }
-    };
+    let (version, uri, headers) = (parts.version, &parts.uri, &parts.headers);
+    let host = authority::host(version, uri, headers, sni, edge.ports, &mut facts.host);
+    let host = host.inspect_err(|_| {
+        // The owner of the named host is notified.
+        let named = facts.host.as_ref();
+        facts.tunnel = named
+            .and_then(|host| edge.registry.find(host.as_str()))
+            .unwrap_or_default();
+    })?;
     let found = edge.registry.find(host.as_str());
 
     facts.host = Some(host);
@@ -125,7 +122,7 @@ fn is_unknown_proxy(fields: &HeaderMap, peer: IpAddr, edge: &EdgeState) -> bool 
 /// # Errors
 /// If the target had a fragment, which hyper drops: the application would get another target than
 /// the sender wrote.
-pub(super) fn spelling(
+pub(super) fn header_case(
     parts: &Parts,
     connection: &ConnectionContext,
     body: Option<u64>,

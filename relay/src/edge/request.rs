@@ -1,17 +1,14 @@
 //! Processes a request, from its head to its response. Every request passes the gate; no decision
 //! is reused for a connection.
 
-mod rejection;
-
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::limits::KIB;
 use hookward_core::names::HostName;
-use hookward_core::reason::{Check, Code, Refusal};
+use hookward_core::reason::Code;
 use hookward_gate::engine::Gate;
 use hookward_tunnel::protocol::head::{ExchangeRequest as TunnelRequest, HeaderCase, RequestMeta};
 use http::request::Parts;
@@ -19,19 +16,18 @@ use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use self::rejection::{Rejection, RelayResponse};
 use super::head;
 use crate::body::drain::DrainOnDrop;
 use crate::body::request::SenderBody;
 use crate::body::response::ResponseBody;
-use crate::edge::authorize::{Authorization, Authorized, Authorizer};
-use crate::edge::request_context::RequestContext;
+use crate::edge::authorize::{Authorized, Authorizer};
+use crate::edge::request_context::{OpenRequest, RequestContext};
 use crate::edge::response;
 use crate::edge::state::{ConnectionContext, EdgeState};
 use crate::forward::upgrade;
 use crate::forward::{self, ForwardError, RequestBody};
+use crate::observe::outcome::{UpstreamResult, Verdict};
 use crate::overload::connections::HeaderMemory;
-use crate::sessions::registry::TunnelEndpoint;
 
 /// A response in preparation, or a reset of the stream.
 pub(crate) type Answering =
@@ -62,11 +58,8 @@ pub(crate) fn admit(request: Request<Incoming>, connection: &Arc<ConnectionConte
         }
         None => {
             connection.peer.unread.set(has_body);
-            Box::pin(std::future::ready(Ok(response::write(
-                connection.edge.ids.next(),
-                Code::Overloaded,
-                None,
-            ))))
+            let response = response::overloaded(connection.edge.ids.next());
+            Box::pin(std::future::ready(Ok(response)))
         }
     }
 }
@@ -79,139 +72,82 @@ async fn respond(
 ) -> Result<Response<ResponseBody>, h2::Error> {
     let open = connection.activity.open_request();
     connection.peer.unread.set(!request.body().is_end_stream());
-    let since = Instant::now();
-    let (method, version) = (request.method().clone(), request.version());
-    let target = request
-        .uri()
-        .path_and_query()
-        .map_or_else(Bytes::new, |target| {
-            Bytes::copy_from_slice(target.as_str().as_bytes())
-        });
+    let version = request.version();
+    let mut watched = OpenRequest::new(context(&request, &connection), &connection.edge);
+    let id = watched.context.id;
 
-    let mut facts = RequestContext {
-        id: connection.edge.ids.next(),
-        received: connection.edge.clock.moment(),
-        host: None,
-        client: connection.peer.address,
-        target,
-        tunnel: TunnelEndpoint::default(),
+    let slot = connection.edge.acquire_client_slot(connection.peer.address);
+    let handled = match &slot {
+        Some(_) => handle(request, &connection, &mut watched.context, held).await,
+        None => Err(Verdict::Overloaded),
     };
 
-    let place = connection.edge.acquire_client_slot(connection.peer.address);
-    let outcome = match &place {
-        Some(_) => handle(request, &connection, &mut facts, held).await,
-        None => Err(Rejection::Overloaded),
-    };
-    let (seen, log) = (facts.seen(&method), &connection.edge.log);
-
-    let mut response = match outcome {
-        Ok(Ok(response)) => {
-            log.forwarded(seen, response.status(), since.elapsed());
-            response
+    let (verdict, mut response) = match handled {
+        Ok((response, upstream)) => (Verdict::Forwarded(upstream), response),
+        Err(verdict) => {
+            let response = response::to(id, &verdict);
+            (verdict, response)
         }
-        Ok(Err(own)) => {
-            let (response, what, reason) = match own {
-                RelayResponse::Challenge(answer) => {
-                    let reason = (Check::Signature, "the provider's challenge");
-                    (
-                        response::answer_challenge(facts.id, *answer),
-                        "challenge",
-                        reason,
-                    )
-                }
-                RelayResponse::Acknowledged => {
-                    let reason = (
-                        Check::Replay,
-                        "acknowledged: duplicate of an accepted delivery",
-                    );
-                    (response::acknowledge(facts.id), "duplicate", reason)
-                }
-            };
-            log.answered(seen, what, response.status());
-
-            facts.notify_answered(&method, reason, response.status(), since);
-            response
-        }
-        Err(Rejection::Refused(refusal)) => {
-            log.refused(seen, &refusal, false);
-            facts.notify_refused(&method, &refusal, since, false);
-            let mut response = match refusal.asks_for_basic {
-                true => response::challenge_basic(facts.id, refusal.code),
-                false => response::write(facts.id, refusal.code, Some(refusal.status)),
-            };
-            response::retry_after(&mut response, refusal.retry_after);
-
-            if refusal.check.breaks_framing() && version < Version::HTTP_2 {
-                response
-                    .headers_mut()
-                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
-                // A body that follows such a head may be framed ambiguously, so it is not read.
-                connection.peer.unread.set(true);
-            }
-
-            if refusal.code == Code::RequestTimeout {
-                connection.activity.close_soon();
-                connection.peer.unread.set_slow();
-            }
-
-            response
-        }
-        Err(Rejection::Failed(error)) => {
-            let status = match &error {
-                ForwardError::Failed(failure) if failure.status.is_client_error() => {
-                    log.refused_by_agent(seen, failure.code, failure.status);
-                    Some(failure.status)
-                }
-                // The agent has reported the failure to its user.
-                ForwardError::Failed(failure) => {
-                    log.failed(seen, failure.code, &error.to_string());
-                    Some(failure.status)
-                }
-                error => {
-                    log.failed(seen, error.code(), &error.to_string());
-                    let refusal = Refusal::new(Check::Tunnel, error.code(), error.to_string());
-                    facts.notify_refused(&method, &refusal, since, false);
-                    None
-                }
-            };
-            response::write(facts.id, error.code(), status)
-        }
-        Err(Rejection::Offline) => {
-            log.failed(
-                seen,
-                Code::AgentOffline,
-                "no agent is connected for this host",
-            );
-            response::write(facts.id, Code::AgentOffline, None)
-        }
-        Err(Rejection::Overloaded) => response::write(facts.id, Code::Overloaded, None),
     };
 
-    // A permitted request verifies its connection. A connection whose requests are always refused
-    // must not stay.
-    let overstays = connection.activity.age() > connection.edge.limits.unverified_lifetime
-        && !connection.peer.slot.is_verified();
-    if (connection.edge.draining.is_cancelled() || overstays)
-        && version < Version::HTTP_2
-        && response.status() != StatusCode::SWITCHING_PROTOCOLS
-    {
-        // The sender's next request goes to another relay.
+    let close = should_close(&connection, &verdict, response.status());
+    if close && version < Version::HTTP_2 {
+        // The sender's next request opens a new connection.
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 
+    watched.close(verdict, &response);
     // Both count until the response has been read, not only until it is ready.
-    Ok(response.map(|body| body.hold(open, place)))
+    Ok(response.map(|body| body.hold(open, slot)))
 }
 
-/// Runs a request. The inner error is a response of the relay itself.
+/// Returns what is known of a request before its host.
+fn context(request: &Request<Incoming>, connection: &ConnectionContext) -> RequestContext {
+    let target = request.uri().path_and_query();
+    let target = target.map_or_else(Bytes::new, |target| {
+        Bytes::copy_from_slice(target.as_str().as_bytes())
+    });
+    let method = request.method().clone();
+    RequestContext::new(&connection.edge, connection.peer.address, method, target)
+}
+
+/// Returns `true` if an HTTP/1.1 connection must close after this response. Marks a body that must
+/// not be read, and a connection with a slow sender.
+fn should_close(connection: &ConnectionContext, verdict: &Verdict, status: StatusCode) -> bool {
+    let mut breaks_framing = false;
+    if let Verdict::Refused(refusal) = verdict {
+        breaks_framing = refusal.check.breaks_framing();
+        if breaks_framing {
+            // A body that follows such a head may be framed ambiguously, so it is not read.
+            connection.peer.unread.set(true);
+        }
+
+        if refusal.code == Code::RequestTimeout {
+            connection.activity.close_soon();
+            connection.peer.unread.set_slow();
+        }
+    }
+
+    // A permitted request verifies its connection. A connection whose requests are always refused
+    // must not stay.
+    let overstays = connection.activity.age() > connection.edge.limits.unverified_lifetime
+        && !connection.peer.slot.is_verified();
+    let is_draining = connection.edge.draining.is_cancelled();
+    breaks_framing || (is_draining || overstays) && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Runs a request. Returns the application's response.
+///
+/// # Errors
+/// The verdict on a request without one.
 async fn handle(
     mut request: Request<Incoming>,
     connection: &ConnectionContext,
-    facts: &mut RequestContext,
+    context: &mut RequestContext,
     held: HeaderMemory,
-) -> Result<Result<Response<ResponseBody>, RelayResponse>, Rejection> {
+) -> Result<(Response<ResponseBody>, UpstreamResult), Verdict> {
     let edge = &connection.edge;
     let wants_upgrade = head::is_websocket(&request);
     let on_upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
@@ -219,60 +155,29 @@ async fn handle(
     let tasks = (parts.version == Version::HTTP_2).then(|| connection.tasks.clone());
     let incoming = DrainOnDrop::new(incoming, tasks);
     let length = incoming.size_hint().exact();
+    context.body_bytes = length;
 
     // Before any refusal, because it discards the recorded head.
-    let spelling = head::spelling(&parts, connection, length);
-    head::find_tunnel(&parts, connection, facts)?;
+    let header_case = head::header_case(&parts, connection, length);
+    head::find_tunnel(&parts, connection, context)?;
 
-    let spelling = spelling?;
+    let header_case = header_case?;
     head::check_size(&parts, &edge.limits)?;
     let body = SenderBody::new(incoming, &edge.limits, connection.peer.unread.clone())?;
     let te_trailers = head::check_connection(&parts)?;
 
-    head::normalize(&mut parts, facts, length);
+    head::normalize(&mut parts, context, length);
+    let (host, gate) = wait_for_agent(edge, &parts, context, wants_upgrade).await?;
 
-    let Some(host) = facts.host.clone() else {
-        return Err(Rejection::Offline);
-    };
-
-    if facts.tunnel.is_away() {
-        let arrival = edge
-            .registry
-            .arrival(host.as_str(), edge.limits.reconnect_wait, |_| true);
-        let arrived = tokio::select! {
-            arrived = arrival => arrived,
-            () = edge.last_call.cancelled() => None,
-        };
-        match arrived {
-            Some(tunnel) => facts.tunnel = tunnel,
-            None => {
-                // A request that the head checks refuse must not learn if the agent is connected,
-                // and its body is not read.
-                if let Some(gate) = facts.tunnel.gate.clone() {
-                    authorizer(edge, &parts, facts, &host, &gate, wants_upgrade).check_head()?;
-                }
-                return Err(Rejection::Offline);
-            }
-        }
-    }
-
-    let Some(gate) = facts.tunnel.gate.clone() else {
-        return Err(Rejection::Offline);
-    };
-    let case = authorizer(edge, &parts, facts, &host, &gate, wants_upgrade);
+    let authorized = authorizer(edge, &parts, context, &host, &gate, wants_upgrade)
+        .authorize(body, edge.body_memory.begin(context.client))
+        .await?;
     let Authorized {
         permit,
         body: outgoing,
         keys,
         claim,
-    } = match case
-        .authorize(body, edge.body_memory.begin(facts.client))
-        .await?
-    {
-        Authorization::Forward(passed) => *passed,
-        Authorization::Respond(answer) => return Ok(Err(RelayResponse::Challenge(answer))),
-        Authorization::Acknowledge => return Ok(Err(RelayResponse::Acknowledged)),
-    };
+    } = *authorized;
 
     connection
         .peer
@@ -280,25 +185,19 @@ async fn handle(
         .mark_verified(Some(&connection.activity));
     drop(held);
 
+    context.body_bytes = outgoing.length();
+    context.observed = permit.observed().cloned();
     if wants_upgrade && !permit.settings().websocket {
-        facts.notify_note(
-            &parts.method,
-            "WebSocket requested, which this route does not allow: --websocket",
-        );
-    }
-
-    if let Some(refusal) = permit.observed() {
-        edge.log.refused(facts.seen(&parts.method), refusal, true);
-        facts.notify_refused(&parts.method, refusal, Instant::now(), true);
+        context.note = Some("WebSocket requested, which this route does not allow: --websocket");
     }
 
     if edge.last_call.is_cancelled() {
         // The sender will not wait for the response, and will retry.
-        return Err(Rejection::Offline);
+        return Err(Verdict::offline());
     }
 
     let upgrade = matches!(outgoing, RequestBody::Upgrade);
-    let request = tunnel_request(parts, spelling, facts, te_trailers, &outgoing, keys);
+    let request = tunnel_request(parts, header_case, context, te_trailers, &outgoing, keys);
     // Boxed, because only forwarding needs its size, not a request that waits for a verdict.
     let sending = Box::pin(forward::forward(
         permit,
@@ -308,21 +207,17 @@ async fn handle(
         outgoing,
         &edge.limits,
     ));
-    let sent = tokio::select! {
+    let mut forwarded = tokio::select! {
         biased;
         sent = sending => sent,
         () = edge.last_call.cancelled() => Err(ForwardError::Stopping),
-    };
+    }?;
 
-    let mut forwarded = sent.map_err(|error| match error {
-        // A fault of the sender while forwarding is a refusal like any other.
-        ForwardError::Body(refusal) => Rejection::Refused(refusal),
-        error => Rejection::Failed(error),
-    })?;
     if let Some(claim) = claim.filter(|_| forwarded.response.status().is_success()) {
         claim.confirm().await;
     }
 
+    let result = forwarded.result;
     if let (true, Some(on_upgrade), Some((writer, reader))) =
         (upgrade, on_upgrade, forwarded.upgraded.take())
     {
@@ -335,25 +230,63 @@ async fn handle(
             upgrade::carry(on_upgrade, writer, reader, idle, stop).await;
             drop(held);
         });
-        return Ok(Ok(forwarded.response));
+        return Ok((forwarded.response, result));
     }
 
-    Ok(Ok(forwarded.into_response()))
+    Ok((forwarded.into_response(), result))
+}
+
+/// Returns the host and its gate. Waits a moment for an agent that is reconnecting.
+async fn wait_for_agent(
+    edge: &EdgeState,
+    parts: &Parts,
+    context: &mut RequestContext,
+    wants_upgrade: bool,
+) -> Result<(HostName, Arc<Gate>), Verdict> {
+    let Some(host) = context.host.clone() else {
+        return Err(Verdict::offline());
+    };
+
+    if context.tunnel.is_away() {
+        let arrival = edge
+            .registry
+            .arrival(host.as_str(), edge.limits.reconnect_wait, |_| true);
+        let arrived = tokio::select! {
+            arrived = arrival => arrived,
+            () = edge.last_call.cancelled() => None,
+        };
+        match arrived {
+            Some(tunnel) => context.tunnel = tunnel,
+            None => {
+                // A request that the head checks refuse must not learn if the agent is connected,
+                // and its body is not read.
+                if let Some(gate) = context.tunnel.gate.clone() {
+                    authorizer(edge, parts, context, &host, &gate, wants_upgrade).check_head()?;
+                }
+                return Err(Verdict::offline());
+            }
+        }
+    }
+
+    match context.tunnel.gate.clone() {
+        Some(gate) => Ok((host, gate)),
+        None => Err(Verdict::offline()),
+    }
 }
 
 fn authorizer<'c>(
     edge: &'c EdgeState,
     parts: &'c Parts,
-    facts: &'c RequestContext,
+    context: &'c RequestContext,
     host: &'c HostName,
     gate: &'c Arc<Gate>,
     wants_upgrade: bool,
 ) -> Authorizer<'c> {
-    let (client, received, state) = (facts.client, facts.received, &facts.tunnel.state);
-    let checks = &facts.tunnel.checks;
+    let (client, received, state) = (context.client, context.received, &context.tunnel.state);
+    let checks = &context.tunnel.checks;
     Authorizer {
         edge,
-        head: facts.head(parts),
+        head: context.head(parts),
         host,
         client,
         received,
@@ -366,19 +299,13 @@ fn authorizer<'c>(
 
 fn tunnel_request(
     mut parts: Parts,
-    spelling: HeaderCase,
-    facts: &RequestContext,
+    header_case: HeaderCase,
+    context: &RequestContext,
     trailers: bool,
     outgoing: &RequestBody,
     keys: FetchedKeys,
 ) -> TunnelRequest {
-    let length = match outgoing {
-        RequestBody::Buffered(body, _) => Some(body.len() as u64),
-        RequestBody::Streaming(gathered, _, rest) => {
-            rest.length().map(|rest| rest + gathered.bytes.len() as u64)
-        }
-        RequestBody::Upgrade | RequestBody::Consumed => Some(0),
-    };
+    let length = outgoing.length();
 
     // A chunked body that was read completely is forwarded with its length.
     if let Some(length) = length.filter(|length| *length > 0) {
@@ -387,20 +314,20 @@ fn tunnel_request(
             .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
 
-    let host = facts.host.as_ref().map_or("", HostName::as_str);
+    let host = context.host.as_ref().map_or("", HostName::as_str);
     TunnelRequest {
         meta: RequestMeta {
-            id: facts.id,
+            id: context.id,
             host: Bytes::copy_from_slice(host.as_bytes()),
-            client: facts.client,
+            client: context.client,
             keys,
         },
         method: parts.method,
-        target: facts.target.clone(),
+        target: context.target.clone(),
         length,
         trailers,
         upgrade: matches!(outgoing, RequestBody::Upgrade),
         headers: parts.headers,
-        header_case: spelling,
+        header_case,
     }
 }

@@ -1,21 +1,21 @@
-//! Facts about a request, and their recipients: the log, and the tunnel's owner if the request does
-//! not reach the application.
+//! Facts about a request, and the guard that reports its outcome.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use hookward_core::clock::Moment;
 use hookward_core::names::HostName;
-use hookward_core::reason::{Check, Refusal};
-use hookward_core::text::{Escaped, shown_path};
+use hookward_core::reason::Refusal;
 use hookward_gate::request::RequestHead;
-use hookward_tunnel::protocol::control::RefusedRequest;
 use hookward_tunnel::protocol::head::RequestId;
+use http::Method;
 use http::request::Parts;
-use http::{Method, StatusCode};
 
-use crate::observe::audit::Seen;
+use crate::edge::state::EdgeState;
+use crate::observe::Observer;
+use crate::observe::outcome::{BodySizes, RequestFacts, RequestOutcome, Verdict};
 use crate::sessions::registry::TunnelEndpoint;
 
 /// Facts about a request, as far as they are known.
@@ -23,6 +23,9 @@ pub(crate) struct RequestContext {
     pub(crate) id: RequestId,
     /// Time at which the head was complete.
     pub(crate) received: Moment,
+    /// The same time, for durations.
+    pub(crate) since: Instant,
+    pub(crate) method: Method,
     /// Host of the request.
     pub(crate) host: Option<HostName>,
     /// Client address.
@@ -30,105 +33,105 @@ pub(crate) struct RequestContext {
     /// Path and query.
     pub(crate) target: Bytes,
     pub(crate) tunnel: TunnelEndpoint,
+    /// Check that would have refused the request, if its route did not only observe.
+    pub(crate) observed: Option<Refusal>,
+    /// Hint for the tunnel's owner.
+    pub(crate) note: Option<&'static str>,
+    /// Size of the body in bytes, if known.
+    pub(crate) body_bytes: Option<u64>,
 }
 
 impl RequestContext {
-    /// Returns the facts for the log.
-    pub(crate) fn seen<'r>(&'r self, method: &'r Method) -> Seen<'r> {
-        Seen {
-            id: self.id,
-            host: self.host.as_ref().map_or("-", HostName::as_str),
+    /// Creates the context of a request whose host is not known yet.
+    pub(crate) fn new(edge: &EdgeState, client: IpAddr, method: Method, target: Bytes) -> Self {
+        Self {
+            id: edge.ids.next(),
+            received: edge.clock.moment(),
+            since: Instant::now(),
             method,
-            target: &self.target,
-            client: self.client,
+            host: None,
+            client,
+            target,
+            tunnel: TunnelEndpoint::default(),
+            observed: None,
+            note: None,
+            body_bytes: None,
         }
     }
 
     /// Returns the facts for the gate.
     pub(crate) fn head<'r>(&'r self, parts: &'r Parts) -> RequestHead<'r> {
-        let origin = &self.tunnel.origin;
         RequestHead {
             method: &parts.method,
             target: &self.target,
             headers: &parts.headers,
-            origin,
+            origin: &self.tunnel.origin,
+        }
+    }
+}
+
+/// A request whose outcome is still open. Dropping it reports an aborted request.
+pub(crate) struct OpenRequest {
+    pub(crate) context: RequestContext,
+    observer: Arc<Observer>,
+    is_closed: bool,
+}
+
+impl OpenRequest {
+    pub(crate) fn new(context: RequestContext, edge: &EdgeState) -> Self {
+        Self {
+            context,
+            observer: Arc::clone(&edge.observer),
+            is_closed: false,
         }
     }
 
-    /// Reports a refusal with its reason to the tunnel's owner, and to no one else.
-    pub(crate) fn notify_refused(
-        &self,
-        method: &Method,
-        refusal: &Refusal,
-        since: Instant,
-        observed: bool,
+    /// Reports the outcome: the verdict, and the response that the sender gets.
+    pub(crate) fn close<B: http_body::Body>(
+        mut self,
+        verdict: Verdict,
+        response: &http::Response<B>,
     ) {
-        let Some(live) = self.tunnel.owner() else {
-            return;
-        };
-        live.owner_events.push(refusal.check, || RefusedRequest {
-            status: if observed {
-                StatusCode::OK
-            } else {
-                refusal.status
-            }
-            .as_u16(),
-            reason: refusal.reason.clone(),
-            observed,
-            ..self.event(method, refusal.check, since)
-        });
+        let size = response.body().size_hint().exact();
+        self.report(verdict, Some(response.status()), size);
+        self.is_closed = true;
     }
 
-    /// Reports a request that the relay answered itself to the tunnel's owner.
-    pub(crate) fn notify_answered(
-        &self,
-        method: &Method,
-        (check, reason): (Check, &str),
-        status: StatusCode,
-        since: Instant,
+    fn report(
+        &mut self,
+        verdict: Verdict,
+        status: Option<http::StatusCode>,
+        response_bytes: Option<u64>,
     ) {
-        let Some(live) = self.tunnel.owner() else {
-            return;
+        let context = &mut self.context;
+        let outcome = RequestOutcome {
+            verdict,
+            status,
+            took: context.since.elapsed(),
+            sizes: BodySizes {
+                request: context.body_bytes,
+                response: response_bytes,
+            },
+            observed: context.observed.take(),
+            note: context.note.take(),
         };
-        live.owner_events.push(check, || RefusedRequest {
-            status: status.as_u16(),
-            reason: reason.to_owned(),
-            answered: true,
-            ..self.event(method, check, since)
-        });
-    }
 
-    /// Reports a note about a forwarded request to the tunnel's owner.
-    pub(crate) fn notify_note(&self, method: &Method, reason: &str) {
-        let Some(live) = self.tunnel.owner() else {
-            return;
+        let facts = RequestFacts {
+            id: context.id,
+            host: context.host.as_ref().map_or("", HostName::as_str),
+            method: &context.method,
+            target: &context.target,
+            client: context.client,
+            owner: context.tunnel.owner().map(|live| &live.owner_events),
         };
-        live.owner_events.push(Check::Syntax, || RefusedRequest {
-            reason: reason.to_owned(),
-            note: true,
-            ..self.event(method, Check::Syntax, Instant::now())
-        });
+        self.observer.request(facts, &outcome);
     }
+}
 
-    /// Returns the fields that all events of the owner have.
-    fn event(&self, method: &Method, check: Check, since: Instant) -> RefusedRequest {
-        RefusedRequest {
-            id: self.id.to_string(),
-            host: self
-                .host
-                .as_ref()
-                .map_or_else(String::new, ToString::to_string),
-            method: Escaped(method.as_str().as_bytes()).to_string(),
-            path: shown_path(&self.target),
-            client: self.client.to_string(),
-            status: 0,
-            check,
-            reason: String::new(),
-            ms: u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            observed: false,
-            answered: false,
-            note: false,
-            age_ms: 0,
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        if !self.is_closed {
+            self.report(Verdict::Aborted, None, None);
         }
     }
 }

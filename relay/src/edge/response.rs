@@ -3,22 +3,51 @@
 
 use bytes::Bytes;
 use hookward_core::headers::{ERROR_CODE, REQUEST_ID};
-use hookward_core::reason::Code;
+use hookward_core::reason::{Code, Refusal};
 use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_tunnel::protocol::head::RequestId;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 
 use crate::body::response::ResponseBody;
+use crate::observe::outcome::Verdict;
 
-/// Writes a response with this code, and with `status` if it differs from the code's own.
+/// Writes the relay's own response to a request with this verdict.
 #[must_use]
-pub(crate) fn write(
-    id: RequestId,
-    code: Code,
-    status: Option<StatusCode>,
-) -> Response<ResponseBody> {
-    match status.unwrap_or_else(|| code.status()) {
+pub(crate) fn to(id: RequestId, verdict: &Verdict) -> Response<ResponseBody> {
+    match verdict {
+        Verdict::Challenge(answer) => answer_challenge(id, answer),
+        // The sender stops retrying.
+        Verdict::Duplicate => acknowledge(id),
+        Verdict::Refused(refusal) => refuse(id, refusal),
+        Verdict::RefusedByAgent { code, status } => write(id, *code, *status),
+        Verdict::Failed(failure) => write(id, failure.code, failure.status),
+        // An application's response, and a sender that left, need none.
+        Verdict::Overloaded | Verdict::Forwarded(_) | Verdict::Aborted => overloaded(id),
+    }
+}
+
+/// Writes the response of a relay that has no room for a request.
+#[must_use]
+pub(crate) fn overloaded(id: RequestId) -> Response<ResponseBody> {
+    write(id, Code::Overloaded, Code::Overloaded.status())
+}
+
+fn refuse(id: RequestId, refusal: &Refusal) -> Response<ResponseBody> {
+    let mut response = match refusal.asks_for_basic {
+        true => challenge_basic(id, refusal.code),
+        false => write(id, refusal.code, refusal.status),
+    };
+    if let Some(seconds) = refusal.retry_after {
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+fn write(id: RequestId, code: Code, status: StatusCode) -> Response<ResponseBody> {
+    match status {
         StatusCode::UNAUTHORIZED => reject_test(id, code),
         status => problem(id, code, status),
     }
@@ -71,8 +100,7 @@ fn reject_test(id: RequestId, code: Code) -> Response<ResponseBody> {
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
 /// Requests user and password (RFC 7617): some clients send them only on request.
-#[must_use]
-pub(crate) fn challenge_basic(id: RequestId, code: Code) -> Response<ResponseBody> {
+fn challenge_basic(id: RequestId, code: Code) -> Response<ResponseBody> {
     const BASIC: HeaderValue =
         HeaderValue::from_static("Basic realm=\"Hookward\", charset=\"UTF-8\"");
 
@@ -84,28 +112,15 @@ pub(crate) fn challenge_basic(id: RequestId, code: Code) -> Response<ResponseBod
     response
 }
 
-/// Adds `Retry-After`, if the time is known.
-pub(crate) fn retry_after(response: &mut Response<ResponseBody>, seconds: Option<u64>) {
-    if let Some(seconds) = seconds {
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-}
-
-/// Writes the response to a provider's challenge.
-#[must_use]
-pub(crate) fn answer_challenge(id: RequestId, answer: ChallengeResponse) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::own(Full::new(answer.body)));
+fn answer_challenge(id: RequestId, answer: &ChallengeResponse) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::own(Full::new(answer.body.clone())));
     *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
+    *response.headers_mut() = answer.headers.clone();
     identify(&mut response, id);
     response
 }
 
-/// Acknowledges a duplicate delivery, so that the sender stops retrying.
-#[must_use]
-pub(crate) fn acknowledge(id: RequestId) -> Response<ResponseBody> {
+fn acknowledge(id: RequestId) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(Full::default()));
     identify(&mut response, id);
     response

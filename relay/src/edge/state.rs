@@ -23,7 +23,7 @@ use crate::edge::client_address::ForwardedField;
 use crate::edge::header_case::RecordedCase;
 use crate::fetch::client::Fetcher;
 use crate::fetch::keys::KeyCache;
-use crate::observe::audit::AuditLog;
+use crate::observe::Observer;
 use crate::overload::activity::ConnectionActivity;
 use crate::overload::connections::ConnectionSlot;
 use crate::overload::per_client::{ClientSlot, PerClientLimiter};
@@ -68,8 +68,8 @@ pub(crate) struct EdgeState {
     pub dedup: DeliveryDedup,
     /// CPU cost of signature diagnoses.
     pub diagnoses: Arc<ByteMeter>,
-    /// The log of requests.
-    pub log: Arc<AuditLog>,
+    /// Observer of every request.
+    pub observer: Arc<Observer>,
     /// Time of the last warning of an undeclared proxy.
     pub proxy_warned: Mutex<Option<Instant>>,
     /// Threads for checks of large bodies.

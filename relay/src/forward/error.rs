@@ -5,6 +5,8 @@ use hookward_tunnel::protocol::head::ExchangeFailure;
 use hookward_tunnel::transport::StreamError;
 use std::time::Duration;
 
+use crate::observe::outcome::{Failure, Reporter, Verdict};
+
 /// Failure to get a response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ForwardError {
@@ -44,6 +46,34 @@ impl ForwardError {
             Self::Timeout(_) => Code::UpstreamTimeout,
             Self::Body(refusal) => refusal.code,
             Self::Failed(failure) => failure.code,
+        }
+    }
+}
+
+impl From<ForwardError> for Verdict {
+    fn from(error: ForwardError) -> Self {
+        let (code, reason) = (error.code(), error.to_string());
+        match error {
+            // A fault of the sender while forwarding is a refusal like any other.
+            ForwardError::Body(refusal) => Self::Refused(refusal),
+            ForwardError::Failed(failure) if failure.status.is_client_error() => {
+                Self::RefusedByAgent {
+                    code,
+                    status: failure.status,
+                }
+            }
+            ForwardError::Failed(failure) => Self::Failed(Failure {
+                code,
+                status: failure.status,
+                reason,
+                reported_by: Reporter::Agent,
+            }),
+            _ => Self::Failed(Failure {
+                code,
+                status: code.status(),
+                reason,
+                reported_by: Reporter::Relay,
+            }),
         }
     }
 }

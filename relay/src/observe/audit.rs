@@ -5,17 +5,17 @@
 //! rest.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hookward_core::quota::Quota;
-use hookward_core::reason::{Check, Code, Refusal};
+use hookward_core::reason::{Check, Code};
 use hookward_core::text::{Escaped, shown_path};
-use hookward_tunnel::protocol::head::RequestId;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+
+use crate::observe::outcome::{RequestFacts, RequestOutcome, Verdict};
 
 /// The log of requests. Each event has its own quota, so that refused requests never hide failures.
 /// Requests for unknown hosts have another quota.
@@ -25,118 +25,118 @@ pub(crate) struct AuditLog {
     quotas: Mutex<BTreeMap<&'static str, Quota<&'static str>>>,
 }
 
-/// Facts about a request in an audit record.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Seen<'r> {
-    pub id: RequestId,
-    /// Public host, or empty.
-    pub host: &'r str,
-    pub method: &'r Method,
-    /// Path and query; only the path is shown.
-    pub target: &'r [u8],
-    /// Client address.
-    pub client: IpAddr,
+/// Fields of a record. Absent ones are left out.
+struct Record<'r> {
+    facts: RequestFacts<'r>,
+    event: &'static str,
+    what: Option<&'static str>,
+    refused_by: Option<&'static str>,
+    status: Option<StatusCode>,
+    check: Option<Check>,
+    code: Option<Code>,
+    reason: Option<&'r str>,
+    ms: Option<u64>,
 }
 
-impl AuditLog {
-    /// Logs a request that a check refused.
-    pub(crate) fn refused(&self, seen: Seen<'_>, refusal: &Refusal, observed: bool) {
-        let event = if observed { "observed" } else { "refused" };
-        let quota = if refusal.check == Check::Host {
-            "refused_host"
-        } else {
-            event
+impl<'r> Record<'r> {
+    fn of(facts: RequestFacts<'r>, outcome: &'r RequestOutcome) -> Self {
+        let verdict = &outcome.verdict;
+        let (what, refused_by) = match verdict {
+            Verdict::Challenge(_) => (Some("challenge"), None),
+            Verdict::Duplicate => (Some("duplicate"), None),
+            Verdict::RefusedByAgent { .. } => (None, Some("agent")),
+            _ => (None, None),
         };
-        if !self.take(quota, refusal.check.as_str()) {
-            return;
-        }
+        let is_refusal = matches!(verdict, Verdict::Refused(_));
+        let is_answer = what.is_some();
 
-        tracing::info!(
-            target: "audit",
-            event,
-            id = %seen.id,
-            host = seen.host,
-            method = %Escaped(seen.method.as_str().as_bytes()),
-            path = shown_path(seen.target),
-            client = %seen.client,
-            status = refusal.status.as_u16(),
-            check = refusal.check.as_str(),
-            reason = refusal.reason,
-        );
-    }
-
-    /// Logs a request that the agent's gate refused. The agent has logged the reason.
-    pub(crate) fn refused_by_agent(&self, seen: Seen<'_>, code: Code, status: StatusCode) {
-        if !self.take("refused", "agent") {
-            return;
-        }
-
-        tracing::info!(
-            target: "audit",
-            event = "refused",
-            refused_by = "agent",
-            id = %seen.id,
-            host = seen.host,
-            method = %Escaped(seen.method.as_str().as_bytes()),
-            path = shown_path(seen.target),
-            client = %seen.client,
-            status = status.as_u16(),
-            code = code.as_str(),
-        );
-    }
-
-    /// Logs a permitted request that failed.
-    pub(crate) fn failed(&self, seen: Seen<'_>, code: Code, reason: &str) {
-        if !self.take("failed", code.as_str()) {
-            return;
-        }
-
-        tracing::warn!(
-            target: "audit",
-            event = "failed",
-            id = %seen.id,
-            host = seen.host,
-            method = %Escaped(seen.method.as_str().as_bytes()),
-            path = shown_path(seen.target),
-            client = %seen.client,
-            code = code.as_str(),
-            reason,
-        );
-    }
-
-    /// Logs a forwarded request with its response, at level `debug`: the agent shows each of them.
-    pub(crate) fn forwarded(&self, seen: Seen<'_>, status: StatusCode, took: Duration) {
-        tracing::debug!(
-            target: "audit",
-            event = "forwarded",
-            id = %seen.id,
-            host = seen.host,
-            method = %Escaped(seen.method.as_str().as_bytes()),
-            path = shown_path(seen.target),
-            client = %seen.client,
-            status = status.as_u16(),
-            ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        );
-    }
-
-    /// Logs a request that the relay answered itself without refusing it: a challenge or a
-    /// duplicate.
-    pub(crate) fn answered(&self, seen: Seen<'_>, what: &'static str, status: StatusCode) {
-        if !self.take("answered", what) {
-            return;
-        }
-
-        tracing::info!(
-            target: "audit",
-            event = "answered",
+        Self {
+            facts,
+            event: verdict.event(),
             what,
-            id = %seen.id,
-            host = seen.host,
-            method = %Escaped(seen.method.as_str().as_bytes()),
-            path = shown_path(seen.target),
-            client = %seen.client,
-            status = status.as_u16(),
+            refused_by,
+            status: outcome.status,
+            check: verdict.check().filter(|_| is_refusal),
+            code: verdict.code().filter(|_| !is_refusal),
+            reason: verdict.reason().filter(|_| !is_answer),
+            ms: matches!(verdict, Verdict::Forwarded(_) | Verdict::Aborted)
+                .then(|| u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+/// Logs a record at a level, which tracing wants as a constant.
+macro_rules! log {
+    ($level:ident, $record:expr) => {{
+        let record = $record;
+        tracing::$level!(
+            target: "audit",
+            event = record.event,
+            what = record.what,
+            refused_by = record.refused_by,
+            id = %record.facts.id,
+            host = if record.facts.host.is_empty() { "-" } else { record.facts.host },
+            method = %Escaped(record.facts.method.as_str().as_bytes()),
+            path = shown_path(record.facts.target),
+            client = %record.facts.client,
+            status = record.status.map(|status| status.as_u16()),
+            check = record.check.map(Check::as_str),
+            code = record.code.map(Code::as_str),
+            reason = record.reason,
+            ms = record.ms,
         );
+    }};
+}
+impl AuditLog {
+    /// Logs the outcome of a request.
+    pub(crate) fn request(&self, facts: RequestFacts<'_>, outcome: &RequestOutcome) {
+        if let Some(refusal) = &outcome.observed
+            && self.take("observed", refusal.check.as_str())
+        {
+            let record = Record {
+                event: "observed",
+                status: Some(refusal.status),
+                check: Some(refusal.check),
+                reason: Some(&refusal.reason),
+                ..Record::of(facts, outcome)
+            };
+            log!(info, record);
+        }
+
+        let record = Record::of(facts, outcome);
+        match &outcome.verdict {
+            // The agent shows each of them.
+            Verdict::Forwarded(_) | Verdict::Aborted => log!(debug, record),
+            Verdict::Failed(failure) => {
+                if self.take("failed", failure.code.as_str()) {
+                    log!(warn, record);
+                }
+            }
+            Verdict::Challenge(_) | Verdict::Duplicate => {
+                if self.take("answered", record.what.unwrap_or_default()) {
+                    log!(info, record);
+                }
+            }
+            Verdict::Refused(refusal) => {
+                let quota = match refusal.check {
+                    Check::Host => "refused_host",
+                    _ => "refused",
+                };
+                if self.take(quota, refusal.check.as_str()) {
+                    log!(info, record);
+                }
+            }
+            Verdict::RefusedByAgent { .. } => {
+                if self.take("refused", "agent") {
+                    log!(info, record);
+                }
+            }
+            Verdict::Overloaded => {
+                if self.take("overloaded", "client") {
+                    log!(info, record);
+                }
+            }
+        }
     }
 
     /// Logs a connection that failed to authenticate as an agent.

@@ -117,10 +117,15 @@ impl AgentAcceptor {
                 Ok(Err(error @ HandshakeError::Session(_))) => {
                     tracing::debug!(%error, "agent closed its connection during the handshake")
                 }
-                Ok(Err(error)) => this.host.log.agent_failed("ended", &error.to_string()),
+                Ok(Err(error)) => this
+                    .host
+                    .observer
+                    .audit()
+                    .agent_failed("ended", &error.to_string()),
                 Err(_) => this
                     .host
-                    .log
+                    .observer
+                    .audit()
                     .agent_failed("silent", "the connection sent no greeting in time"),
             }
         });

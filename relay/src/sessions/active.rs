@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hookward_tunnel::transport::Session;
 
 use crate::body::response::TunnelBody;
+use crate::observe::owner_events::OwnerEvents;
 use crate::overload::load::{LoadGuard, SessionLoad};
 use crate::overload::slow_readers::ResponseBacklog;
-use crate::sessions::owner_events::OwnerEvents;
 use crate::storage::agents::Agent;
 
 /// Instance of an agent's program, and the place of a session in it.

@@ -11,7 +11,7 @@ use hookward_gate::policy::summary::Summary;
 use hookward_tunnel::transport::liveness::Liveness;
 
 use crate::fetch::ip_sets::IpSetUpdater;
-use crate::observe::audit::AuditLog;
+use crate::observe::Observer;
 use crate::sessions::registry::Registry;
 use crate::storage::Store;
 
@@ -36,7 +36,7 @@ pub(crate) struct SessionContext {
     /// Policies in force, for the log.
     pub in_force: PoliciesInForce,
     /// Log of requests and connections.
-    pub log: Arc<AuditLog>,
+    pub observer: Arc<Observer>,
 }
 
 /// The last logged policy of each host, so that each change is logged once.

@@ -18,10 +18,11 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::open::{OpenRefused, choose_host, open};
+use crate::observe::RelayEventKind;
+use crate::observe::owner_events::OwnerEvents;
 use crate::sessions::active::ActiveSession;
 use crate::sessions::context::SessionContext;
 use crate::sessions::handshake::Authenticated;
-use crate::sessions::owner_events::OwnerEvents;
 use crate::sessions::registry::Registry;
 use crate::storage::Store;
 
@@ -56,6 +57,9 @@ pub(crate) async fn serve(
     let live = ActiveSession::new(agent, run, session.clone(), refusals);
 
     tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
+    host.observer.publish(|| RelayEventKind::AgentConnected {
+        agent: name.to_string(),
+    });
     let Some(_place) = host.registry.place(live.agent.id) else {
         tracing::warn!(agent = %name, "connection refused: the agent has the maximum number of connections");
         session.close("too many connections");
@@ -176,6 +180,10 @@ pub(crate) async fn serve(
 
     drop(registered);
     tracing::info!(agent = %name, reason, "agent left");
+    host.observer.publish(|| RelayEventKind::AgentDisconnected {
+        agent: name.to_string(),
+        reason: reason.to_string(),
+    });
     tracing::debug!(agent = %name, datagrams_per_send = session.datagrams_per_send(), "statistics of the agent's connection");
 }
 

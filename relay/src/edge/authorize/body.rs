@@ -1,11 +1,12 @@
 //! Reads the body for the checks that need it, and runs them.
 
-use super::{Authorizer, PendingCheck};
+use super::Authorizer;
+use crate::observe::outcome::Verdict;
 use bytes::Bytes;
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::limits::DOCTOR_BYTES;
 use hookward_core::reason::{Check, Code, Refusal};
-use hookward_gate::engine::{Decision, Evaluation, GateState, Request};
+use hookward_gate::engine::{Decision, Evaluation, GateState, PendingBody, Request};
 use hookward_gate::inspection::Work;
 use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_gate::request::{OwnedHead, RequestHead};
@@ -15,16 +16,11 @@ use std::sync::Arc;
 impl Authorizer<'_> {
     pub(super) async fn body_of(
         &self,
-        pending: PendingCheck,
+        mut pending: PendingBody,
         body: &Bytes,
         state: &Arc<GateState>,
         keys: &mut FetchedKeys,
     ) -> Result<Decision, Refusal> {
-        let pending = match pending {
-            PendingCheck::Decided(decision) => return Ok(decision),
-            PendingCheck::Body(pending) => pending,
-        };
-        let mut pending = pending;
         if pending.may_want_keys() {
             let wanted;
             (pending, wanted) = self
@@ -76,11 +72,9 @@ impl Authorizer<'_> {
         })
     }
 
-    /// Completes a challenge that is confirmed by fetching a URL of the provider.
-    pub(super) async fn confirmed(
-        &self,
-        answer: Box<ChallengeResponse>,
-    ) -> Result<Box<ChallengeResponse>, Refusal> {
+    /// Returns the verdict on a challenge. Some challenges are confirmed by fetching a URL of the
+    /// provider.
+    pub(super) async fn confirm(&self, answer: Box<ChallengeResponse>) -> Verdict {
         /// Maximum size of the confirmation's response, in bytes. Its content is ignored.
         const CONFIRMATION_BYTES: usize = 64 * 1024;
 
@@ -88,16 +82,13 @@ impl Authorizer<'_> {
             // Boxed, because it is rare and large: otherwise every request that waits for its body
             // would reserve its size.
             let fetching = Box::pin(self.edge.fetcher.get(url, CONFIRMATION_BYTES));
-            fetching.await.map_err(|error| {
-                Refusal::new(
-                    Check::Signature,
-                    Code::Overloaded,
-                    format!("the subscription could not be confirmed: {error}"),
-                )
-            })?;
+            if let Err(error) = fetching.await {
+                let reason = format!("the subscription could not be confirmed: {error}");
+                return Refusal::new(Check::Signature, Code::Overloaded, reason).into();
+            }
         }
 
-        Ok(answer)
+        Verdict::Challenge(answer)
     }
 
     /// Adds to a signature refusal what would have made the signature match, for the tunnel's

@@ -57,4 +57,10 @@ pub struct RefusedRequest {
     /// requests on its own clock.
     #[serde(default)]
     pub age_ms: u64,
+    /// Time of the response by the relay's clock, in milliseconds since 1970.
+    #[serde(default)]
+    pub at_ms: u64,
+    /// Number of the event among all events of the relay's process.
+    #[serde(default)]
+    pub order: u64,
 }

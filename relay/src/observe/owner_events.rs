@@ -109,6 +109,8 @@ mod tests {
             answered: false,
             note: false,
             age_ms: 0,
+            at_ms: 0,
+            order: 0,
         }
     }
 

@@ -1,0 +1,170 @@
+//! Consumes the outcome of every request: one audit record, one event for the tunnel's owner, and
+//! one event for subscribers.
+
+use std::time::Duration;
+
+use hookward_core::clock::Clock;
+use hookward_core::reason::{Check, Refusal};
+use hookward_core::text::{Escaped, shown_path};
+use hookward_tunnel::protocol::control::RefusedRequest;
+use http::StatusCode;
+
+use crate::observe::audit::AuditLog;
+use crate::observe::events::{EventBus, EventStamp, RelayEventKind, RequestRecord, Subscription};
+use crate::observe::outcome::{Reporter, RequestFacts, RequestOutcome, Verdict};
+use crate::observe::owner_events::OwnerEvents;
+
+/// Observer of requests and sessions. Nothing else writes audit records or events of requests.
+pub(crate) struct Observer {
+    audit: AuditLog,
+    events: EventBus,
+}
+
+impl Observer {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            audit: AuditLog::default(),
+            events: EventBus::new(clock),
+        }
+    }
+
+    /// Returns the audit log.
+    pub(crate) const fn audit(&self) -> &AuditLog {
+        &self.audit
+    }
+
+    /// Subscribes to the events from now on.
+    pub(crate) fn subscribe(&self) -> Subscription {
+        self.events.subscribe()
+    }
+
+    /// Publishes an event of a session.
+    pub(crate) fn publish(&self, kind: impl FnOnce() -> RelayEventKind) {
+        self.events.publish(kind);
+    }
+
+    /// Observes the outcome of a request.
+    pub(crate) fn request(&self, facts: RequestFacts<'_>, outcome: &RequestOutcome) {
+        self.audit.request(facts, outcome);
+        let stamp = self
+            .events
+            .publish(|| RelayEventKind::Request(Box::new(record(facts, outcome))));
+        if let Some(owner) = facts.owner {
+            notify(owner, facts, outcome, stamp);
+        }
+    }
+}
+
+/// Reports an outcome to the tunnel's owner, and to no one else. The agent itself reports what
+/// reached it.
+fn notify(
+    owner: &OwnerEvents,
+    facts: RequestFacts<'_>,
+    outcome: &RequestOutcome,
+    stamp: EventStamp,
+) {
+    let took = outcome.took;
+    let event = |check| event(facts, check, took, stamp);
+    let refused = |refusal: &Refusal| RefusedRequest {
+        status: refusal.status.as_u16(),
+        reason: refusal.reason.clone(),
+        ..event(refusal.check)
+    };
+
+    if let Some(note) = outcome.note {
+        owner.push(Check::Syntax, || RefusedRequest {
+            reason: note.to_owned(),
+            note: true,
+            ..event(Check::Syntax)
+        });
+    }
+
+    if let Some(refusal) = &outcome.observed {
+        owner.push(refusal.check, || RefusedRequest {
+            status: StatusCode::OK.as_u16(),
+            observed: true,
+            ..refused(refusal)
+        });
+    }
+
+    match &outcome.verdict {
+        Verdict::Refused(refusal) => {
+            owner.push(refusal.check, || refused(refusal));
+        }
+        Verdict::Challenge(_) | Verdict::Duplicate => {
+            let check = outcome.verdict.check().unwrap_or(Check::Syntax);
+            owner.push(check, || RefusedRequest {
+                status: outcome.status.map_or(0, |status| status.as_u16()),
+                reason: outcome.verdict.reason().unwrap_or_default().to_owned(),
+                answered: true,
+                ..event(check)
+            });
+        }
+        Verdict::Failed(failure) if failure.reported_by == Reporter::Relay => {
+            let refusal = Refusal::new(Check::Tunnel, failure.code, failure.reason.as_str());
+            owner.push(Check::Tunnel, || refused(&refusal));
+        }
+        Verdict::Forwarded(_)
+        | Verdict::RefusedByAgent { .. }
+        | Verdict::Failed(_)
+        | Verdict::Overloaded
+        | Verdict::Aborted => {}
+    }
+}
+
+/// Returns the fields that all events of the owner have.
+fn event(
+    facts: RequestFacts<'_>,
+    check: Check,
+    took: Duration,
+    stamp: EventStamp,
+) -> RefusedRequest {
+    RefusedRequest {
+        id: facts.id.to_string(),
+        host: facts.host.to_owned(),
+        method: Escaped(facts.method.as_str().as_bytes()).to_string(),
+        path: shown_path(facts.target),
+        client: facts.client.to_string(),
+        status: 0,
+        check,
+        reason: String::new(),
+        ms: millis(took),
+        observed: false,
+        answered: false,
+        note: false,
+        age_ms: 0,
+        at_ms: stamp.at.0,
+        order: stamp.order,
+    }
+}
+
+/// Returns the record for subscribers.
+fn record(facts: RequestFacts<'_>, outcome: &RequestOutcome) -> RequestRecord {
+    let verdict = &outcome.verdict;
+    let upstream = match verdict {
+        Verdict::Forwarded(upstream) => Some(*upstream),
+        _ => None,
+    };
+
+    RequestRecord {
+        id: facts.id.to_string(),
+        host: facts.host.to_owned(),
+        method: Escaped(facts.method.as_str().as_bytes()).to_string(),
+        path: shown_path(facts.target),
+        client: facts.client,
+        event: verdict.event(),
+        status: outcome.status.map(|status| status.as_u16()),
+        check: verdict.check().map(Check::as_str),
+        code: verdict.code().map(|code| code.as_str()),
+        reason: verdict.reason().map(str::to_owned),
+        ms: millis(outcome.took),
+        request_bytes: outcome.sizes.request,
+        response_bytes: outcome.sizes.response,
+        upstream_ms: upstream.map(|upstream| millis(upstream.took)),
+        attempts: upstream.map(|upstream| upstream.attempts),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

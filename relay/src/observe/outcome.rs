@@ -1,0 +1,159 @@
+//! Outcome of a request. The edge produces one for each request, and the observer consumes it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hookward_core::reason::{Check, Code, Refusal};
+use hookward_gate::providers::challenge::ChallengeResponse;
+use hookward_tunnel::protocol::head::RequestId;
+use http::{Method, StatusCode};
+
+use crate::observe::owner_events::OwnerEvents;
+
+/// Facts about a request, as far as they are known.
+#[derive(Clone, Copy)]
+pub(crate) struct RequestFacts<'r> {
+    pub id: RequestId,
+    /// Public host, or empty.
+    pub host: &'r str,
+    pub method: &'r Method,
+    /// Path and query. Only the path is shown, because queries carry tokens.
+    pub target: &'r [u8],
+    /// Client address.
+    pub client: IpAddr,
+    /// Events of the tunnel's owner, while an agent is connected.
+    pub owner: Option<&'r OwnerEvents>,
+}
+
+/// Outcome of a request.
+pub(crate) struct RequestOutcome {
+    pub verdict: Verdict,
+    /// Status of the response; `None` if the sender got none.
+    pub status: Option<StatusCode>,
+    /// Time from the head of the request to the head of the response.
+    pub took: Duration,
+    pub sizes: BodySizes,
+    /// Check that would have refused the request, if its route did not only observe.
+    pub observed: Option<Refusal>,
+    /// Hint for the tunnel's owner.
+    pub note: Option<&'static str>,
+}
+
+/// End of a request.
+pub(crate) enum Verdict {
+    /// The application responded.
+    Forwarded(UpstreamResult),
+    /// The relay answered a provider's challenge.
+    Challenge(Box<ChallengeResponse>),
+    /// The relay acknowledged a duplicate of an accepted delivery.
+    Duplicate,
+    /// A check of the relay refused.
+    Refused(Refusal),
+    /// The agent's gate refused, and has reported the reason to its owner.
+    RefusedByAgent { code: Code, status: StatusCode },
+    /// The request was permitted, and no response came.
+    Failed(Failure),
+    /// The relay has too many requests of this client address.
+    Overloaded,
+    /// The sender left before the response.
+    Aborted,
+}
+
+/// Result of the exchange with the application.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UpstreamResult {
+    /// Time from the permit to the head of the response.
+    pub took: Duration,
+    /// Number of sessions over which the relay sent the request.
+    pub attempts: usize,
+}
+
+/// Failure to forward a permitted request.
+pub(crate) struct Failure {
+    pub code: Code,
+    pub status: StatusCode,
+    pub reason: String,
+    /// Recipient of an event about it: the agent reports its own failures.
+    pub reported_by: Reporter,
+}
+
+/// Program that reports a failure to the tunnel's owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reporter {
+    Relay,
+    Agent,
+    /// Without a connected agent, there is no recipient.
+    Nobody,
+}
+
+/// Sizes of both bodies in bytes, as known at the head of the response.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct BodySizes {
+    pub request: Option<u64>,
+    pub response: Option<u64>,
+}
+
+impl From<Refusal> for Verdict {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Verdict {
+    /// Returns the verdict on a request without a connected agent.
+    pub(crate) fn offline() -> Self {
+        Self::Failed(Failure {
+            code: Code::AgentOffline,
+            status: Code::AgentOffline.status(),
+            reason: "no agent is connected for this host".to_owned(),
+            reported_by: Reporter::Nobody,
+        })
+    }
+
+    /// Returns the name of the event in records.
+    pub(crate) const fn event(&self) -> &'static str {
+        match self {
+            Self::Forwarded(_) => "forwarded",
+            Self::Challenge(_) | Self::Duplicate => "answered",
+            Self::Refused(_) | Self::RefusedByAgent { .. } | Self::Overloaded => "refused",
+            Self::Failed(_) => "failed",
+            Self::Aborted => "aborted",
+        }
+    }
+
+    /// Returns the check that decided, if one did.
+    pub(crate) const fn check(&self) -> Option<Check> {
+        match self {
+            Self::Challenge(_) => Some(Check::Signature),
+            Self::Duplicate => Some(Check::Replay),
+            Self::Refused(refusal) => Some(refusal.check),
+            Self::Failed(_) => Some(Check::Tunnel),
+            Self::Forwarded(_) | Self::RefusedByAgent { .. } | Self::Overloaded | Self::Aborted => {
+                None
+            }
+        }
+    }
+
+    /// Returns the error code of the response, if it is an error.
+    pub(crate) const fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.code),
+            Self::RefusedByAgent { code, .. } => Some(*code),
+            Self::Failed(failure) => Some(failure.code),
+            Self::Overloaded => Some(Code::Overloaded),
+            Self::Forwarded(_) | Self::Challenge(_) | Self::Duplicate | Self::Aborted => None,
+        }
+    }
+
+    /// Returns the reason for the tunnel's owner and the log.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Challenge(_) => Some("the provider's challenge"),
+            Self::Duplicate => Some("acknowledged: duplicate of an accepted delivery"),
+            Self::Refused(refusal) => Some(&refusal.reason),
+            Self::Failed(failure) => Some(&failure.reason),
+            Self::Overloaded => Some("too many requests of this client address are in progress"),
+            Self::Forwarded(_) | Self::RefusedByAgent { .. } | Self::Aborted => None,
+        }
+    }
+}
