@@ -8,9 +8,8 @@ use hookward_core::clock::Clock;
 use hookward_runtime::process::{self, OtherUsers};
 use hookward_runtime::sqlite;
 
-use crate::certs::{
-    CertError, EDGE_FILE, EDGE_KEY_FILE, EDGE_NAMES_FILE, IDENTITY_FILE, TunnelIdentity,
-};
+use crate::certs::self_signed::{EDGE_FILE, EDGE_KEY_FILE, EDGE_NAMES_FILE};
+use crate::certs::{CertError, IDENTITY_FILE, TunnelIdentity};
 use crate::storage::{STATE_FILE, StorageError, Store};
 
 /// Unusable content of the data directory.

@@ -28,7 +28,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::StartError;
-use crate::certs::{self};
+use crate::certs::resolver::CertificateResolver;
+use crate::certs::review::{Finding, WantedNames};
+use crate::certs::self_signed;
+use crate::certs::source::{CertificateSource, CertificateWatch};
 use crate::data_dir;
 use crate::edge::EdgeListener;
 use crate::edge::authority::Ports;
@@ -99,39 +102,24 @@ impl Relay {
         data_dir::clean_up(&settings.data_dir);
         let (store, identity) = data_dir::open(&settings.data_dir, settings.reset, &clock)?;
         let pin = identity.pin;
-        let (certified, self_signed) = match &settings.certificate {
-            Some((chain, key)) => {
-                let certified = certs::read_pem(chain, key)?;
-                // Hosts of an earlier domain are not served.
-                let served = store
-                    .hosts()?
-                    .into_iter()
-                    .filter(|host| host.is_child_of(&settings.domain));
-                let hosts: Vec<_> = served.chain(settings.hosts.keys().cloned()).collect();
-
-                let warnings = certs::review::review(
-                    &certified,
-                    (chain, key),
-                    &settings.domain,
-                    &hosts,
-                    clock.now(),
-                )?;
-                warnings
-                    .iter()
-                    .for_each(|warning| tracing::warn!("{warning}"));
-
-                (certified, None)
-            }
-            None => {
-                let names = certs::names_of(&settings.domain, settings.hosts.keys());
-                let (certified, path) =
-                    certs::self_signed(&settings.data_dir, &names, clock.now())?;
-                (certified, Some(path))
-            }
+        let source = certificate_source(&settings);
+        let wanted = wanted_names(&store, &settings);
+        // Subscribed before the files are read, so that no change in between is lost.
+        let certificate_reloads = Reloads::new(&source.files()).map_err(StartError::Signal)?;
+        let loaded = source.load(&wanted(), &clock)?;
+        loaded.findings.iter().for_each(Finding::log);
+        let self_signed = source.self_signed();
+        let resolver = Arc::new(CertificateResolver::new(loaded.pair)?);
+        let certificates = CertificateWatch {
+            source,
+            resolver: Arc::clone(&resolver),
+            wanted,
+            clock: clock.clone(),
+            findings: loaded.findings,
         };
 
         let tls = TlsAcceptors::new(
-            certified,
+            resolver,
             identity.certificate.clone(),
             identity.key.clone_key(),
         )?;
@@ -150,8 +138,8 @@ impl Relay {
 
         // Subscribed before the file is read, so that no change in between is lost. Without a
         // baseline policy, SIGHUP changes nothing.
-        let reloads =
-            Reloads::new(settings.baseline_policy.as_deref()).map_err(StartError::Signal)?;
+        let policy_file = settings.baseline_policy.as_deref();
+        let reloads = Reloads::new(policy_file.as_slice()).map_err(StartError::Signal)?;
         let baseline = BaselinePolicy::load(settings.baseline_policy.as_deref(), &clock, &lists)?;
         let dedup = DedupWriter::open(
             &settings.data_dir.join(DEDUP_FILE),
@@ -234,6 +222,7 @@ impl Relay {
             limits: settings.limits,
         });
 
+        tasks.spawn(certificates.run(certificate_reloads, stop_agents.clone()));
         tasks.spawn(agent_changes::log_changes(
             store.clone(),
             stop_agents.clone(),
@@ -364,6 +353,34 @@ impl Relay {
     #[must_use]
     pub const fn address_sets(&self) -> &NamedSets {
         &self.lists.sets
+    }
+}
+
+fn certificate_source(settings: &Settings) -> CertificateSource {
+    match &settings.certificate {
+        Some((chain, key)) => CertificateSource::Files {
+            chain: chain.clone(),
+            key: key.clone(),
+        },
+        None => CertificateSource::SelfSigned {
+            dir: settings.data_dir.clone(),
+            names: self_signed::names_of(&settings.domain, settings.hosts.keys()),
+        },
+    }
+}
+
+/// Returns a function that lists the names which the certificate must cover now.
+fn wanted_names(store: &Store, settings: &Settings) -> impl Fn() -> WantedNames + Clone + use<> {
+    let (store, domain) = (store.clone(), settings.domain.clone());
+    let reserved: Vec<_> = settings.hosts.keys().cloned().collect();
+    move || {
+        // Hosts of an earlier domain are not served. A failing store is reported elsewhere.
+        let served = store.hosts().unwrap_or_default().into_iter();
+        let served = served.filter(|host| host.is_child_of(&domain));
+        WantedNames {
+            hosts: served.chain(reserved.iter().cloned()).collect(),
+            domain: domain.clone(),
+        }
     }
 }
 

@@ -1,12 +1,18 @@
-//! Certificates from the settings: the start names what senders would reject.
+//! Certificates from the settings: the relay names what senders would reject, and uses a renewed
+//! certificate without a restart.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use hookward_core::clock::Clock;
 use hookward_tests::process::{Ended, Process, run};
+use hookward_tests::sender::{Edge, Http1};
+use hookward_tests::wait::{happens, within};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd,
 };
+use rustls::RootCertStore;
 use tempfile::TempDir;
 
 const DOMAIN: &str = "hooks.example.test";
@@ -258,4 +264,162 @@ fn a_damaged_self_signed_certificate_is_replaced() {
         "",
     );
     assert_eq!(listed.code, Some(0), "{listed:?}");
+}
+
+/// A running relay with certificate files that the test overwrites.
+struct Renewed {
+    process: Process,
+    files: (PathBuf, PathBuf),
+    address: SocketAddr,
+    _dir: TempDir,
+}
+
+impl Renewed {
+    fn start(first: &Brought) -> Self {
+        let dir = TempDir::new().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (chain, key) = (path("chain.pem"), path("key.pem"));
+        fs::write(&chain, first.certificate.pem()).unwrap();
+        fs::write(&key, first.key.serialize_pem()).unwrap();
+        let data = path("data");
+        let [data, chain_file, key_file] = [&data, &chain, &key].map(|path| path.to_str().unwrap());
+        let args = [
+            "serve",
+            "--domain",
+            DOMAIN,
+            "--listen",
+            "127.0.0.1:0",
+            "--log-format",
+            "json",
+            "--data-dir",
+            data,
+            "--certificate",
+            chain_file,
+            "--key",
+            key_file,
+        ];
+
+        let mut process = Process::start("hookward-relay", &args, &[]);
+        let ready = process.event("ready");
+        let address = ready["edge"].as_str().unwrap().parse().unwrap();
+        Self {
+            process,
+            files: (chain, key),
+            address,
+            _dir: dir,
+        }
+    }
+
+    /// Overwrites both files, as a program that renews certificates.
+    fn write(&self, certificate: &Certificate, key: &KeyPair) {
+        fs::write(&self.files.0, certificate.pem()).unwrap();
+        fs::write(&self.files.1, key.serialize_pem()).unwrap();
+    }
+
+    /// Connects with this certificate as the only trusted one.
+    async fn connect(&self, certificate: &Certificate, alpn: &[u8]) -> std::io::Result<Http1> {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.der().clone()).unwrap();
+        let edge = Edge {
+            address: self.address,
+            host: format!("jira.{DOMAIN}"),
+            roots,
+            clock: Clock::System,
+        };
+        edge.tls(alpn, Some(&edge.host)).await.map(Http1::new)
+    }
+
+    async fn presents(&self, certificate: &Certificate) -> bool {
+        self.connect(certificate, b"http/1.1").await.is_ok()
+    }
+
+    fn reports(&self, text: &str) {
+        happens(text, || {
+            self.process.err().iter().any(|line| line.contains(text))
+        });
+    }
+}
+
+/// Row T01 of the faults: a renewal needs no restart, and drops no connection.
+#[tokio::test]
+async fn a_renewed_certificate_is_used_without_a_restart() {
+    let names = params(&format!("*.{DOMAIN}"));
+    let (first, second, third) = (
+        Brought::self_signed(&names),
+        Brought::self_signed(&names),
+        Brought::self_signed(&names),
+    );
+    let relay = Renewed::start(&first);
+    let mut kept = relay
+        .connect(&first.certificate, b"http/1.1")
+        .await
+        .unwrap();
+    assert!(!relay.presents(&second.certificate).await);
+
+    relay.write(&second.certificate, &second.key);
+    relay.reports("certificate reloaded");
+    assert!(relay.presents(&second.certificate).await);
+    assert!(!relay.presents(&first.certificate).await);
+
+    let host = format!("jira.{DOMAIN}");
+    kept.send("GET", "/", &host, &[], b"").await;
+    assert_eq!(kept.answer("GET").await.status, 404, "the connection stays");
+
+    relay.write(&third.certificate, &third.key);
+    relay.process.signal("HUP");
+    within("the relay presents the third certificate", async {
+        while !relay.presents(&third.certificate).await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_old_certificate_stays_when_the_new_one_is_bad() {
+    let names = params(&format!("*.{DOMAIN}"));
+    let (good, other) = (Brought::self_signed(&names), Brought::self_signed(&names));
+    let mut expired = params(&format!("*.{DOMAIN}"));
+    (expired.not_before, expired.not_after) =
+        (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 2, 1));
+    let expired = Brought::self_signed(&expired);
+    let elsewhere = Brought::self_signed(&params("elsewhere.example"));
+
+    let relay = Renewed::start(&good);
+    for (certificate, key, reason) in [
+        (
+            &other.certificate,
+            &good.key,
+            "is not the key of this certificate",
+        ),
+        (&expired.certificate, &expired.key, "certificate expired on"),
+        (
+            &elsewhere.certificate,
+            &elsewhere.key,
+            "senders refuse it there",
+        ),
+    ] {
+        relay.write(certificate, key);
+        relay.reports(reason);
+        relay.reports("the previous one stays in force");
+        assert!(relay.presents(&good.certificate).await, "{reason}");
+    }
+
+    relay.write(&other.certificate, &other.key);
+    relay.reports("certificate reloaded");
+    assert!(relay.presents(&other.certificate).await);
+}
+
+/// A client that validates the domain (RFC 8737) must get no other certificate than a challenge's.
+#[tokio::test]
+async fn an_acme_server_gets_no_certificate_without_a_challenge() {
+    let brought = Brought::self_signed(&params(&format!("*.{DOMAIN}")));
+    let relay = Renewed::start(&brought);
+    assert!(
+        relay
+            .connect(&brought.certificate, b"acme-tls/1")
+            .await
+            .is_err()
+    );
+    assert!(relay.presents(&brought.certificate).await);
 }

@@ -58,8 +58,8 @@ pub(super) fn again(
     plan: plan::Plan,
     state: &StateDir,
 ) -> Result<PlannedTunnel, CommandError> {
-    let reloads =
-        Reloads::new(args.policy.policy.as_deref()).map_err(CommandError::system("SIGHUP"))?;
+    let reloads = Reloads::new(args.policy.policy.as_deref().as_slice())
+        .map_err(CommandError::system("SIGHUP"))?;
     let host = args.public.host.clone();
     let args = HttpArgs {
         policy: PolicyFlags {

@@ -78,7 +78,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         path: path.split("/*").next().unwrap_or_default().to_owned(),
     };
 
-    let reloads = Reloads::new(None).map_err(CommandError::system("SIGHUP"))?;
+    let reloads = Reloads::new(&[]).map_err(CommandError::system("SIGHUP"))?;
     let again = Box::new(|| Ok(Err(hookward_core::diagnostics::Diagnostics(Vec::new()))));
     let tunnel = PlannedTunnel {
         host: args.public.host.clone(),

@@ -1,6 +1,7 @@
 //! The relay's identity: the key that agents pin.
 
-use super::{CertError, CertificatePair, named, read_pem, write_secret};
+use super::pem::read_pem;
+use super::{CertError, CertificatePair, named, write_secret};
 use hookward_tunnel::transport::identity::Pin;
 use hookward_tunnel::transport::quic::SERVER_NAME;
 use rcgen::{CertificateParams, KeyPair};

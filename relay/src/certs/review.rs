@@ -1,7 +1,9 @@
-//! Review of the edge's certificate at startup, before a sender rejects it.
+//! Review of the edge's certificate, before a sender rejects it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use hookward_core::reason::Reason;
-use std::path::Path;
 
 use hookward_core::clock::UnixMillis;
 use hookward_core::names::HostName;
@@ -12,7 +14,59 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::{CertError, CertificatePair};
 
-/// Checks a chain and its key, and returns warnings for the administrator.
+/// Names that the certificate must cover: the domain, and the hosts that are served.
+pub(crate) struct WantedNames {
+    pub domain: HostName,
+    pub hosts: Vec<HostName>,
+}
+
+/// Something that senders will reject in a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finding {
+    file: PathBuf,
+    kind: FindingKind,
+    text: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum FindingKind {
+    /// Expired, or not valid yet.
+    Invalid,
+    /// Names that are not covered.
+    Names(Vec<String>),
+    /// Most senders accept it now.
+    Warning,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.file.display(), self.text)
+    }
+}
+
+impl Finding {
+    /// Logs the finding as a warning.
+    pub(crate) fn log(&self) {
+        tracing::warn!("{self}");
+    }
+
+    /// Returns `true` if senders reject the certificate.
+    pub(crate) const fn is_fault(&self) -> bool {
+        !matches!(self.kind, FindingKind::Warning)
+    }
+
+    /// Returns `true` if this fault of the certificate in use includes a fault of a new one.
+    pub(crate) fn is_same_fault(&self, new: &Self) -> bool {
+        match (&self.kind, &new.kind) {
+            (FindingKind::Names(old), FindingKind::Names(new)) => {
+                new.iter().all(|name| old.contains(name))
+            }
+            (old, new) => old == new,
+        }
+    }
+}
+
+/// Checks a chain and its key, and returns findings for the administrator.
 ///
 /// # Errors
 /// [`CertError`] for what every sender rejects: a key of another certificate, or a chain in the
@@ -20,10 +74,9 @@ use super::{CertError, CertificatePair};
 pub(crate) fn review(
     certified: &CertificatePair,
     files: (&Path, &Path),
-    domain: &HostName,
-    hosts: &[HostName],
+    wanted: &WantedNames,
     now: UnixMillis,
-) -> Result<Vec<String>, CertError> {
+) -> Result<Vec<Finding>, CertError> {
     let (chain_file, key_file) = files;
     let content = |what: String| CertError::Content {
         path: chain_file.to_owned(),
@@ -34,27 +87,37 @@ pub(crate) fn review(
     let Some(first) = certified.chain.first() else {
         return Ok(Vec::new());
     };
-    let mut warnings = Vec::new();
-    let mut warn = |what: String| warnings.push(format!("{}: {what}", chain_file.display()));
+    let mut findings = Vec::new();
+    let mut find = |kind, text: String| {
+        findings.push(Finding {
+            file: chain_file.to_owned(),
+            kind,
+            text,
+        });
+    };
 
     let certificate = match X509Certificate::from_der(first) {
         Ok((_, certificate)) => certificate,
         // rustls accepts some certificates that this parser rejects.
         Err(error) => {
-            warn(format!("the first certificate can't be reviewed: {error}"));
-            return Ok(warnings);
+            let text = format!("the first certificate can't be reviewed: {error}");
+            find(FindingKind::Warning, text);
+            return Ok(findings);
         }
     };
 
-    validity_warning(&certificate, now)
-        .into_iter()
-        .for_each(&mut warn);
+    if let Some((kind, text)) = review_validity(&certificate, now) {
+        find(kind, text);
+    }
 
-    if let Some(what) = uncovered(first, domain, hosts) {
-        warn(format!(
-            "the certificate is {}, and not for {what}: senders refuse it there",
-            names(&certificate)
-        ));
+    let missing = uncovered(first, wanted);
+    if !missing.is_empty() {
+        let text = format!(
+            "the certificate is {}, and not for {}: senders refuse it there",
+            names(&certificate),
+            missing.join(", ")
+        );
+        find(FindingKind::Names(missing), text);
     }
 
     if certified.chain.len() == 1
@@ -62,33 +125,45 @@ pub(crate) fn review(
         && !is_root(&certificate)
     {
         let issuer = certificate.issuer();
-        warn(format!(
+        let text = format!(
             "the chain has only the server's certificate, issued by {issuer}, which this system does not trust: \
              many senders refuse it; name the file with the whole chain (fullchain.pem)"
-        ));
+        );
+        find(FindingKind::Warning, text);
     }
 
-    Ok(warnings)
+    Ok(findings)
 }
 
-/// Returns a warning if the certificate is not yet valid, has expired, or expires soon.
-fn validity_warning(certificate: &X509Certificate<'_>, now: UnixMillis) -> Option<String> {
+/// Returns the expiry of the first certificate, as text.
+pub(super) fn expiry(pair: &CertificatePair) -> String {
+    let first = pair.chain.first();
+    let certificate = first.and_then(|first| X509Certificate::from_der(first).ok());
+    certificate.map_or_else(
+        || "unknown".to_owned(),
+        |(_, certificate)| certificate.validity().not_after.to_string(),
+    )
+}
+
+/// Returns a finding if the certificate is not yet valid, has expired, or expires soon.
+fn review_validity(
+    certificate: &X509Certificate<'_>,
+    now: UnixMillis,
+) -> Option<(FindingKind, String)> {
     let at = |time: i64| u64::try_from(time).unwrap_or_default();
     let validity = certificate.validity();
     let (begin, end, now) = (&validity.not_before, &validity.not_after, now.seconds());
 
     if now >= at(end.timestamp()) {
-        Some(format!(
-            "certificate expired on {end}: senders refuse it; renew it, and restart the relay"
-        ))
+        let text = format!("certificate expired on {end}: senders refuse it; renew it");
+        Some((FindingKind::Invalid, text))
     } else if now < at(begin.timestamp()) {
-        Some(format!(
-            "certificate is not valid before {begin}: is the clock of this machine right?"
-        ))
+        let text =
+            format!("certificate is not valid before {begin}: is the clock of this machine right?");
+        Some((FindingKind::Invalid, text))
     } else if now + NEAR_END_DAYS * DAY_SECONDS >= at(end.timestamp()) {
-        Some(format!(
-            "certificate expires soon, on {end}: renew it, and restart the relay"
-        ))
+        let text = format!("certificate expires soon, on {end}: renew it");
+        Some((FindingKind::Warning, text))
     } else {
         None
     }
@@ -131,12 +206,11 @@ pub(super) fn check_key(certified: &CertificatePair, key_file: &Path) -> Result<
 }
 
 /// Returns the names that the certificate should cover but does not.
-fn uncovered(
-    certificate: &CertificateDer<'_>,
-    domain: &HostName,
-    hosts: &[HostName],
-) -> Option<String> {
-    let entity = webpki::EndEntityCert::try_from(certificate).ok()?;
+fn uncovered(certificate: &CertificateDer<'_>, wanted: &WantedNames) -> Vec<String> {
+    let WantedNames { domain, hosts } = wanted;
+    let Ok(entity) = webpki::EndEntityCert::try_from(certificate) else {
+        return Vec::new();
+    };
     let is_for = |name: &str| {
         ServerName::try_from(name)
             .is_ok_and(|name| entity.verify_is_valid_for_subject_name(&name).is_ok())
@@ -148,13 +222,11 @@ fn uncovered(
         .filter(|host| !is_for(host.as_str()))
         .map(ToString::to_string)
         .collect();
-    match missing.is_empty() {
-        false => Some(missing.join(", ")),
-        true if hosts.is_empty() && !is_for(&format!("{ANY_LABEL}.{domain}")) => {
-            Some(format!("*.{domain}"))
-        }
-        true => None,
+    if hosts.is_empty() && !is_for(&format!("{ANY_LABEL}.{domain}")) {
+        return vec![format!("*.{domain}")];
     }
+
+    missing
 }
 
 /// Label that no tunnel has. A certificate that covers it covers every tunnel below the domain.

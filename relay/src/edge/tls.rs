@@ -8,13 +8,13 @@ use hookward_tunnel::protocol::ALPN;
 use hookward_tunnel::transport::identity::crypto_provider;
 use hookward_tunnel::transport::tcp;
 use rustls::ServerConfig;
-use rustls::server::Acceptor;
+use rustls::server::{Acceptor, ClientHello};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::certs::CertificatePair;
+use crate::certs::resolver::CertificateResolver;
 
 /// ALPN name of HTTP/2 (RFC 9113 §3.1).
 pub(crate) const H2: &[u8] = b"h2";
@@ -39,14 +39,14 @@ impl TlsAcceptors {
     /// # Errors
     /// If a key does not match its certificate.
     pub(crate) fn new(
-        edge: CertificatePair,
+        edge: Arc<CertificateResolver>,
         identity: CertificateDer<'static>,
         key: PrivateKeyDer<'static>,
     ) -> Result<Self, rustls::Error> {
         let mut senders = ServerConfig::builder_with_provider(crypto_provider())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
-            .with_single_cert(edge.chain, edge.key)?;
+            .with_cert_resolver(edge);
         senders.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
         senders.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
 
@@ -65,22 +65,48 @@ impl TlsAcceptors {
         stream: S,
     ) -> io::Result<AcceptedTls<S>> {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-        let agent = hello
-            .client_hello()
-            .alpn()
-            .is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN));
-        if agent {
-            return hello
+        match Peer::of(&hello.client_hello()) {
+            Peer::Agent => hello
                 .into_stream(Arc::clone(&self.agents))
                 .await
-                .map(AcceptedTls::Agent);
+                .map(AcceptedTls::Agent),
+            Peer::Sender => hello
+                .into_stream(Arc::clone(&self.senders))
+                .await
+                .map(AcceptedTls::Sender),
+            Peer::AcmeServer => Err(io::Error::other("no ACME challenge is pending")),
         }
-
-        hello
-            .into_stream(Arc::clone(&self.senders))
-            .await
-            .map(AcceptedTls::Sender)
     }
 }
+
+/// Kind of a TLS client, by the protocol that it offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Peer {
+    Sender,
+    Agent,
+    /// Validates the domain by a challenge certificate (RFC 8737).
+    AcmeServer,
+}
+
+impl Peer {
+    fn of(hello: &ClientHello<'_>) -> Self {
+        let offers = |wanted: &[u8]| {
+            let mut offered = hello.alpn().into_iter().flatten();
+            offered.any(|protocol| protocol == wanted)
+        };
+
+        if offers(ALPN) {
+            Self::Agent
+        } else if offers(ACME_TLS) {
+            Self::AcmeServer
+        } else {
+            Self::Sender
+        }
+    }
+}
+
+/// ALPN name of an ACME challenge (RFC 8737 §6.2). A client that offers it gets no other
+/// certificate than that of a challenge.
+const ACME_TLS: &[u8] = b"acme-tls/1";
 
 const HTTP_1_1: &[u8] = b"http/1.1";

@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// Waits for changes of one file, and for SIGHUP.
+/// Waits for changes of files, and for SIGHUP.
 pub struct Reloads {
-    path: Option<PathBuf>,
-    seen: Option<Stamp>,
+    paths: Vec<PathBuf>,
+    /// State of each file; `None` while one of them is absent.
+    seen: Option<Vec<Stamp>>,
     hangup: Signal,
     looks: Interval,
 }
@@ -36,16 +37,16 @@ impl Stamp {
 }
 
 impl Reloads {
-    /// Starts to wait, from the current state of the file. Without a file only SIGHUP counts.
+    /// Starts to wait, from the current state of the files. Without files only SIGHUP counts.
     ///
     /// # Errors
     /// The system refused the signal handler.
-    pub fn new(path: Option<&Path>) -> io::Result<Self> {
+    pub fn new(paths: &[&Path]) -> io::Result<Self> {
         let mut looks = interval(POLL_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
-            seen: path.and_then(Stamp::of),
-            path: path.map(Path::to_owned),
+            seen: paths.iter().map(|path| Stamp::of(path)).collect(),
+            paths: paths.iter().map(|path| (*path).to_owned()).collect(),
             hangup: signal(SignalKind::hangup())?,
             looks,
         })
@@ -56,19 +57,23 @@ impl Reloads {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => {
-                    self.seen = self.path.as_deref().and_then(Stamp::of);
+                    self.seen = self.stamps();
                     return;
                 }
                 _ = self.looks.tick() => {
-                    let stamp = self.path.as_deref().and_then(Stamp::of);
+                    let stamps = self.stamps();
                     // A file that is being replaced may be absent for a moment.
-                    if stamp.is_some() && stamp != self.seen {
-                        self.seen = stamp;
+                    if stamps.is_some() && stamps != self.seen {
+                        self.seen = stamps;
                         return;
                     }
                 }
             }
         }
+    }
+
+    fn stamps(&self) -> Option<Vec<Stamp>> {
+        self.paths.iter().map(|path| Stamp::of(path)).collect()
     }
 }
 
