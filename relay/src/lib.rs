@@ -32,4 +32,4 @@ pub use fetch::client::{FetchError, FetchSettings, Fetcher};
 pub use observe::{EventStamp, Received, RelayEvent, RelayEventKind, RequestRecord, Subscription};
 pub use server::{Relay, StartError};
 pub use settings::Settings;
-pub use storage::{StorageError, Store};
+pub use storage::{CommitStats, StorageError, Store};

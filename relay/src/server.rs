@@ -48,9 +48,9 @@ use crate::overload::per_client::PerClientLimiter;
 use crate::sessions::context::{PoliciesInForce, SessionContext};
 use crate::sessions::{AgentAcceptor, AgentListener, Registry};
 use crate::settings::Settings;
-use crate::storage::Store;
 use crate::storage::agents::TakenHost;
 use crate::storage::dedup::DedupWriter;
+use crate::storage::{CommitStats, STATE_FILE, Store};
 
 /// A running relay.
 pub struct Relay {
@@ -68,7 +68,7 @@ pub struct Relay {
     /// Tracker of tasks beside the listeners: updates of address sets, reloads, key fetches.
     tasks: TaskTracker,
     lists: IpSetUpdater,
-    _dedup: DedupWriter,
+    dedup: DedupWriter,
     _lock: DirLock,
 }
 
@@ -272,7 +272,7 @@ impl Relay {
             observer,
             tasks,
             lists,
-            _dedup: dedup,
+            dedup,
             _lock: lock,
         })
     }
@@ -311,6 +311,15 @@ impl Relay {
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         self.observer.subscribe()
+    }
+
+    /// Returns the measurements of the commits of each database, by the name of its file.
+    #[must_use]
+    pub fn commits(&self) -> [(&'static str, CommitStats); 2] {
+        [
+            (STATE_FILE, self.store.commits()),
+            (DEDUP_FILE, self.dedup.commits()),
+        ]
     }
 
     /// Returns the number of body bytes in memory.

@@ -2,19 +2,27 @@
 //!
 //! [`Store`] is the state file: agents and join tokens ([`agents`]), the hosts that agents own
 //! ([`hosts`]), address sets and facts about the relay ([`facts`]). It keeps only hashes of secrets.
-//! [`dedup`] keeps accepted deliveries in a second file.
+//! [`dedup`] keeps accepted deliveries in a second file. Each file has one [`writer`].
 
 pub(crate) mod agents;
 pub(crate) mod dedup;
 pub(crate) mod facts;
 pub(crate) mod hosts;
+mod jobs;
+mod writer;
 
 use std::io;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use hookward_runtime::sqlite::{self, Durability, Schema, SqliteError};
 use rusqlite::{Connection, Transaction};
+
+use self::jobs::{Job, StateJobs, job};
+pub use self::writer::CommitStats;
+use self::writer::{Writer, WriterOptions};
 
 /// Failure of the relay's storage.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +37,19 @@ pub enum StorageError {
     #[error(transparent)]
     Dedup(SqliteError),
     /// The system did not start the writer thread.
-    #[error("the writer thread of the deduplication file did not start: {0}")]
-    Thread(io::Error),
+    #[error("the writer thread of {path} did not start: {source}")]
+    Thread {
+        /// The file.
+        path: PathBuf,
+        /// Error of the system.
+        source: io::Error,
+    },
+    /// The file did not answer in time.
+    #[error("{path} did not answer within {} s", REPLY_TIMEOUT.as_secs())]
+    Timeout {
+        /// The file.
+        path: PathBuf,
+    },
     /// The program is stopping.
     #[error("the program is stopping")]
     Stopping,
@@ -64,8 +83,7 @@ fn state_remedy(error: &SqliteError) -> &'static str {
 /// same file beside a running relay.
 #[derive(Clone)]
 pub struct Store {
-    // A std mutex: SQLite calls never await.
-    connection: Arc<Mutex<Connection>>,
+    writer: Arc<Writer<Job>>,
     path: Arc<Path>,
 }
 
@@ -103,8 +121,15 @@ impl Store {
             return Err(failed(rusqlite::Error::SqliteFailure(corrupt, Some(found))));
         }
 
+        let options = WriterOptions {
+            name: "state",
+            path: path.to_owned(),
+            batch: BATCH_JOBS,
+            idle: None,
+            pause: Duration::ZERO,
+        };
         Ok(Self {
-            connection: Arc::new(Mutex::new(connection)),
+            writer: Arc::new(Writer::start(connection, StateJobs, options)?),
             path: path.into(),
         })
     }
@@ -123,20 +148,49 @@ impl Store {
             .map_err(|_| StorageError::Stopping)?
     }
 
-    fn with<T>(
-        &self,
-        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, StorageError> {
-        // A panic elsewhere leaves the connection usable: an open transaction is rolled back.
-        let mut connection = self
-            .connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+    /// Returns the measurements of the file's commits.
+    #[must_use]
+    pub fn commits(&self) -> CommitStats {
+        self.writer.queue().stats()
+    }
 
-        work(&mut connection)
-            .map_err(|source| StorageError::state(sqlite::failed(&self.path)(source)))
+    fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        self.call(false, work)
+    }
+
+    /// Executes `work`, whose changes are on disk when this returns. An error undoes them.
+    fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        self.call(true, work)
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        writes: bool,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let (job, result) = job(writes, work);
+        self.writer.queue().push(job);
+        match result.recv_timeout(REPLY_TIMEOUT) {
+            Ok(result) => result.map_err(|error| writer::failed(&self.path, error)),
+            Err(RecvTimeoutError::Disconnected) => Err(StorageError::Stopping),
+            Err(RecvTimeoutError::Timeout) => Err(StorageError::Timeout {
+                path: self.path.to_path_buf(),
+            }),
+        }
     }
 }
+
+/// Maximum number of jobs in one transaction.
+const BATCH_JOBS: usize = 256;
+
+/// Maximum wait for a job: SQLite itself waits up to 10 s for another process.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// State file in the data directory.
 pub(crate) const STATE_FILE: &str = "relay.db";
@@ -186,4 +240,102 @@ fn add_used_by(db: &Transaction<'_>) -> rusqlite::Result<()> {
         db.execute_batch("ALTER TABLE join_tokens ADD COLUMN used_by BLOB")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    const INSERT: &str = "INSERT INTO facts VALUES (?1, ?2)";
+
+    fn facts(store: &Store) -> i64 {
+        let count = "SELECT count(*) FROM facts";
+        store
+            .read(|db| db.query_row(count, [], |row| row.get(0)))
+            .unwrap()
+    }
+
+    /// Waiting jobs share one commit, so that each waits for one write to the disk.
+    #[test]
+    fn jobs_that_wait_are_committed_together() {
+        let store = Store::in_memory().unwrap();
+        let (entered, wait_for_entry) = channel();
+        let (release, wait_for_release) = channel::<()>();
+        let blocked = store.clone();
+        let first = std::thread::spawn(move || {
+            blocked.write(move |_| {
+                entered.send(()).unwrap();
+                wait_for_release.recv().unwrap();
+                Ok(())
+            })
+        });
+        wait_for_entry.recv().unwrap();
+        let before = store.commits();
+
+        let (jobs, results): (Vec<_>, Vec<_>) = (0..100)
+            .map(|n| {
+                job(true, move |db| {
+                    db.execute(INSERT, [n.to_string(), n.to_string()])
+                })
+            })
+            .unzip();
+        jobs.into_iter()
+            .for_each(|job| store.writer.queue().push(job));
+        release.send(()).unwrap();
+        first.join().unwrap().unwrap();
+        results
+            .iter()
+            .for_each(|result| assert_eq!(result.recv().unwrap(), Ok(1)));
+
+        let after = store.commits();
+        assert_eq!(after.commits - before.commits, 2);
+        assert_eq!(after.requests - before.requests, 101);
+        assert!(after.longest <= after.total && after.failures == 0);
+        assert_eq!(facts(&store), 100);
+    }
+
+    #[test]
+    fn a_job_that_fails_undoes_its_own_changes_only() {
+        let store = Store::in_memory().unwrap();
+        let failed = store.write(|db| {
+            db.execute(INSERT, ["a", "1"])?;
+            db.execute(INSERT, ["a", "2"])
+        });
+        assert!(matches!(failed, Err(StorageError::State { .. })));
+        assert_eq!(facts(&store), 0);
+
+        store.write(|db| db.execute(INSERT, ["a", "3"])).unwrap();
+        assert_eq!(facts(&store), 1);
+    }
+
+    /// A full disk: the error names the file, and the writer works again once there is room.
+    #[test]
+    fn an_error_names_the_file() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join(STATE_FILE);
+        let store = Store::open(&path).unwrap();
+        let limit = |pages: u32| {
+            let set = format!("PRAGMA max_page_count = {pages}");
+            store
+                .read(move |db| db.query_row(&set, [], |row| row.get::<_, i64>(0)))
+                .unwrap()
+        };
+
+        let used = u32::try_from(limit(1)).unwrap();
+        limit(used);
+        let value = "x".repeat(1 << 20);
+        let again = value.clone();
+        let full = store
+            .write(move |db| db.execute(INSERT, ["a", &value]))
+            .unwrap_err();
+        assert!(full.to_string().contains("relay.db"), "{full}");
+        assert!(full.to_string().contains("full"), "{full}");
+
+        limit(used + 10_000);
+        store
+            .write(move |db| db.execute(INSERT, ["a", &again]))
+            .unwrap();
+    }
 }

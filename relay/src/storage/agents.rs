@@ -45,7 +45,7 @@ impl Store {
     /// # Errors
     /// [`StorageError::State`].
     pub fn is_new(&self) -> Result<bool, StorageError> {
-        self.with(|db| {
+        self.read(|db| {
             db.query_row("SELECT NOT EXISTS (SELECT 1 FROM agents)", [], |row| {
                 row.get(0)
             })
@@ -65,8 +65,8 @@ impl Store {
         now: UnixMillis,
     ) -> Result<Option<TakenHost>, StorageError> {
         let host = self.domain()?.map(|domain| domain.child(name));
-        self.with(|db| {
-            let tx = db.transaction()?;
+        let (name, digest) = (name.clone(), secret.digest());
+        self.write(move |tx| {
             tx.execute(
                 "INSERT INTO agents (name) VALUES (?1) ON CONFLICT DO NOTHING",
                 [name.as_str()],
@@ -85,7 +85,7 @@ impl Store {
             tx.execute(
                 "INSERT INTO join_tokens (digest, agent, expires_ms) VALUES (?1, ?2, ?3)",
                 params![
-                    secret.digest().as_bytes(),
+                    digest.as_bytes(),
                     agent,
                     millis(now).saturating_add(JOIN_TOKEN_LIFE_MS as i64)
                 ],
@@ -107,7 +107,6 @@ impl Store {
                 }
             }
 
-            tx.commit()?;
             Ok(taken)
         })
     }
@@ -117,7 +116,10 @@ impl Store {
     /// # Errors
     /// [`StorageError::State`].
     pub fn remove_agent(&self, name: &AgentName) -> Result<bool, StorageError> {
-        self.with(|db| Ok(db.execute("DELETE FROM agents WHERE name = ?1", [name.as_str()])? > 0))
+        let name = name.clone();
+        self.write(move |db| {
+            Ok(db.execute("DELETE FROM agents WHERE name = ?1", [name.as_str()])? > 0)
+        })
     }
 
     /// Returns all agents.
@@ -125,7 +127,7 @@ impl Store {
     /// # Errors
     /// [`StorageError::State`].
     pub fn list_agents(&self) -> Result<Vec<AgentRow>, StorageError> {
-        self.with(|db| {
+        self.read(|db| {
             let mut query = db.prepare(
                 "SELECT name, credential_digest IS NOT NULL, coalesce(group_concat(host, ' '), ''),
                         agents.id, credential_digest
@@ -156,13 +158,13 @@ impl Store {
         credential: &SecretDigest,
         now: UnixMillis,
     ) -> Result<Option<Agent>, StorageError> {
-        self.with(|db| {
-            let tx = db.transaction()?;
+        let (digest, credential) = (secret.digest(), credential.clone());
+        self.write(move |tx| {
             let agent: Option<i64> = tx
                 .query_row(
                     "UPDATE join_tokens SET used_by = ?3
                      WHERE digest = ?1 AND expires_ms > ?2 AND (used_by IS NULL OR used_by = ?3) RETURNING agent",
-                    params![secret.digest().as_bytes(), millis(now), credential.as_bytes()],
+                    params![digest.as_bytes(), millis(now), credential.as_bytes()],
                     |row| row.get(0),
                 )
                 .optional()?;
@@ -174,7 +176,6 @@ impl Store {
                 |row| row.get(0),
             )?;
 
-            tx.commit()?;
             Ok(AgentName::parse(&name).map(|name| Agent { id: AgentId(agent), name }))
         })
     }
@@ -186,7 +187,8 @@ impl Store {
     pub fn authenticate(&self, credential: &SecretDigest) -> Result<Option<Agent>, StorageError> {
         // Lookup by digest: timing can reveal only a digest, from which a 256-bit credential cannot
         // be found.
-        self.with(|db| {
+        let credential = credential.clone();
+        self.read(move |db| {
             db.query_row(
                 "SELECT id, name FROM agents WHERE credential_digest = ?1",
                 [credential.as_bytes()],

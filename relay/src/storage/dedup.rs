@@ -1,5 +1,4 @@
-//! Deduplication of deliveries, in a SQLite file of its own. One thread claims them atomically and
-//! commits in batches, so that requests wait for one commit and not for each other's.
+//! Deduplication of deliveries, in a SQLite file of its own with its own writer.
 //!
 //! A claim is pending until the application answers 2xx; then it is confirmed before the sender
 //! gets the response. Pending claims of an ended process are void: their deliveries were not
@@ -9,14 +8,13 @@
 //! Windows use monotonic time; a changed clock affects them only at the next start.
 
 mod claim_guard;
+mod claims;
 mod schema;
-mod writer;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hookward_core::clock::{Clock, UnixMillis};
@@ -28,9 +26,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub(crate) use self::claim_guard::ClaimGuard;
+use self::claims::{Claims, SteadyTime};
 use self::schema::prepare;
-use self::writer::{SteadyTime, WriterThread};
 use crate::storage::StorageError;
+use crate::storage::writer::{CommitStats, Writer, WriterOptions, WriterQueue};
 
 type Key = [u8; 32];
 /// Number of rows in the file, by tunnel.
@@ -39,23 +38,9 @@ type Counts = HashMap<Arc<str>, u64>;
 /// Handle of the deduplication; clones share it.
 #[derive(Clone)]
 pub(crate) struct DeliveryDedup {
-    shared: Arc<DedupShared>,
-}
-
-struct DedupShared {
-    // A std mutex with a condition variable: the thread waits on it, and requests only push.
-    queue: Mutex<DedupQueue>,
-    changed: Condvar,
-    holders: AtomicI64,
-    limit: u64,
-}
-
-#[derive(Default)]
-struct DedupQueue {
-    requests: VecDeque<DedupRequest>,
-    ended: bool,
-    /// `true` while the file cannot be written, so that duplicates cannot be recognised.
-    failing: bool,
+    queue: WriterQueue<DedupRequest>,
+    /// Number of the next claim.
+    holders: Arc<AtomicI64>,
 }
 
 /// Request to the writer thread.
@@ -78,10 +63,10 @@ enum DedupRequest {
     },
 }
 
-/// Thread that owns the file. Dropping it ends the thread.
+/// Writer of the file. Dropping it ends its thread.
 pub(crate) struct DedupWriter {
     pub dedup: DeliveryDedup,
-    thread: Option<JoinHandle<()>>,
+    writer: Writer<DedupRequest>,
 }
 
 impl DedupWriter {
@@ -107,51 +92,41 @@ impl DedupWriter {
             prepared => prepared.map_err(StorageError::Dedup)?,
         };
 
-        let shared = Arc::new(DedupShared {
-            queue: Mutex::default(),
-            changed: Condvar::new(),
-            holders: AtomicI64::new(1),
-            limit: most,
-        });
-
-        let dedup = DeliveryDedup {
-            shared: Arc::clone(&shared),
-        };
-        let writer = WriterThread {
-            connection,
+        let claims = Claims {
             time: SteadyTime::since(clock),
             counts,
-            shared,
+            limit: most,
         };
+        let options = WriterOptions {
+            name: "dedup",
+            path: path.to_owned(),
+            batch: BATCH_REQUESTS,
+            idle: Some(SWEEP_INTERVAL),
+            pause: RETRY_PAUSE,
+        };
+        let writer = Writer::start(connection, claims, options)?;
 
-        let thread = std::thread::Builder::new()
-            .name("dedup".to_owned())
-            .spawn(move || writer.run())
-            .map_err(StorageError::Thread)?;
+        let dedup = DeliveryDedup {
+            queue: writer.queue().clone(),
+            holders: Arc::new(AtomicI64::new(1)),
+        };
+        Ok(Self { dedup, writer })
+    }
 
-        Ok(Self {
-            dedup,
-            thread: Some(thread),
-        })
+    /// Returns the measurements of the file's commits.
+    pub(crate) fn commits(&self) -> CommitStats {
+        self.writer.queue().stats()
     }
 }
 
-impl Drop for DedupWriter {
-    fn drop(&mut self) {
-        self.dedup.shared.lock().ended = true;
-        self.dedup.shared.changed.notify_one();
-        if let Some(thread) = self.thread.take() {
-            // A thread that panicked leaves no partial state: every commit is atomic.
-            let _ = thread.join();
-        }
-    }
-}
+/// Maximum number of requests in one commit.
+const BATCH_REQUESTS: usize = 1024;
 
-impl DedupShared {
-    fn lock(&self) -> MutexGuard<'_, DedupQueue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+/// Interval at which expired rows are removed without other commits.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Pause after a failed commit.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 impl DeliveryDedup {
     /// Claims a delivery of a host.
@@ -166,25 +141,15 @@ impl DeliveryDedup {
         digest.update(claim.key.0);
 
         let key: Key = digest.finalize().into();
-        let holder = self.shared.holders.fetch_add(1, Ordering::Relaxed);
+        let holder = self.holders.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
-        let queued = {
-            let mut queue = self.shared.lock();
-            let room = queue.requests.len() < QUEUE_LENGTH && !queue.ended && !queue.failing;
-            if room {
-                let tunnel = host.as_str().into();
-                queue.requests.push_back(DedupRequest::Claim {
-                    key,
-                    tunnel,
-                    holder,
-                    window_ms: claim.window_ms,
-                    answer,
-                });
-            }
-
-            room
+        let request = DedupRequest::Claim {
+            key,
+            tunnel: host.as_str().into(),
+            holder,
+            window_ms: claim.window_ms,
+            answer,
         };
-
         // Created first: a request that is dropped while it waits releases its claim.
         let mut held = ClaimGuard {
             dedup: self.clone(),
@@ -192,12 +157,11 @@ impl DeliveryDedup {
             key: Some(key),
         };
 
-        if !queued {
+        if self.queue.try_push(request, QUEUE_LENGTH).is_err() {
             held.key = None;
             return (Claimed::Pending, held);
         }
 
-        self.shared.changed.notify_one();
         let claimed = match timeout(COMMIT_TIMEOUT, answered).await {
             Ok(claimed) => claimed.unwrap_or(Claimed::Pending),
             // The claim may still be made; its guard releases it.
@@ -208,11 +172,6 @@ impl DeliveryDedup {
         }
 
         (claimed, held)
-    }
-
-    fn ask(&self, asked: DedupRequest) {
-        self.shared.lock().requests.push_back(asked);
-        self.shared.changed.notify_one();
     }
 }
 

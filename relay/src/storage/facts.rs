@@ -18,7 +18,8 @@ impl Store {
         ranges: &str,
         read: UnixMillis,
     ) -> Result<(), StorageError> {
-        self.with(|db| {
+        let (name, ranges) = (name.to_owned(), ranges.to_owned());
+        self.write(move |db| {
             db.execute(
                 "INSERT OR REPLACE INTO address_lists VALUES (?1, ?2, ?3)",
                 params![name, ranges, millis(read)],
@@ -32,7 +33,7 @@ impl Store {
     /// # Errors
     /// [`StorageError::State`].
     pub fn address_lists(&self) -> Result<Vec<(String, String, UnixMillis)>, StorageError> {
-        self.with(|db| {
+        self.read(|db| {
             let mut query = db.prepare("SELECT name, ranges, read_ms FROM address_lists")?;
             let rows = query.query_map([], |row| {
                 let read: i64 = row.get(2)?;
@@ -77,11 +78,14 @@ impl Store {
     fn set_fact(&self, name: &str, value: &str) -> Result<(), StorageError> {
         let set =
             "INSERT INTO facts VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = excluded.value";
-        self.with(|db| db.execute(set, [name, value])).map(drop)
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.write(move |db| db.execute(set, [&name, &value]))
+            .map(drop)
     }
 
     fn fact(&self, name: &str) -> Result<Option<String>, StorageError> {
-        self.with(|db| {
+        let name = name.to_owned();
+        self.read(move |db| {
             db.query_row("SELECT value FROM facts WHERE name = ?1", [name], |row| {
                 row.get(0)
             })

@@ -29,8 +29,8 @@ impl Store {
         name: Option<&AgentName>,
         agent: AgentId,
     ) -> Result<HostClaim, StorageError> {
-        self.with(|db| {
-            let tx = db.transaction()?;
+        let (host, name) = (host.clone(), name.cloned());
+        self.write(move |tx| {
             let owner: Option<(i64, String)> = tx
                 .query_row(
                     "SELECT agents.id, name FROM hosts JOIN agents ON agents.id = hosts.agent WHERE host = ?1",
@@ -45,7 +45,7 @@ impl Store {
             let of_another: Option<String> = tx
                 .query_row(
                     "SELECT name FROM agents WHERE name = ?1 AND id <> ?2",
-                    params![name.map(AgentName::as_str), agent.0],
+                    params![name.as_ref().map(AgentName::as_str), agent.0],
                     |row| row.get(0),
                 )
                 .optional()?;
@@ -60,7 +60,6 @@ impl Store {
             }
 
             tx.execute("INSERT INTO hosts (host, agent) VALUES (?1, ?2)", params![host.as_str(), agent.0])?;
-            tx.commit()?;
             Ok(HostClaim::Owned)
         })
     }
@@ -75,9 +74,10 @@ impl Store {
         agent: AgentId,
     ) -> Result<Option<(HostName, String)>, StorageError> {
         let find = "SELECT name FROM hosts JOIN agents ON agents.id = hosts.agent WHERE host = ?1 AND hosts.agent <> ?2";
-        self.with(|db| {
+        let hosts = hosts.to_vec();
+        self.read(move |db| {
             let mut find = db.prepare_cached(find)?;
-            for host in hosts {
+            for host in &hosts {
                 let owner = find
                     .query_row(params![host.as_str(), agent.0], |row| row.get(0))
                     .optional()?;
@@ -95,7 +95,7 @@ impl Store {
     /// # Errors
     /// [`StorageError::State`].
     pub fn hosts(&self) -> Result<Vec<HostName>, StorageError> {
-        self.with(|db| {
+        self.read(|db| {
             let mut query = db.prepare("SELECT host FROM hosts")?;
             let rows = query.query_map([], |row| row.get::<_, String>(0))?;
             rows.collect::<rusqlite::Result<Vec<_>>>()

@@ -16,7 +16,7 @@ impl ClaimGuard {
     pub(crate) async fn confirm(mut self) {
         let Some(key) = self.key.take() else { return };
         let (answer, answered) = oneshot::channel();
-        self.dedup.ask(DedupRequest::Confirm {
+        self.dedup.queue.push(DedupRequest::Confirm {
             key,
             holder: self.holder,
             answer,
@@ -34,7 +34,7 @@ impl ClaimGuard {
 impl Drop for ClaimGuard {
     fn drop(&mut self) {
         if let Some(key) = self.key.take() {
-            self.dedup.ask(DedupRequest::Release {
+            self.dedup.queue.push(DedupRequest::Release {
                 key,
                 holder: self.holder,
             });

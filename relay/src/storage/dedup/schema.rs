@@ -1,7 +1,7 @@
 //! Schema of the deduplication file.
 
 use super::Counts;
-use super::writer::counts;
+use super::claims::counts;
 use hookward_runtime::sqlite::{self, Durability, Schema, SqliteError};
 use rusqlite::{Connection, Transaction};
 use std::path::Path;

@@ -1,0 +1,351 @@
+//! The one way to write to a SQLite file: a thread that owns the connection, and commits requests in
+//! batches (group commit). A request waits for one commit, and not for those of others.
+//!
+//! A database implements [`Work`]; [`Writer`] owns the thread, the queue and its bound, the
+//! transactions, and the pause after a failure.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hookward_runtime::sqlite;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use crate::storage::StorageError;
+
+/// Work of a writer: the execution of its requests.
+pub(super) trait Work: Send + 'static {
+    type Request: Send + 'static;
+    /// Results that are sent once the transaction is on disk.
+    type Replies;
+
+    /// Returns `true` if a request of the batch writes. The transaction then takes the write lock at
+    /// its start, so that no other process writes between its reads and its writes.
+    fn writes(&self, batch: &[Self::Request]) -> bool;
+
+    /// Executes a batch inside the transaction. Called with an empty batch after
+    /// [`WriterOptions::idle`].
+    fn execute(
+        &mut self,
+        db: &mut Transaction<'_>,
+        batch: &mut [Self::Request],
+    ) -> rusqlite::Result<Self::Replies>;
+
+    /// Replies to a batch that is on disk.
+    fn committed(&mut self, batch: Vec<Self::Request>, replies: Self::Replies);
+
+    /// Ends a batch whose transaction was rolled back. Returns the requests to try again.
+    fn failed(&mut self, batch: Vec<Self::Request>, error: &rusqlite::Error) -> Vec<Self::Request>;
+}
+
+/// Settings of a writer.
+pub(super) struct WriterOptions {
+    /// Name of the thread.
+    pub name: &'static str,
+    /// The file, for errors.
+    pub path: PathBuf,
+    /// Maximum number of requests in one transaction.
+    pub batch: usize,
+    /// Interval of transactions without requests; `None` for none.
+    pub idle: Option<Duration>,
+    /// Pause after a failure, so that a full disk is not tried at once.
+    pub pause: Duration,
+}
+
+/// Thread that owns a database. Dropping it ends the thread after its last batch.
+pub(super) struct Writer<R> {
+    queue: WriterQueue<R>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Queue of requests to a writer; clones share it.
+pub(super) struct WriterQueue<R>(Arc<Shared<R>>);
+
+impl<R> Clone for WriterQueue<R> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Shared<R> {
+    // A std mutex with a condition variable: the thread waits on it, and requests only push.
+    state: Mutex<QueueState<R>>,
+    changed: Condvar,
+    commits: CommitCounters,
+}
+
+struct QueueState<R> {
+    requests: VecDeque<R>,
+    ended: bool,
+    /// `true` while the file cannot be written.
+    failing: bool,
+}
+
+/// Counters of a writer's commits.
+#[derive(Default)]
+struct CommitCounters {
+    commits: AtomicU64,
+    failures: AtomicU64,
+    requests: AtomicU64,
+    micros: AtomicU64,
+    longest_micros: AtomicU64,
+}
+
+/// Measurements of a database's commits since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitStats {
+    /// Number of commits.
+    pub commits: u64,
+    /// Number of transactions that failed.
+    pub failures: u64,
+    /// Number of requests in all commits.
+    pub requests: u64,
+    /// Time of all commits, with the execution of their requests.
+    pub total: Duration,
+    /// Time of the longest commit.
+    pub longest: Duration,
+}
+
+impl CommitCounters {
+    fn record(&self, requests: usize, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(requests as u64, Ordering::Relaxed);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+        self.longest_micros.fetch_max(micros, Ordering::Relaxed);
+    }
+}
+
+impl<R: Send + 'static> Writer<R> {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`StorageError::Thread`].
+    pub(super) fn start<W: Work<Request = R>>(
+        connection: Connection,
+        work: W,
+        options: WriterOptions,
+    ) -> Result<Self, StorageError> {
+        let queue = WriterQueue(Arc::new(Shared {
+            state: Mutex::new(QueueState {
+                requests: VecDeque::new(),
+                ended: false,
+                failing: false,
+            }),
+            changed: Condvar::new(),
+            commits: CommitCounters::default(),
+        }));
+
+        let path = options.path.clone();
+        let thread = WriterThread {
+            connection,
+            work,
+            options,
+            shared: Arc::clone(&queue.0),
+        };
+        let thread = std::thread::Builder::new()
+            .name(thread.options.name.to_owned())
+            .spawn(move || thread.run())
+            .map_err(|source| StorageError::Thread { path, source })?;
+
+        Ok(Self {
+            queue,
+            thread: Some(thread),
+        })
+    }
+
+    /// Returns the queue of the thread.
+    pub(super) const fn queue(&self) -> &WriterQueue<R> {
+        &self.queue
+    }
+}
+
+impl<R> Drop for Writer<R> {
+    fn drop(&mut self) {
+        self.queue.0.lock().ended = true;
+        self.queue.0.changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked leaves no partial state: every commit is atomic.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<R> WriterQueue<R> {
+    /// Queues a request, unless `most` requests are waiting, or the writer fails or has ended.
+    ///
+    /// # Errors
+    /// The request.
+    pub(super) fn try_push(&self, request: R, most: usize) -> Result<(), R> {
+        let mut state = self.0.lock();
+        if state.requests.len() >= most || state.ended || state.failing {
+            return Err(request);
+        }
+
+        state.requests.push_back(request);
+        drop(state);
+        self.0.changed.notify_one();
+        Ok(())
+    }
+
+    /// Queues a request that must not be lost, such as the end of an earlier one. A writer that has
+    /// ended drops it.
+    pub(super) fn push(&self, request: R) {
+        let mut state = self.0.lock();
+        if state.ended {
+            return;
+        }
+
+        state.requests.push_back(request);
+        drop(state);
+        self.0.changed.notify_one();
+    }
+
+    /// Returns the measurements of the commits.
+    pub(super) fn stats(&self) -> CommitStats {
+        let counters = &self.0.commits;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CommitStats {
+            commits: read(&counters.commits),
+            failures: read(&counters.failures),
+            requests: read(&counters.requests),
+            total: Duration::from_micros(read(&counters.micros)),
+            longest: Duration::from_micros(read(&counters.longest_micros)),
+        }
+    }
+}
+
+impl<R> Shared<R> {
+    fn lock(&self) -> MutexGuard<'_, QueueState<R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct WriterThread<W: Work> {
+    connection: Connection,
+    work: W,
+    options: WriterOptions,
+    shared: Arc<Shared<W::Request>>,
+}
+
+/// Guard that marks the thread as ended, so that no request waits for it.
+struct Ending<R>(Arc<Shared<R>>);
+
+impl<R> Drop for Ending<R> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.ended = true;
+        state.requests.clear();
+    }
+}
+
+impl<W: Work> WriterThread<W> {
+    fn run(mut self) {
+        let _ending = Ending(Arc::clone(&self.shared));
+        while let Some(batch) = self.next_batch() {
+            if let Err((error, batch)) = self.commit(batch) {
+                let path = self.options.path.display();
+                tracing::error!(%error, file = %path, "a transaction failed");
+                self.pause(batch);
+            }
+        }
+    }
+
+    /// Waits for requests. Returns `None` at the end of the writer.
+    fn next_batch(&self) -> Option<Vec<W::Request>> {
+        let mut state = self.shared.lock();
+        while state.requests.is_empty() && !state.ended {
+            let Some(idle) = self.options.idle else {
+                let waited = self.shared.changed.wait(state);
+                state = waited.unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+
+            let waited = self.shared.changed.wait_timeout(state, idle);
+            let (woken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            if timeout.timed_out() {
+                break;
+            }
+        }
+
+        if state.requests.is_empty() && state.ended {
+            return None;
+        }
+
+        let count = state.requests.len().min(self.options.batch);
+        Some(state.requests.drain(..count).collect())
+    }
+
+    /// Executes a batch in one transaction, and replies once it is on disk.
+    fn commit(
+        &mut self,
+        mut batch: Vec<W::Request>,
+    ) -> Result<(), (rusqlite::Error, Vec<W::Request>)> {
+        let started = Instant::now();
+        let replies = match self.execute(&mut batch) {
+            Ok(replies) => replies,
+            Err(error) => {
+                let counter = &self.shared.commits.failures;
+                counter.fetch_add(1, Ordering::Relaxed);
+                let again = self.work.failed(batch, &error);
+                return Err((error, again));
+            }
+        };
+
+        self.shared.commits.record(batch.len(), started.elapsed());
+        self.work.committed(batch, replies);
+        Ok(())
+    }
+
+    fn execute(&mut self, batch: &mut [W::Request]) -> rusqlite::Result<W::Replies> {
+        let behavior = match self.work.writes(batch) {
+            true => TransactionBehavior::Immediate,
+            false => TransactionBehavior::Deferred,
+        };
+        let mut transaction = self.connection.transaction_with_behavior(behavior)?;
+        let replies = self.work.execute(&mut transaction, batch)?;
+        transaction.commit()?;
+        Ok(replies)
+    }
+
+    /// Restores the requests to try again, and waits before the next transaction.
+    fn pause(&self, again: Vec<W::Request>) {
+        let mut state = self.shared.lock();
+        for request in again.into_iter().rev() {
+            state.requests.push_front(request);
+        }
+        if state.ended {
+            state.requests.clear();
+            return;
+        }
+
+        state.failing = true;
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(state, self.options.pause, |state| !state.ended);
+        waited.unwrap_or_else(PoisonError::into_inner).0.failing = false;
+    }
+}
+
+/// Returns a copy of an error of SQLite, for each request of a batch.
+pub(super) fn copy_of(error: &rusqlite::Error) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqliteFailure(code, text) => {
+            rusqlite::Error::SqliteFailure(*code, text.clone())
+        }
+        other => rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR),
+            Some(other.to_string()),
+        ),
+    }
+}
+
+/// Returns the storage error of a file.
+pub(super) fn failed(path: &Path, error: rusqlite::Error) -> StorageError {
+    StorageError::state(sqlite::failed(path)(error))
+}
