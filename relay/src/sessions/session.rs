@@ -4,6 +4,7 @@
 mod open;
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,9 +13,10 @@ use crate::sessions::AgentMessage;
 use hookward_core::limits::CONTROL_BYTES;
 use hookward_core::names::HostName;
 use hookward_core::secret::SecretDigest;
+use hookward_gate::policy::Policy;
 use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
-use hookward_tunnel::transport::{Session, SessionError, StreamError};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamError};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::open::{OpenRefused, choose_host, open};
@@ -27,14 +29,14 @@ use crate::sessions::registry::Registry;
 use crate::storage::Store;
 
 /// Guard that removes a session from the registry when it ends.
-struct RegisteredTunnels<'h> {
-    registry: &'h Registry,
-    live: &'h ActiveSession,
+struct RegisteredTunnels<'c> {
+    registry: &'c Registry,
+    live: Arc<ActiveSession>,
 }
 
 impl Drop for RegisteredTunnels<'_> {
     fn drop(&mut self) {
-        self.registry.leave(self.live);
+        self.registry.leave(&self.live);
     }
 }
 
@@ -42,226 +44,627 @@ impl Drop for RegisteredTunnels<'_> {
 pub(crate) async fn serve(
     session: Session,
     admitted: Authenticated,
-    host: &SessionContext,
+    context: &SessionContext,
     drain: CancellationToken,
     stop: CancellationToken,
 ) {
-    let Authenticated {
-        agent,
-        credential,
-        run,
-        mut control,
-    } = admitted;
-    let name = agent.name.clone();
-    let refusals = OwnerEvents::new(host.limits.refusal_events_per_second);
-    let live = ActiveSession::new(agent, run, session.clone(), refusals);
-
+    let name = admitted.agent.name.clone();
     tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
-    host.observer.publish(|| RelayEventKind::AgentConnected {
+    context.observer.publish(|| RelayEventKind::AgentConnected {
         agent: name.to_string(),
     });
-    let Some(_place) = host.registry.place(live.agent.id) else {
-        tracing::warn!(agent = %name, "connection refused: the agent has the maximum number of connections");
-        session.close("too many connections");
-        return;
-    };
 
-    // The agents connect elsewhere now. One that lost its other connection is needed for the last
-    // requests.
-    if drain.is_cancelled() && host.registry.has_another(&live) {
-        let message = "the relay is about to stop".to_owned();
-        let refused = RelayMessage::Refused {
-            reason: RefusedReason::Unavailable,
-            message,
-        };
-
-        let telling = async {
-            if control.send(&refused).await.is_ok() {
-                control.finish().await;
-            }
-        };
-        let _ = timeout(host.limits.agent_handshake_timeout, telling).await;
-
-        session.close("the relay is about to stop");
-        return;
-    }
-
-    session.trust();
-    let registered = RegisteredTunnels {
-        registry: &host.registry,
-        live: &live,
-    };
-    let mut review = interval(REVIEW_INTERVAL);
-    review.set_missed_tick_behavior(MissedTickBehavior::Delay);
-
-    let mut listen = interval(LISTEN);
-    listen.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut received, mut last_received) = (session.received(), Instant::now());
-    let (mut told_to_leave, mut left) = (false, false);
-    let (mut opened, mut stands_by) = (BTreeSet::new(), false);
-    let mut room = pin!(live.response_backlog.run_eviction());
-
-    let reason = loop {
-        let outcome = tokio::select! {
-            message = control.receive(CONTROL_BYTES) => match message {
-                Ok(message) => {
-                    left |= matches!(message, AgentMessage::Drain);
-                    on_message(message, &live, host, &mut opened).await
-                }
-                Err(StreamError::Protocol(what)) => break what,
-                // The stream only knows that the connection ended; the connection knows why.
-                Err(error) => match timeout(LISTEN, session.closed()).await {
-                    Ok(SessionError::ClosedByPeer(reason)) => break format!("it has closed the connection: {reason}"),
-                    Ok(lost) => break lost.to_string(),
-                    Err(_) => break error.to_string(),
-                },
-            },
-            message = live.owner_events.next_message() => Ok(Some(message)),
-            _ = review.tick() => reviewed(&credential, &live, host, &mut opened).await,
-            _ = listen.tick() => {
-                let now = session.received();
-                if now != received {
-                    (received, last_received) = (now, Instant::now());
-                }
-                live.set_silent(last_received.elapsed() > host.liveness().quiet_after());
-                let answers = live.response_backlog.count_evicted();
-                if answers > 0 {
-                    tracing::warn!(agent = %name, answers, "evicted responses of slow readers");
-                }
-                let other = !left && opened.iter().any(|name: &HostName| !host.registry.is_active(name.as_str(), &live));
-                let changed = std::mem::replace(&mut stands_by, other) != other;
-                Ok(changed.then_some(RelayMessage::Standby { standby: other }))
-            }
-            // Requests to the agent have ended, and all its messages were processed.
-            never = &mut room => match never {},
-            () = live.idle(), if left => break "it left".to_owned(),
-            () = drain.cancelled(), if !told_to_leave => {
-                told_to_leave = true;
-                Ok(Some(RelayMessage::Draining))
-            }
-            () = stop.cancelled() => {
-                session.close("the relay is stopping");
-                break "the relay is stopping".to_owned();
-            }
-        };
-
-        let answer = match outcome {
-            Ok(None) => continue,
-            Ok(Some(answer)) => answer,
-            // The agent's other tunnels stay open.
-            Err(OpenRefused(reason @ RefusedReason::Host, message)) => {
-                RelayMessage::Refused { reason, message }
-            }
-            Err(OpenRefused(reason, message)) => {
-                let refused = RelayMessage::Refused {
-                    reason,
-                    message: message.clone(),
-                };
-                let telling = async {
-                    if control.send(&refused).await.is_ok() {
-                        control.finish().await;
-                    }
-                };
-                let _ = timeout(host.limits.agent_handshake_timeout, telling).await;
-
-                session.close("refused");
-                break message;
-            }
-        };
-
-        // An agent that does not read is treated as gone.
-        match timeout(host.limits.agent_handshake_timeout, control.send(&answer)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => break error.to_string(),
-            Err(_) => break "the agent does not listen".to_owned(),
-        }
-    };
+    let mut serving = SessionLoop::new(session.clone(), admitted, context);
+    let reason = serving.run(&drain, &stop).await;
     session.close(&reason);
 
-    drop(registered);
+    drop(serving);
     tracing::info!(agent = %name, reason, "agent left");
-    host.observer.publish(|| RelayEventKind::AgentDisconnected {
-        agent: name.to_string(),
-        reason: reason.to_string(),
-    });
+    context
+        .observer
+        .publish(|| RelayEventKind::AgentDisconnected {
+            agent: name.to_string(),
+            reason,
+        });
     tracing::debug!(agent = %name, datagrams_per_send = session.datagrams_per_send(), "statistics of the agent's connection");
+}
+
+/// Role of a session among those of its tunnels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SessionState {
+    /// The session may get requests.
+    Active,
+    /// A newer instance of the agent gets the requests.
+    Standby,
+    /// The agent has announced its end. The session ends after its last request.
+    Draining,
+}
+
+/// Outcome of a step: a message for the agent, or the end of the session with its reason.
+type Step = ControlFlow<SessionEnd, Option<RelayMessage>>;
+
+/// End of a session.
+struct SessionEnd {
+    reason: String,
+    /// Refusal that the agent gets before the connection closes.
+    refusal: Option<RelayMessage>,
+}
+
+impl SessionEnd {
+    const fn new(reason: String) -> Self {
+        Self {
+            reason,
+            refusal: None,
+        }
+    }
+
+    fn refused(OpenRefused(reason, message): OpenRefused) -> Self {
+        Self {
+            reason: message.clone(),
+            refusal: Some(RelayMessage::Refused { reason, message }),
+        }
+    }
+}
+
+/// Result of a review in the store.
+struct Review {
+    /// `false` once the credential was withdrawn.
+    is_known: bool,
+    /// Host that another agent owns now, with that agent's name.
+    lost: Option<(HostName, String)>,
+}
+
+/// Loop of one session. Each arm of [`SessionLoop::run`] calls one method, which returns a [`Step`].
+struct SessionLoop<'c> {
+    context: &'c SessionContext,
+    session: Session,
+    control: ControlStream,
+    live: Arc<ActiveSession>,
+    credential: SecretDigest,
+    state: SessionState,
+    /// `true` once the agent was notified that the relay drains.
+    is_drain_announced: bool,
+    /// Hosts that the session has opened.
+    opened: BTreeSet<HostName>,
+    /// Bytes received at the last check, and the time of the last change.
+    received: (u64, Instant),
+}
+
+impl<'c> SessionLoop<'c> {
+    fn new(session: Session, admitted: Authenticated, context: &'c SessionContext) -> Self {
+        let Authenticated {
+            agent,
+            credential,
+            run,
+            control,
+        } = admitted;
+        let events = OwnerEvents::new(context.limits.refusal_events_per_second);
+
+        Self {
+            context,
+            control,
+            live: ActiveSession::new(agent, run, session.clone(), events),
+            credential,
+            state: SessionState::Active,
+            is_drain_announced: false,
+            opened: BTreeSet::new(),
+            received: (session.received(), Instant::now()),
+            session,
+        }
+    }
+
+    /// Serves the session. Returns the reason of its end.
+    async fn run(&mut self, drain: &CancellationToken, stop: &CancellationToken) -> String {
+        let registry = &self.context.registry;
+        let Some(_slot) = registry.place(self.live.agent.id) else {
+            tracing::warn!(agent = %self.live.agent.name, "connection refused: the agent has the maximum number of connections");
+            return "too many connections".to_owned();
+        };
+
+        // The agents connect elsewhere now. One that lost its other connection is needed for the
+        // last requests.
+        if drain.is_cancelled() && registry.has_another(&self.live) {
+            let message = "the relay is about to stop".to_owned();
+            let refusal = OpenRefused(RefusedReason::Unavailable, message);
+            return self.end(SessionEnd::refused(refusal)).await;
+        }
+
+        self.session.trust();
+        let live = Arc::clone(&self.live);
+        let _registered = RegisteredTunnels {
+            registry,
+            live: Arc::clone(&live),
+        };
+        let (mut reviews, mut checks) = (every(REVIEW_INTERVAL), every(CHECK_INTERVAL));
+        let mut eviction = pin!(live.response_backlog.run_eviction());
+
+        loop {
+            let (session, control) = (&self.session, &mut self.control);
+            let step = tokio::select! {
+                message = control.receive(CONTROL_BYTES) => match message {
+                    Ok(message) => self.on_message(message).await,
+                    Err(error) => self.on_control_lost(error).await,
+                },
+                event = live.owner_events.next_message() => ControlFlow::Continue(Some(event)),
+                _ = reviews.tick() => {
+                    let review = self.review().await;
+                    self.on_review(review)
+                }
+                _ = checks.tick() => {
+                    let received = session.received();
+                    self.on_check(received, Instant::now())
+                }
+                never = &mut eviction => match never {},
+                // Requests to the agent have ended, and all its messages were processed.
+                () = live.idle(), if self.state == SessionState::Draining => self.on_idle(),
+                () = drain.cancelled(), if !self.is_drain_announced => self.on_relay_drain(),
+                () = stop.cancelled() => self.on_stop(),
+            };
+
+            let message = match step {
+                ControlFlow::Continue(None) => continue,
+                ControlFlow::Continue(Some(message)) => message,
+                ControlFlow::Break(end) => return self.end(end).await,
+            };
+            if let Err(end) = self.send(&message).await {
+                return end.reason;
+            }
+        }
+    }
+
+    /// Handles a message of the agent.
+    async fn on_message(&mut self, message: AgentMessage) -> Step {
+        match message {
+            AgentMessage::Open {
+                host,
+                policy,
+                revision,
+            } => {
+                let opened = self.open(host.as_deref(), policy, revision).await;
+                self.on_opened(opened)
+            }
+            AgentMessage::UpstreamHealth { host, down } => {
+                self.context.registry.set_down(&host, &self.live, down);
+                ControlFlow::Continue(None)
+            }
+            AgentMessage::Drain => self.on_agent_drain(),
+            AgentMessage::Hello { .. } | AgentMessage::Join { .. } | AgentMessage::Unknown => {
+                ControlFlow::Continue(None)
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        host: Option<&str>,
+        policy: Policy,
+        revision: u64,
+    ) -> Result<(HostName, RelayMessage), OpenRefused> {
+        let name = choose_host(host, &self.live.agent.name, self.context)?;
+        let opened = open(name.clone(), policy, revision, &self.live, self.context).await?;
+        Ok((name, opened))
+    }
+
+    /// Records an opened host. Only a refused host leaves the agent's other tunnels open.
+    fn on_opened(&mut self, opened: Result<(HostName, RelayMessage), OpenRefused>) -> Step {
+        match opened {
+            Ok((name, message)) => {
+                self.opened.insert(name);
+                ControlFlow::Continue(Some(message))
+            }
+            Err(OpenRefused(reason @ RefusedReason::Host, message)) => {
+                ControlFlow::Continue(Some(RelayMessage::Refused { reason, message }))
+            }
+            Err(refused) => ControlFlow::Break(SessionEnd::refused(refused)),
+        }
+    }
+
+    /// Handles the agent's announcement that it stops, or has replaced this connection.
+    fn on_agent_drain(&mut self) -> Step {
+        self.state = SessionState::Draining;
+        self.context.registry.leave(&self.live);
+        ControlFlow::Continue(Some(RelayMessage::DrainAck))
+    }
+
+    /// Handles the end of the control stream. The connection knows the cause, the stream only that
+    /// it ended.
+    async fn on_control_lost(&self, error: StreamError) -> Step {
+        if let StreamError::Protocol(what) = error {
+            return ControlFlow::Break(SessionEnd::new(what));
+        }
+
+        let reason = match timeout(CAUSE_TIMEOUT, self.session.closed()).await {
+            Ok(SessionError::ClosedByPeer(reason)) => {
+                format!("it has closed the connection: {reason}")
+            }
+            Ok(lost) => lost.to_string(),
+            Err(_) => error.to_string(),
+        };
+        ControlFlow::Break(SessionEnd::new(reason))
+    }
+
+    /// Checks in the store that the credential is valid and the agent still owns its hosts, because
+    /// `hookward-relay agent` works in another process. Returns `None` if the store fails.
+    async fn review(&self) -> Option<Review> {
+        let (credential, agent) = (self.credential.clone(), self.live.agent.id);
+        let reserved = &self.context.reserved_hosts;
+        let hosts: Vec<_> = self
+            .opened
+            .iter()
+            .filter(|name| !reserved.contains_key(*name))
+            .cloned()
+            .collect();
+
+        let review = move |store: &Store| {
+            Ok(Review {
+                is_known: store.authenticate(&credential)?.is_some(),
+                lost: store.lost_host(&hosts, agent)?,
+            })
+        };
+        self.context.store.run(review).await.ok()
+    }
+
+    /// Ends the session of a removed agent, and withdraws a host that moved to another agent.
+    fn on_review(&mut self, review: Option<Review>) -> Step {
+        match review {
+            Some(Review {
+                is_known: false, ..
+            }) => {
+                let message = "the agent's credential was withdrawn".to_owned();
+                let refusal = OpenRefused(RefusedReason::Credential, message);
+                ControlFlow::Break(SessionEnd::refused(refusal))
+            }
+            Some(Review {
+                lost: Some((name, owner)),
+                ..
+            }) => {
+                self.context.registry.give_up(&name, &self.live);
+                self.opened.remove(&name);
+                tracing::info!(agent = %self.live.agent.name, host = %name, owner, "the host moved to another agent");
+
+                let message = format!("{name} belongs to the agent {owner} now");
+                ControlFlow::Continue(Some(RelayMessage::HostLost {
+                    host: name.to_string(),
+                    message,
+                }))
+            }
+            // A temporary failure of the store does not end a tunnel.
+            Some(Review { lost: None, .. }) | None => ControlFlow::Continue(None),
+        }
+    }
+
+    /// Checks for silence, evicted responses, and a takeover by a newer instance.
+    fn on_check(&mut self, received: u64, now: Instant) -> Step {
+        if received != self.received.0 {
+            self.received = (received, now);
+        }
+        let silence = now.saturating_duration_since(self.received.1);
+        self.live
+            .set_silent(silence > self.context.liveness().quiet_after());
+
+        let evicted = self.live.response_backlog.count_evicted();
+        if evicted > 0 {
+            tracing::warn!(agent = %self.live.agent.name, answers = evicted, "evicted responses of slow readers");
+        }
+
+        let registry = &self.context.registry;
+        let has_lost = |name: &HostName| !registry.is_active(name.as_str(), &self.live);
+        let state = match self.state {
+            SessionState::Draining => return ControlFlow::Continue(None),
+            _ if self.opened.iter().any(has_lost) => SessionState::Standby,
+            _ => SessionState::Active,
+        };
+        if state == self.state {
+            return ControlFlow::Continue(None);
+        }
+
+        self.state = state;
+        let standby = state == SessionState::Standby;
+        ControlFlow::Continue(Some(RelayMessage::Standby { standby }))
+    }
+
+    /// Announces to the agent that the relay drains.
+    fn on_relay_drain(&mut self) -> Step {
+        self.is_drain_announced = true;
+        ControlFlow::Continue(Some(RelayMessage::Draining))
+    }
+
+    /// Ends the session after the last request of an agent that drains.
+    fn on_idle(&self) -> Step {
+        ControlFlow::Break(SessionEnd::new("it left".to_owned()))
+    }
+
+    fn on_stop(&self) -> Step {
+        self.session.close("the relay is stopping");
+        ControlFlow::Break(SessionEnd::new("the relay is stopping".to_owned()))
+    }
+
+    /// Sends a message. An agent that does not read is treated as gone.
+    async fn send(&mut self, message: &RelayMessage) -> Result<(), SessionEnd> {
+        let patience = self.context.limits.agent_handshake_timeout;
+        match timeout(patience, self.control.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(SessionEnd::new(error.to_string())),
+            Err(_) => Err(SessionEnd::new(
+                "the agent does not read its messages".to_owned(),
+            )),
+        }
+    }
+
+    /// Ends the session. Sends the refusal, if there is one, and waits until the agent has read it.
+    async fn end(&mut self, end: SessionEnd) -> String {
+        if let Some(refusal) = end.refusal {
+            let control = &mut self.control;
+            let sending = async {
+                if control.send(&refusal).await.is_ok() {
+                    control.finish().await;
+                }
+            };
+            let _ = timeout(self.context.limits.agent_handshake_timeout, sending).await;
+            self.session.close("refused");
+        }
+
+        end.reason
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// Interval of credential checks: the maximum time until a removed agent is disconnected.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Interval of checks for silence and takeover.
-const LISTEN: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Checks in the store that the credential is valid and the agent still owns its hosts, because
-/// `hookward-relay agent` works in another process.
-async fn reviewed(
-    credential: &SecretDigest,
-    live: &Arc<ActiveSession>,
-    host: &SessionContext,
-    opened: &mut BTreeSet<HostName>,
-) -> Result<Option<RelayMessage>, OpenRefused> {
-    let (wanted, agent) = (credential.clone(), live.agent.id);
-    let hosts: Vec<_> = opened
-        .iter()
-        .filter(|name| !host.reserved_hosts.contains_key(*name))
-        .cloned()
-        .collect();
+/// Time for the connection to report why its control stream ended.
+const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-    let review = move |store: &Store| {
-        Ok((
-            store.authenticate(&wanted)?,
-            store.lost_host(&hosts, agent)?,
-        ))
-    };
+#[cfg(test)]
+mod tests {
+    use hookward_core::clock::UnixMillis;
+    use hookward_core::names::AgentName;
+    use hookward_core::secret::Secret;
+    use hookward_tunnel::transport::liveness::Liveness;
+    use tokio_util::task::TaskTracker;
 
-    match host.store.run(review).await {
-        Ok((None, _)) => Err(OpenRefused(
-            RefusedReason::Credential,
-            "the agent's credential was withdrawn".to_owned(),
-        )),
-        Ok((Some(_), Some((name, owner)))) => {
-            host.registry.give_up(&name, live);
-            opened.remove(&name);
-            tracing::info!(agent = %live.agent.name, host = %name, owner, "the host moved to another agent");
+    use super::*;
+    use crate::sessions::active::AgentInstance;
 
-            let message = format!("{name} belongs to the agent {owner} now");
-            Ok(Some(RelayMessage::HostLost {
-                host: name.to_string(),
-                message,
-            }))
-        }
-        // A temporary failure of the store does not end a tunnel.
-        Ok((Some(_), None)) | Err(_) => Ok(None),
+    /// Both ends of a session over an in-memory pipe.
+    async fn pair(tasks: &TaskTracker) -> (Session, Session) {
+        let (relay, agent) = tokio::io::duplex(64 * 1024);
+        let peer = ([127, 0, 0, 1], 1).into();
+        let liveness = Liveness::default();
+        let (relay, agent) = tokio::join!(
+            Session::over_tcp_at_relay(relay, peer, liveness, tasks),
+            Session::over_tcp_at_agent(agent, peer, liveness, tasks),
+        );
+        (relay.unwrap(), agent.unwrap())
     }
-}
 
-/// Handles a message of the agent, and records the hosts that it `opened`.
-async fn on_message(
-    message: AgentMessage,
-    live: &Arc<ActiveSession>,
-    host: &SessionContext,
-    opened: &mut BTreeSet<HostName>,
-) -> Result<Option<RelayMessage>, OpenRefused> {
-    match message {
+    /// A session of the agent `jira`, and the agent's end.
+    struct Stage {
+        context: SessionContext,
+        _tasks: TaskTracker,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            Self {
+                context: SessionContext::for_tests("hooks.example.com"),
+                _tasks: TaskTracker::new(),
+            }
+        }
+
+        async fn session(&self, instance: &str) -> (SessionLoop<'_>, ControlStream) {
+            let (secret, credential) = (Secret::generate().unwrap(), Secret::generate().unwrap());
+            let name = AgentName::parse("jira").unwrap();
+            let store = &self.context.store;
+            store.add_agent(&name, &secret, UnixMillis(0)).unwrap();
+            let agent = store
+                .join(&secret, &credential.digest(), UnixMillis(0))
+                .unwrap()
+                .unwrap();
+
+            let (session, other) = pair(&self._tasks).await;
+            let (control, opened) = tokio::join!(session.accept_control(), other.open_control());
+            let admitted = Authenticated {
+                agent,
+                credential: credential.digest(),
+                run: AgentInstance {
+                    instance: instance.into(),
+                    pool: false,
+                    link: Some(0),
+                    lost: false,
+                },
+                control: control.unwrap(),
+            };
+            (
+                SessionLoop::new(session, admitted, &self.context),
+                opened.unwrap(),
+            )
+        }
+    }
+
+    fn open_message(host: &str) -> AgentMessage {
+        let text = "[[route]]\npath = '/**'\n[[route.accept]]\nopen = true";
+        let now = UnixMillis(0);
+        let no_secrets = hookward_runtime::secrets::VettedSecrets;
+        let policy = hookward_gate::policy::file::read("test", text, &no_secrets, now)
+            .unwrap()
+            .policy;
         AgentMessage::Open {
-            host: wanted,
+            host: Some(host.to_owned()),
             policy,
-            revision,
-        } => {
-            let name = choose_host(wanted.as_deref(), &live.agent.name, host)?;
-            let answer = open(name.clone(), policy, revision, live, host).await?;
-            opened.insert(name);
-            Ok(Some(answer))
+            revision: 0,
         }
-        AgentMessage::UpstreamHealth { host: name, down } => {
-            host.registry.set_down(&name, live, down);
-            Ok(None)
-        }
-        AgentMessage::Drain => {
-            host.registry.leave(live);
-            Ok(Some(RelayMessage::DrainAck))
-        }
-        AgentMessage::Hello { .. } | AgentMessage::Join { .. } | AgentMessage::Unknown => Ok(None),
+    }
+
+    #[tokio::test]
+    async fn an_opened_host_is_recorded_and_a_refused_one_ends_nothing() {
+        let stage = Stage::new();
+        let (mut session, _agent) = stage.session("a").await;
+        let step = session.on_message(open_message("jira")).await;
+        assert!(matches!(
+            step,
+            ControlFlow::Continue(Some(RelayMessage::Opened { .. }))
+        ));
+        assert_eq!(session.opened.len(), 1);
+
+        let step = session.on_message(open_message("a host")).await;
+        assert!(matches!(
+            step,
+            ControlFlow::Continue(Some(RelayMessage::Refused {
+                reason: RefusedReason::Host,
+                ..
+            }))
+        ));
+        assert_eq!(session.opened.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_cannot_be_used_ends_the_session() {
+        let stage = Stage::new();
+        let (mut session, _agent) = stage.session("a").await;
+        let refused = OpenRefused(RefusedReason::Policy, "no route".to_owned());
+        let ControlFlow::Break(end) = session.on_opened(Err(refused)) else {
+            panic!("the session goes on")
+        };
+        assert_eq!(end.reason, "no route");
+        assert!(end.refusal.is_some(), "the agent gets the reason");
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_drains_gets_no_requests_and_ends_when_idle() {
+        let stage = Stage::new();
+        let (mut session, _agent) = stage.session("a").await;
+        let _ = session.on_message(open_message("jira")).await;
+        let step = session.on_message(AgentMessage::Drain).await;
+        assert!(matches!(
+            step,
+            ControlFlow::Continue(Some(RelayMessage::DrainAck))
+        ));
+        assert_eq!(session.state, SessionState::Draining);
+        let tunnel = stage.context.registry.find("jira.hooks.example.com");
+        assert!(tunnel.unwrap().is_away());
+
+        assert!(matches!(session.on_idle(), ControlFlow::Break(end) if end.reason == "it left"));
+    }
+
+    #[tokio::test]
+    async fn a_withdrawn_credential_ends_the_session_and_a_failing_store_does_not() {
+        let stage = Stage::new();
+        let (mut session, _agent) = stage.session("a").await;
+        assert!(matches!(
+            session.on_review(None),
+            ControlFlow::Continue(None)
+        ));
+        let review = session.review().await;
+        assert!(matches!(
+            session.on_review(review),
+            ControlFlow::Continue(None)
+        ));
+
+        let name = AgentName::parse("jira").unwrap();
+        assert!(stage.context.store.remove_agent(&name).unwrap());
+        let review = session.review().await;
+        let ControlFlow::Break(end) = session.on_review(review) else {
+            panic!("the session goes on")
+        };
+        assert!(matches!(
+            end.refusal,
+            Some(RelayMessage::Refused {
+                reason: RefusedReason::Credential,
+                ..
+            })
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_host_that_moved_to_another_agent_is_withdrawn() {
+        let stage = Stage::new();
+        let (mut session, _agent) = stage.session("a").await;
+        let _ = session.on_message(open_message("jira")).await;
+        let host = HostName::parse("jira.hooks.example.com").unwrap();
+        let review = Review {
+            is_known: true,
+            lost: Some((host, "other".to_owned())),
+        };
+        let step = session.on_review(Some(review));
+        assert!(matches!(
+            step,
+            ControlFlow::Continue(Some(RelayMessage::HostLost { message, .. })) if message.contains("other")
+        ));
+        assert!(session.opened.is_empty());
+    }
+
+    #[tokio::test]
+    async fn silence_is_noted_and_ends_with_the_next_byte() {
+        let stage = Stage::new();
+        let (mut session, _agent) = stage.session("a").await;
+        let (received, start) = session.received;
+        let quiet = stage.context.liveness().quiet_after();
+
+        let _ = session.on_check(received, start + quiet + Duration::from_millis(1));
+        assert!(session.live.is_silent());
+        let _ = session.on_check(received + 1, start + quiet * 2);
+        assert!(!session.live.is_silent());
+    }
+
+    #[tokio::test]
+    async fn a_newer_instance_puts_a_session_on_standby_until_it_leaves() {
+        let stage = Stage::new();
+        let (mut old, _agent) = stage.session("old").await;
+        let _ = old.on_message(open_message("jira")).await;
+        let (received, now) = old.received;
+        assert!(matches!(
+            old.on_check(received, now),
+            ControlFlow::Continue(None)
+        ));
+
+        let (mut new, _agent) = stage.session("new").await;
+        let _ = new.on_message(open_message("jira")).await;
+        let step = old.on_check(received, now);
+        assert!(matches!(
+            step,
+            ControlFlow::Continue(Some(RelayMessage::Standby { standby: true }))
+        ));
+        assert_eq!(old.state, SessionState::Standby);
+
+        let _ = new.on_message(AgentMessage::Drain).await;
+        let step = old.on_check(received, now);
+        assert!(matches!(
+            step,
+            ControlFlow::Continue(Some(RelayMessage::Standby { standby: false }))
+        ));
+        assert_eq!(old.state, SessionState::Active);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_relay_is_announced_once_and_then_ends_the_session() {
+        let stage = Stage::new();
+        let (mut session, _agent) = stage.session("a").await;
+        assert!(matches!(
+            session.on_relay_drain(),
+            ControlFlow::Continue(Some(RelayMessage::Draining))
+        ));
+        assert!(session.is_drain_announced);
+        assert!(
+            matches!(session.on_stop(), ControlFlow::Break(end) if end.reason == "the relay is stopping")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_broken_control_stream_ends_the_session_with_its_cause() {
+        let stage = Stage::new();
+        let (session, agent) = stage.session("a").await;
+        let broken = StreamError::Protocol("no JSON".to_owned());
+        let step = session.on_control_lost(broken).await;
+        assert!(matches!(step, ControlFlow::Break(end) if end.reason == "no JSON"));
+        drop(agent);
     }
 }

@@ -58,7 +58,7 @@ impl ControlStream {
     }
 
     /// Ends this side, and waits until the peer has received everything or is gone.
-    pub async fn finish(mut self) {
+    pub async fn finish(&mut self) {
         self.writer.stream.finish_and_settle().await;
     }
 }
