@@ -2,7 +2,7 @@
 //!
 //! Every relay gets some links ([`mod@link`]), each of which keeps one connection. [`dialer`]
 //! connects over QUIC, TLS over TCP, or a [`proxy`]; [`backoff`] schedules the attempts;
-//! [`handshake`] greets the relay and opens the tunnels; [`active`] is a connection in use.
+//! [`handshake`] greets the relay and opens the tunnels; [`active`] is a connection in use, and [`outbox`] sends its messages.
 //! [`failover`] schedules searches for a better connection, and [`suspend`] detects that the
 //! machine was suspended. [`status`] summarises all links for the user, and [`policy_sync`] tracks
 //! the policy of each relay. All connections of one instance serve the same tunnels, so losing one
@@ -17,6 +17,7 @@ mod failover;
 mod handshake;
 mod join;
 pub(crate) mod link;
+mod outbox;
 pub(crate) mod policy_sync;
 pub(crate) mod proxy;
 pub(crate) mod status;

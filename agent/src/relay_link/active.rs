@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::relay_link::AgentMessage;
 use hookward_core::limits::CONTROL_BYTES;
 use hookward_tunnel::protocol::control::RelayMessage;
-use hookward_tunnel::transport::{ControlStream, MessageReader, MessageWriter};
+use hookward_tunnel::transport::{ControlReader, MessageReader, MessageWriter};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::events::EventSink;
 use crate::exchange::{self, SessionTerms};
 use crate::relay_link::dialer::Dialed;
+use crate::relay_link::outbox::Outbox;
 use crate::relay_link::policy_sync::PolicyOffer;
 use crate::relay_link::{ConnectionError, LinkContext, report_refusals};
 
@@ -24,14 +25,13 @@ pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connection that serves the tunnels.
 pub(crate) struct ActiveLink {
     pub(crate) found: Dialed,
-    pub(crate) control: ControlStream,
+    pub(crate) outbox: Outbox,
+    pub(crate) reader: ControlReader,
     pub(crate) terms: Arc<SessionTerms>,
     pub(crate) exchanges: TaskTracker,
     pub(crate) since: Instant,
     /// Policy that was sent to the relay and is not yet answered, with its tunnel.
     pub(crate) pending_policy: Option<(usize, Arc<PolicyOffer>)>,
-    /// `true` after a partly sent message: the control stream is unusable.
-    pub(crate) control_poisoned: bool,
     /// `true` once the relay announced its drain. It closes the connection after its last request.
     pub(crate) relay_draining: bool,
 }
@@ -47,11 +47,10 @@ impl ActiveLink {
             }
         }
 
-        let sent = !self.control_poisoned
-            && matches!(
-                timeout(DRAIN_TIMEOUT, self.send_drain(&shared.events)).await,
-                Ok(Ok(()))
-            );
+        let sent = matches!(
+            timeout(DRAIN_TIMEOUT, self.send_drain(&shared.events)).await,
+            Ok(Ok(true))
+        );
         let session = self.found.session.clone();
 
         let ending = async {
@@ -81,15 +80,25 @@ impl ActiveLink {
         self.close().await;
     }
 
-    /// Announces the drain, and waits for the relay's acknowledgement.
-    async fn send_drain(&mut self, events: &EventSink) -> Result<(), ConnectionError> {
-        self.control.send(&AgentMessage::Drain).await?;
+    /// Announces the drain, and waits for the relay's acknowledgement. Returns `false` if the control
+    /// stream is unusable.
+    async fn send_drain(&mut self, events: &EventSink) -> Result<bool, ConnectionError> {
+        if !self.outbox.is_ready() {
+            return Ok(false);
+        }
+
+        let silent = ConnectionError::Silent {
+            address: self.found.session.peer().to_string(),
+            transport: self.found.session.transport(),
+        };
+        self.outbox.send(AgentMessage::Drain, silent);
+        self.outbox.sent().await?;
         loop {
             tokio::select! {
                 exchange = self.found.session.accept() => take(exchange?, &self.terms, &self.exchanges),
-                message = self.control.receive::<RelayMessage>(CONTROL_BYTES) => {
+                message = self.reader.receive::<RelayMessage>(CONTROL_BYTES) => {
                     match message? {
-                        RelayMessage::DrainAck => return Ok(()),
+                        RelayMessage::DrainAck => return Ok(true),
                         RelayMessage::Refusals { requests, counts } => report_refusals(events, requests, counts),
                         _ => {}
                     }
@@ -107,7 +116,7 @@ impl ActiveLink {
                     Ok(exchange) => take(exchange, &self.terms, &self.exchanges),
                     Err(_) => return,
                 },
-                said = self.control.receive::<RelayMessage>(CONTROL_BYTES) => match said {
+                said = self.reader.receive::<RelayMessage>(CONTROL_BYTES) => match said {
                     Ok(RelayMessage::Refusals { requests, counts }) => report_refusals(events, requests, counts),
                     // Other messages no longer matter.
                     Ok(_) => {}
@@ -117,7 +126,7 @@ impl ActiveLink {
         }
     }
 
-    async fn close(&self) {
+    async fn close(&mut self) {
         self.exchanges.close();
         self.found.session.close("the agent has left");
         if let Some(endpoint) = &self.found.endpoint {

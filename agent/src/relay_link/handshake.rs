@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::exchange::{SessionTerms, TunnelBinding};
 use crate::relay_link::active::ActiveLink;
 use crate::relay_link::dialer::Dialed;
+use crate::relay_link::outbox::Outbox;
 use crate::relay_link::policy_sync::{Applied, PolicyOffer};
 use crate::relay_link::status::LinkId;
 use crate::relay_link::{
@@ -210,14 +211,15 @@ pub(crate) async fn open(
     ));
     let exchanges = TaskTracker::new();
 
+    let (writer, reader) = control.split();
     Ok(ActiveLink {
         found,
-        control,
+        outbox: Outbox::new(writer),
+        reader,
         terms,
         exchanges,
         since: Instant::now(),
         pending_policy: None,
-        control_poisoned: false,
         relay_draining: relay_leaves,
     })
 }

@@ -36,9 +36,10 @@ impl ControlStream {
         }
     }
 
-    /// Returns both halves, to receive while a large message is being sent.
-    pub const fn halves(&mut self) -> (&mut ControlWriter, &mut ControlReader) {
-        (&mut self.writer, &mut self.reader)
+    /// Splits the stream, to receive while a large message is being sent.
+    #[must_use]
+    pub fn split(self) -> (ControlWriter, ControlReader) {
+        (self.writer, self.reader)
     }
 
     /// Sends a message, like [`ControlWriter::send`].
