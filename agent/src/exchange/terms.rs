@@ -73,6 +73,35 @@ pub struct InFlight(Arc<AtomicUsize>);
 pub(super) struct InFlightGuard<'u>(&'u InFlight);
 
 impl ExchangeHandler {
+    /// Creates a handler whose application is at port 9 of this machine.
+    #[cfg(test)]
+    pub(crate) fn for_tests(events: EventSink) -> Self {
+        use crate::upstream::application::{Address, Application};
+        use tokio_util::task::TaskTracker;
+
+        let pool = ConnectionPool::new(
+            Application::plain(Address::Port(9)),
+            events.clone(),
+            TaskTracker::new(),
+            CancellationToken::new(),
+        );
+        Self {
+            state: Arc::default(),
+            pairing: None,
+            clock: Clock::default(),
+            pool,
+            pooled: false,
+            diagnoses: Arc::new(ByteMeter::new(0)),
+            offload: Offload::default(),
+            checks: OffloadQueue::default(),
+            header_case: HeaderCaseCache::default(),
+            events,
+            body_memory: BodyMemory::new(0),
+            in_flight: InFlight::default(),
+            refused: RefusalSummary::default(),
+        }
+    }
+
     /// Reports summaries of refusals until `stop` is cancelled.
     pub(crate) async fn report_counts(self: Arc<Self>, stop: CancellationToken) {
         self.refused.report_counts(&self.events, &stop).await;

@@ -413,3 +413,6 @@ const OPENING_GRACE: Duration = Duration::from_secs(1);
 
 /// Interval of checks for a suspend and a lost address.
 const SUSPEND_CHECK: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;
