@@ -1,6 +1,7 @@
 //! The agent as a value: start it, replace policies, shut it down.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -145,6 +146,7 @@ impl Agent {
             on_open: Box::new(on_open),
             on_transport: Box::new(on_worked),
             instance: instance(),
+            generations: AtomicU64::new(1),
             status: LinkStatus::default(),
             heads: PendingHeads::default(),
             tasks: TaskTracker::new(),

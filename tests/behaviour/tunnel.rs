@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hookward_agent::Proxies;
@@ -20,7 +20,7 @@ use hookward_tests::rogue::AgentMessage;
 use hookward_tests::sender::{Edge, Http1, github_signature};
 use hookward_tests::stage::{Fleet, Plan, Stage, policy, signed_policy};
 use hookward_tests::wait::{DEADLINE, eventually, within};
-use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
+use hookward_tunnel::protocol::control::{ConnectionId, RefusedReason, RelayMessage};
 use hookward_tunnel::transport::identity::Pin;
 use hookward_tunnel::transport::liveness::Liveness;
 use hookward_tunnel::transport::{ControlStream, Session, Transport, quic};
@@ -725,16 +725,24 @@ impl ByHand {
             .unwrap();
         let session = Session::over_quic(within("a handshake", connecting).await.unwrap());
         let mut control = session.open_control().await.unwrap();
-        let (instance, version) = ("one run".to_owned(), String::new());
+        static GENERATION: AtomicU32 = AtomicU32::new(1);
+
+        let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
+        let connection = ConnectionId {
+            instance: "one run".to_owned(),
+            // Without a link of its own, a connection replaces no other.
+            index: line.unwrap_or(1000 + generation),
+            generation: generation.into(),
+        };
+        let version = String::new();
         let credential = self.credential.clone();
 
         control
             .send(&AgentMessage::Hello {
                 credential,
                 version,
-                instance,
+                connection,
                 pool: false,
-                line,
                 lost,
             })
             .await

@@ -13,7 +13,7 @@ use hookward_core::text::printable;
 use hookward_gate::engine::Gate;
 use hookward_tunnel::transport::Transport;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -47,6 +47,8 @@ pub(crate) struct LinkContext {
     pub on_transport: Box<dyn Fn(Transport) + Send + Sync>,
     /// Name of this instance of the program.
     pub instance: String,
+    /// Generation of the next connection.
+    pub generations: AtomicU64,
     /// Status of all links.
     pub status: LinkStatus,
     /// Slots for unfinished heads.

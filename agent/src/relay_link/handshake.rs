@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::relay_link::AgentMessage;
@@ -9,7 +10,7 @@ use arc_swap::ArcSwap;
 use hookward_core::limits::{CONTROL_BYTES, GREETING_BYTES};
 use hookward_core::names::{HostName, origin_of};
 use hookward_core::text::printable;
-use hookward_tunnel::protocol::control::{Deadlines, RefusedReason, RelayMessage};
+use hookward_tunnel::protocol::control::{ConnectionId, Deadlines, RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{ControlStream, Session, StreamError};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -57,9 +58,12 @@ pub(crate) async fn greet(
     let hello = AgentMessage::Hello {
         credential: at.relay.credential.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        instance: shared.instance.clone(),
+        connection: ConnectionId {
+            instance: shared.instance.clone(),
+            index: u32::try_from(slot).unwrap_or(u32::MAX),
+            generation: shared.generations.fetch_add(1, Ordering::Relaxed),
+        },
         pool: shared.link.pool,
-        line: u32::try_from(slot).ok(),
         lost,
     };
     control.send(&hello).await?;

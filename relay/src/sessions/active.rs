@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use hookward_tunnel::protocol::control::ConnectionId;
 use hookward_tunnel::transport::Session;
 
 use crate::body::response::TunnelBody;
@@ -11,23 +12,20 @@ use crate::overload::load::{LoadGuard, SessionLoad};
 use crate::overload::slow_readers::ResponseBacklog;
 use crate::storage::agents::Agent;
 
-/// Instance of an agent's program, and the place of a session in it.
-pub(crate) struct AgentInstance {
-    /// Unique name of the instance.
-    pub instance: Box<str>,
+/// Identity of a session, as its agent stated it.
+pub(crate) struct SessionIdentity {
+    pub connection: ConnectionId,
     /// `true` if the agent shares its tunnels with others.
-    pub pool: bool,
-    /// Number of the link in the instance.
-    pub link: Option<u32>,
+    pub is_pooled: bool,
     /// `true` if the previous connection of this link was lost.
-    pub lost: bool,
+    pub replaces_lost: bool,
 }
 
 /// A session that is being served.
 pub(crate) struct ActiveSession {
     id: u64,
     pub agent: Agent,
-    run: AgentInstance,
+    identity: SessionIdentity,
     pub session: Session,
     /// Events for the agent.
     pub owner_events: OwnerEvents,
@@ -46,7 +44,7 @@ impl ActiveSession {
     #[must_use]
     pub(crate) fn new(
         agent: Agent,
-        run: AgentInstance,
+        identity: SessionIdentity,
         session: Session,
         refusals: OwnerEvents,
     ) -> Arc<Self> {
@@ -56,7 +54,7 @@ impl ActiveSession {
         Arc::new(Self {
             id,
             agent,
-            run,
+            identity,
             session,
             owner_events: refusals,
             response_backlog: Arc::default(),
@@ -109,37 +107,39 @@ impl ActiveSession {
     /// Returns `true` if this session has replaced that one.
     #[must_use]
     pub(crate) fn replaces(&self, other: &Self) -> bool {
-        self.is_same_link(other) && self.id > other.id && self.complete.load(Ordering::Relaxed)
+        other.is_older(self) && self.complete.load(Ordering::Relaxed)
     }
 
     /// Returns `true` if both are connections of one link of an instance.
     #[must_use]
     pub(crate) fn is_same_link(&self, other: &Self) -> bool {
-        self.run.link.is_some() && self.run.link == other.run.link && self.is_same_instance(other)
+        let (own, others) = (&self.identity.connection, &other.identity.connection);
+        self.agent.id == other.agent.id && own.is_same_link(others)
     }
 
     /// Returns `true` if the agent shares its tunnels.
     #[must_use]
     pub(crate) const fn is_pooled(&self) -> bool {
-        self.run.pool
+        self.identity.is_pooled
     }
 
-    /// Returns `true` if this session began before the other.
+    /// Returns `true` if the other session is a newer one of the same link.
     #[must_use]
-    pub(crate) const fn is_older(&self, other: &Self) -> bool {
-        self.id < other.id
+    pub(crate) fn is_older(&self, other: &Self) -> bool {
+        let (own, others) = (&self.identity.connection, &other.identity.connection);
+        self.agent.id == other.agent.id && own.is_older(others)
     }
 
     /// Returns `true` if the agent reported the previous connection of its link as lost.
     #[must_use]
     pub(crate) const fn replaces_lost_link(&self) -> bool {
-        self.run.lost
+        self.identity.replaces_lost
     }
 
     /// Returns the name of its instance.
     #[must_use]
-    pub(crate) const fn instance(&self) -> &str {
-        &self.run.instance
+    pub(crate) fn instance(&self) -> &str {
+        &self.identity.connection.instance
     }
 
     /// Returns `true` if both are the same session.
@@ -151,7 +151,7 @@ impl ActiveSession {
     /// Returns `true` if both belong to one instance of the agent's program.
     #[must_use]
     pub(crate) fn is_same_instance(&self, other: &Self) -> bool {
-        self.agent.id == other.agent.id && self.run.instance == other.run.instance
+        self.agent.id == other.agent.id && self.instance() == other.instance()
     }
 
     /// Returns a sequence number for a message of this session; lower ones are sent first.

@@ -8,7 +8,7 @@ use hookward_core::secret::{Secret, SecretDigest};
 use hookward_tunnel::protocol::control::{Deadlines, RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamError};
 
-use crate::sessions::active::AgentInstance;
+use crate::sessions::active::SessionIdentity;
 use crate::sessions::context::SessionContext;
 use crate::storage::StorageError;
 use crate::storage::agents::Agent;
@@ -20,8 +20,8 @@ pub(crate) struct Authenticated {
     pub agent: Agent,
     /// Digest of the credential, which the session checks regularly.
     pub credential: SecretDigest,
-    /// Instance that the session belongs to.
-    pub run: AgentInstance,
+    /// Identity of the session.
+    pub identity: SessionIdentity,
     /// Stream of control messages.
     pub control: ControlStream,
 }
@@ -58,9 +58,8 @@ pub(crate) async fn authenticate(
         AgentMessage::Hello {
             credential,
             version,
-            instance,
+            connection,
             pool,
-            line,
             lost,
         } => {
             let digest = credential.digest();
@@ -74,17 +73,16 @@ pub(crate) async fn authenticate(
 
             control.send(&welcome(&agent, host)).await?;
 
-            let run = AgentInstance {
-                instance: instance.into(),
-                pool,
-                link: line,
-                lost,
+            let identity = SessionIdentity {
+                connection,
+                is_pooled: pool,
+                replaces_lost: lost,
             };
 
             Ok(Authenticated {
                 agent,
                 credential: digest,
-                run,
+                identity,
                 control,
             })
         }

@@ -172,8 +172,7 @@ impl Registry {
             let has = |what: &dyn Fn(&ActiveSession) -> bool| {
                 tunnel.sessions.iter().any(|other| what(&other.live))
             };
-            has(&|other| other.is(session))
-                || !has(&|other| other.is_same_link(session) && other.is_older(session))
+            has(&|other| other.is(session)) || !has(&|other| other.is_older(session))
         });
         session.set_complete(complete);
 

@@ -135,7 +135,7 @@ impl<'c> SessionLoop<'c> {
         let Authenticated {
             agent,
             credential,
-            run,
+            identity,
             control,
         } = admitted;
         let events = OwnerEvents::new(context.limits.refusal_events_per_second);
@@ -143,7 +143,7 @@ impl<'c> SessionLoop<'c> {
         Self {
             context,
             control,
-            live: ActiveSession::new(agent, run, session.clone(), events),
+            live: ActiveSession::new(agent, identity, session.clone(), events),
             credential,
             state: SessionState::Active,
             is_drain_announced: false,
@@ -432,7 +432,8 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::*;
-    use crate::sessions::active::AgentInstance;
+    use crate::sessions::active::SessionIdentity;
+    use hookward_tunnel::protocol::control::ConnectionId;
 
     /// Both ends of a session over an in-memory pipe.
     async fn pair(tasks: &TaskTracker) -> (Session, Session) {
@@ -475,11 +476,14 @@ mod tests {
             let admitted = Authenticated {
                 agent,
                 credential: credential.digest(),
-                run: AgentInstance {
-                    instance: instance.into(),
-                    pool: false,
-                    link: Some(0),
-                    lost: false,
+                identity: SessionIdentity {
+                    connection: ConnectionId {
+                        instance: instance.to_owned(),
+                        index: 0,
+                        generation: 0,
+                    },
+                    is_pooled: false,
+                    replaces_lost: false,
                 },
                 control: control.unwrap(),
             };

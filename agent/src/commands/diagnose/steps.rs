@@ -8,7 +8,7 @@ use crate::relay_link::{ConnectionError, RelayEndpoint};
 use hookward_core::clock::Clock;
 use hookward_core::limits::GREETING_BYTES;
 use hookward_core::text::printable;
-use hookward_tunnel::protocol::control::RelayMessage;
+use hookward_tunnel::protocol::control::{ConnectionId, RelayMessage};
 use hookward_tunnel::transport::{Session, Transport};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
@@ -156,9 +156,12 @@ impl Findings {
             let hello = AgentMessage::Hello {
                 credential: relay.credential.clone(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                instance: "diagnose".to_owned(),
+                connection: ConnectionId {
+                    instance: "diagnose".to_owned(),
+                    index: 0,
+                    generation: 0,
+                },
                 pool: false,
-                line: None,
                 lost: false,
             };
             control.send(&hello).await?;

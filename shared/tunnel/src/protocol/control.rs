@@ -41,16 +41,11 @@ pub enum AgentMessage<P> {
         credential: Secret,
         /// Version of the agent, for the relay's log.
         version: String,
-        /// Unique name of the agent's instance. The connections of one instance serve together, and
-        /// the newest instance takes over.
-        instance: String,
+        /// Identity of the connection among those of the agent.
+        connection: ConnectionId,
         /// `true` if the agent shares its tunnels with other agents that set this, too.
         #[serde(default)]
         pool: bool,
-        /// Number of the connection's link in the instance. A newer connection of a link replaces
-        /// an older one, whose path may be dead. `None` for no link.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        line: Option<u32>,
         /// `true` if the previous connection of this link is lost, even if the relay does not know yet.
         #[serde(default)]
         lost: bool,
@@ -82,6 +77,33 @@ pub enum AgentMessage<P> {
     /// A message of a newer version.
     #[serde(other)]
     Unknown,
+}
+
+/// Identity of a connection among those of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionId {
+    /// Unique name of the agent's instance. The connections of one instance serve together, and the
+    /// newest instance takes over.
+    pub instance: String,
+    /// Number of the connection's link in the instance.
+    pub index: u32,
+    /// Number of the connection, which grows within the instance. A newer connection of a link
+    /// replaces an older one, whose path may be dead.
+    pub generation: u64,
+}
+
+impl ConnectionId {
+    /// Returns `true` if both are connections of one link of an instance.
+    #[must_use]
+    pub fn is_same_link(&self, other: &Self) -> bool {
+        self.index == other.index && self.instance == other.instance
+    }
+
+    /// Returns `true` if this connection began before the other one of its link.
+    #[must_use]
+    pub fn is_older(&self, other: &Self) -> bool {
+        self.is_same_link(other) && self.generation < other.generation
+    }
 }
 
 /// Message of the relay to an agent.

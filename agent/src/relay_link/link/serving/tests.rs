@@ -1,6 +1,6 @@
 //! Steps of the loop, over a session in memory.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use hookward_core::clock::Clock;
@@ -79,6 +79,7 @@ impl Stage {
             on_open: Box::new(|_| {}),
             on_transport: Box::new(|_| {}),
             instance: "test".to_owned(),
+            generations: AtomicU64::new(1),
             status: LinkStatus::default(),
             heads: PendingHeads::default(),
             tasks: tasks.clone(),
