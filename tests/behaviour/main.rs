@@ -30,6 +30,7 @@ mod documents;
 mod edge;
 mod fetched;
 mod gate;
+mod grant;
 mod http;
 mod judge;
 mod layers;

@@ -72,6 +72,9 @@ pub struct Route {
     /// Replay protection, by the relay only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<ReplayProtection>,
+    /// Storage of deliveries until the application accepts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<StoredDeliveries>,
     /// Mode of failed checks.
     pub mode: Mode,
     /// Accept rules; one must accept.
@@ -101,6 +104,14 @@ pub struct Lockout {
     pub within_ms: u64,
     /// Duration of the lockout, in milliseconds.
     pub for_ms: u64,
+}
+
+/// Storage of a route's deliveries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredDeliveries {
+    /// Maximum age of a delivery that the agent accepts, in milliseconds.
+    pub max_age_ms: u64,
 }
 
 /// Replay protection of a route.
@@ -152,6 +163,7 @@ impl Route {
             deny_ips: Addresses::default(),
             rate: None,
             replay: None,
+            stored: None,
             mode: Mode::Enforce,
             accept: Vec::new(),
         }

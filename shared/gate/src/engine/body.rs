@@ -214,7 +214,7 @@ impl PendingBody {
     /// Passes an accept rule whose checks have all passed: replay protection, then the rates.
     pub(super) fn pass(
         &self,
-        evidence: Evidence,
+        mut evidence: Evidence,
         request: &Request<'_>,
         evaluation: Evaluation<'_>,
     ) -> Result<Decision, Refusal> {
@@ -223,36 +223,14 @@ impl PendingBody {
         };
         self.admit_signed(&evidence, evaluation)?;
 
-        let Evidence {
-            mut tokens,
-            secrets,
-            mut identity,
-            failed,
-            ..
-        } = evidence;
-
+        let mut identity = std::mem::take(&mut evidence.identity);
         // An unsigned id must not distinguish deliveries of a signed request.
         if identity.iter().any(|part| part.signed) {
             identity.retain(|part| part.signed);
         }
 
         let identity: Vec<Vec<u8>> = identity.into_iter().map(|part| part.value).collect();
-        // Valid tokens are removed, even those of other accept rules.
-        for rule in &route.accept {
-            for spot in rule.find_tokens(request.head) {
-                if !tokens.contains(&spot) {
-                    tokens.push(spot);
-                }
-            }
-        }
-
-        let permit = Permit {
-            gate: Arc::clone(&self.gate),
-            route: self.route,
-            tokens,
-            secrets,
-            observed: failed,
-        };
+        let permit = self.gate.permit(self.route, evidence, request.head);
 
         match route.replay {
             Some(replay)
@@ -275,6 +253,45 @@ impl PendingBody {
     #[must_use]
     pub fn gate(&self) -> Arc<Gate> {
         Arc::clone(&self.gate)
+    }
+}
+
+impl Gate {
+    /// Creates the permit of a request that passed an accept rule.
+    pub(super) fn permit(
+        self: &Arc<Self>,
+        route: usize,
+        evidence: Evidence,
+        head: RequestHead<'_>,
+    ) -> Permit {
+        let Evidence {
+            mut tokens,
+            secrets,
+            signatures,
+            failed,
+            ..
+        } = evidence;
+
+        // Valid tokens are removed, even those of other accept rules.
+        let rules = self.routes.get(route).map(|route| &route.accept);
+        for span in rules
+            .into_iter()
+            .flatten()
+            .flat_map(|rule| rule.find_tokens(head))
+        {
+            if !tokens.contains(&span) {
+                tokens.push(span);
+            }
+        }
+
+        Permit {
+            gate: Arc::clone(self),
+            route,
+            tokens,
+            secrets,
+            observed: failed,
+            signatures,
+        }
     }
 }
 

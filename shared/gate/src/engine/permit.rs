@@ -2,17 +2,19 @@
 
 use super::dedup::{Claimed, DeliveryClaim};
 use super::evaluation::Evaluation;
+use super::grant::VerifiedSignature;
 use super::token::TokenSpan;
 use super::{Gate, PendingBody};
 use crate::policy::OnDuplicate;
 use crate::providers::challenge::ChallengeResponse;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::secret::Secret;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Settings of a route that concern forwarding.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteSettings {
     /// Display name of the route.
     pub name: String,
@@ -28,6 +30,8 @@ pub struct RouteSettings {
     pub encoded_slashes: bool,
     /// Path patterns, as written.
     pub paths: Vec<String>,
+    /// Maximum age of a stored delivery; `None` if the route stores none.
+    pub max_age: Option<Duration>,
 }
 
 /// Verdict of the checks that need no body.
@@ -58,6 +62,8 @@ pub struct Permit {
     pub(super) tokens: Vec<TokenSpan>,
     pub(super) secrets: Vec<String>,
     pub(super) observed: Option<Refusal>,
+    /// Signatures that were verified, on a route that stores deliveries.
+    pub(super) signatures: Vec<VerifiedSignature>,
 }
 
 /// A request that passed every check, and whose delivery must be claimed before it is forwarded.
@@ -126,6 +132,7 @@ impl Permit {
             keep_token: false,
             encoded_slashes: false,
             paths: Vec::new(),
+            max_age: None,
         };
 
         self.gate

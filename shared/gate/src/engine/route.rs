@@ -47,7 +47,7 @@ impl CompiledRoute {
         let accept = route
             .accept
             .iter()
-            .map(|accept| AcceptRule::new(accept, side, remembers));
+            .map(|accept| AcceptRule::new(accept, side, remembers, route.stored.is_some()));
         let accept = accept.collect::<Result<Vec<_>, _>>()?;
 
         let mut places = BodyFieldsBuilder::default();
@@ -64,6 +64,9 @@ impl CompiledRoute {
                 keep_token: route.keep_token,
                 encoded_slashes: route.encoded_slashes,
                 paths: route.paths.clone(),
+                max_age: route
+                    .stored
+                    .map(|stored| Duration::from_millis(stored.max_age_ms)),
             },
             paths,
             methods: route.admitted_methods(),

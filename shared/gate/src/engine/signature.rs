@@ -46,8 +46,14 @@ pub(crate) struct SignatureRule {
 }
 
 impl SignatureRule {
-    /// Compiles a signature check. `remembers` requires an identity of each delivery.
-    pub(crate) fn new(check: &SignatureCheck, side: Side, remembers: bool) -> Result<Self, Reason> {
+    /// Compiles a signature check. `remembers` requires an identity of each delivery, and `stores` a
+    /// digest of each signed content.
+    pub(crate) fn new(
+        check: &SignatureCheck,
+        side: Side,
+        remembers: bool,
+        stores: bool,
+    ) -> Result<Self, Reason> {
         let schemes = check.schemes()?;
         let secrets: Vec<Secret> = check
             .secrets
@@ -61,7 +67,7 @@ impl SignatureRule {
                 check
                     .verifier(&schemes, &secrets)
                     .map_err(|error| error.to_string())?
-                    .with_proof(remembers),
+                    .with_proof(remembers || stores),
             ),
         };
 
@@ -88,6 +94,11 @@ impl SignatureRule {
             refused_with,
             challenges,
         })
+    }
+
+    /// Returns the provider, or a digest of the custom scheme. Independent of the secrets.
+    pub(crate) fn scheme_name(&self) -> String {
+        challenge::scheme_name(&self.check)
     }
 
     /// Returns `true` if the check needs the body.

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::policy::Lockout;
 use hookward_core::address::{AddressSet, source};
-use hookward_core::clock::SteadyMillis;
+use hookward_core::clock::{SteadyMillis, UnixMillis};
 use hookward_core::ip_sets::NamedSets;
 use hookward_core::rate::Rate;
 
@@ -42,7 +42,7 @@ pub struct GateState {
     pub sets: NamedSets,
     /// Addresses that are never locked out, because trusted proxies carry many senders.
     pub exempt: AddressSet,
-    // A std mutex: it guards two maps, and nothing waits while it is held.
+    // A std mutex: it guards some maps, and nothing waits while it is held.
     counts: Mutex<Counts>,
 }
 
@@ -51,9 +51,12 @@ struct Counts {
     /// Used part of each bucket, in microseconds of the monotonic clock.
     spent: HashMap<Counted, u64>,
     failures: HashMap<IpAddr, Failures>,
+    /// Digests of the signed contents that the agent has processed, with the end of their memory.
+    processed: HashMap<[u8; 32], UnixMillis>,
     /// Time of the last sweep of each full table.
     swept_spent: SteadyMillis,
     swept_failures: SteadyMillis,
+    swept_processed: SteadyMillis,
 }
 
 /// Returns `true` if a full table may be swept: at most once a second, because a sweep visits all
@@ -160,11 +163,37 @@ impl GateState {
         }
     }
 
+    /// Remembers a signed content that the application has accepted, until this time.
+    pub(crate) fn note_processed(&self, digest: [u8; 32], until: UnixMillis, now: UnixMillis) {
+        let mut counts = self.lock();
+        let is_full = counts.processed.len() >= MAX_PROCESSED;
+        if is_full && may_sweep(&mut counts.swept_processed, SteadyMillis(now.0)) {
+            counts.processed.retain(|_, until| *until > now);
+        }
+        if counts.processed.len() < MAX_PROCESSED {
+            counts.processed.insert(digest, until);
+        }
+    }
+
+    /// Returns `true` if this signed content was processed, or if that is unknown because the memory
+    /// is full.
+    pub(crate) fn was_processed(&self, digest: &[u8; 32], now: UnixMillis) -> bool {
+        let counts = self.lock();
+        let is_remembered = counts
+            .processed
+            .get(digest)
+            .is_some_and(|until| *until > now);
+        is_remembered || counts.processed.len() >= MAX_PROCESSED
+    }
+
     fn lock(&self) -> MutexGuard<'_, Counts> {
         // A panic elsewhere cannot leave a count half changed.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Maximum number of processed contents in memory: some 50 MB for a million.
+const MAX_PROCESSED: usize = 1_000_000;
 
 /// Maximum number of clients in each table: some 5 MB for a tunnel under attack.
 const MAX_SOURCES: usize = 65_536;

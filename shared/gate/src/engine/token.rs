@@ -1,6 +1,7 @@
 //! Tokens in a webhook's URL or header, and Basic authentication.
 
 use hookward_core::reason::Reason;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 use data_encoding::BASE64;
@@ -12,12 +13,33 @@ use hookward_core::limits::TOKEN_BYTES;
 use hookward_core::text::Escaped;
 
 /// Span of a token, which the agent removes as the last change.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TokenSpan {
     /// Bytes of the target: the parameter, and one adjacent `&` or the `?`.
     Target(Range<usize>),
     /// Header field.
-    Header(HeaderName),
+    Header(#[serde(with = "header_name")] HeaderName),
+}
+
+/// Serialisation of a header name as text.
+mod header_name {
+    use http::HeaderName;
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        name: &HeaderName,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        name.as_str().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<HeaderName, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
 }
 
 /// Checks that the request has exactly one token, and a valid one. Returns its span and its name.

@@ -1,7 +1,8 @@
 //! Findings of an accept rule's checks.
 
 use crate::engine::evaluation::Evaluation;
-use crate::engine::signature::DeliveryIdentity;
+use crate::engine::grant::VerifiedSignature;
+use crate::engine::signature::{DeliveryIdentity, SignatureRule};
 use crate::engine::token::TokenSpan;
 use crate::policy::{TokenCheck, TokenLocation};
 use hookward_core::reason::{Check, Refusal};
@@ -18,6 +19,8 @@ pub(crate) struct Evidence {
     pub(crate) identity: Vec<DeliveryIdentity>,
     /// `true` if all signatures were checked here and match, and at least one is not a token.
     pub(crate) signed: bool,
+    /// Signatures that were verified, on a route that stores deliveries.
+    pub(crate) signatures: Vec<VerifiedSignature>,
     /// First failed check, on a route that only observes.
     pub(crate) failed: Option<Refusal>,
 }
@@ -36,6 +39,16 @@ pub(crate) fn token_refusal(check: &TokenCheck, reason: String) -> Refusal {
 }
 
 impl Evidence {
+    /// Records a verified signature. There is a digest only on a route that stores deliveries or
+    /// remembers them.
+    pub(super) fn note_signature(&mut self, rule: &SignatureRule, digest: Option<[u8; 32]>) {
+        self.signatures
+            .extend(digest.map(|digest| VerifiedSignature {
+                scheme: rule.scheme_name(),
+                digest,
+            }));
+    }
+
     /// Refuses after a failed check, or records the failure on a route that only observes.
     pub(super) fn record_or_fail(
         &mut self,

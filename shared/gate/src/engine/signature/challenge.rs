@@ -16,15 +16,7 @@ pub(super) struct ChallengeOrigin(pub(super) Vec<u8>);
 
 impl ChallengeOrigin {
     pub(super) fn of(check: &SignatureCheck) -> Self {
-        let provider = match (check.row(), &check.scheme) {
-            (Some(row), _) => format!("{}/", row.id),
-            (None, scheme) => {
-                // A scheme comes from TOML or JSON, so it can be serialized as JSON.
-                let scheme = serde_json::to_vec(scheme).unwrap_or_default();
-                format!("own scheme {}/", HEXLOWER.encode(&Sha256::digest(scheme)))
-            }
-        };
-
+        let provider = scheme_name(check);
         let account = check
             .secrets
             .iter()
@@ -32,7 +24,19 @@ impl ChallengeOrigin {
             .min()
             .unwrap_or_default();
 
-        Self(format!("{provider}{account}/").into_bytes())
+        Self(format!("{provider}/{account}/").into_bytes())
+    }
+}
+
+/// Returns the provider, or a digest of the custom scheme.
+pub(super) fn scheme_name(check: &SignatureCheck) -> String {
+    match (check.row(), &check.scheme) {
+        (Some(row), _) => row.id.clone(),
+        (None, scheme) => {
+            // A scheme comes from TOML or JSON, so it can be serialized as JSON.
+            let scheme = serde_json::to_vec(scheme).unwrap_or_default();
+            format!("own scheme {}", HEXLOWER.encode(&Sha256::digest(scheme)))
+        }
     }
 }
 

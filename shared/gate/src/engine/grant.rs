@@ -1,0 +1,269 @@
+//! Grants: the serialisable part of a permit, with which a gate permits a stored request again.
+//!
+//! Reachability (path and method) and all checks follow the policy in force at that time. Only one
+//! thing lasts: a signature that was verified at receipt stays valid after its secret was retired.
+//! The relay knows that from its own grant. The agent does not trust the relay: it verifies the
+//! signature again, at the time of receipt, by the secrets in force then. So a captured relay could
+//! only present old webhooks, and the agent refuses those that it has processed.
+
+use std::sync::Arc;
+
+use hookward_core::clock::{Moment, UnixMillis};
+use hookward_core::reason::{Check, Code, Refusal};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::body::further;
+use super::permit::{Permit, RouteSettings};
+use super::signature::SignatureRule;
+use super::token::TokenSpan;
+use super::{Evaluation, Gate, Side, no_route};
+use crate::inspection::{Inspection, Work};
+use crate::request::Request;
+
+/// Serialisable part of a permit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Time of receipt, by the relay's clock.
+    pub received: UnixMillis,
+    /// Digest of the permitted request, which the grant is valid for.
+    pub request: RequestDigest,
+    /// Settings of the route at receipt. A stored request follows those in force later.
+    pub settings: RouteSettings,
+    /// Spans of the tokens to remove.
+    pub tokens: Vec<TokenSpan>,
+    /// Signatures that were verified.
+    pub signatures: Vec<VerifiedSignature>,
+}
+
+/// Digest of a request: method, target, header fields in order, and body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestDigest([u8; 32]);
+
+impl RequestDigest {
+    /// Computes the digest.
+    #[must_use]
+    pub fn of(request: &Request<'_>) -> Self {
+        let head = request.head;
+        let mut digest = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            digest.update((bytes.len() as u64).to_be_bytes());
+            digest.update(bytes);
+        };
+
+        part(head.method.as_str().as_bytes());
+        part(head.target);
+        for (name, value) in head.headers {
+            part(name.as_str().as_bytes());
+            part(value.as_bytes());
+        }
+        part(request.body);
+        Self(digest.finalize().into())
+    }
+}
+
+/// A signature that a gate has verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedSignature {
+    /// Provider, or digest of the custom scheme.
+    pub scheme: String,
+    /// Digest of the signed content, regardless of the secret.
+    pub digest: [u8; 32],
+}
+
+/// A gate that was in force until a time, with secrets that may be retired now.
+pub struct RetiredGate {
+    /// The gate.
+    pub gate: Arc<Gate>,
+    /// Time at which another gate replaced it.
+    pub until: UnixMillis,
+}
+
+/// Beginning of the reason for which a stored request is not permitted again.
+pub const POLICY_CHANGED: &str = "policy_changed";
+
+impl Permit {
+    /// Returns the grant of this permit, for storing the request.
+    #[must_use]
+    pub fn grant(&self, request: &Request<'_>, received: UnixMillis) -> Grant {
+        Grant {
+            received,
+            request: RequestDigest::of(request),
+            settings: self.settings().clone(),
+            tokens: self.tokens.clone(),
+            signatures: self.signatures.clone(),
+        }
+    }
+
+    /// Records that the application has accepted the request, so that the agent refuses it when a
+    /// relay presents it as a stored one. Has no effect on a route that stores nothing.
+    pub fn note_processed(&self, evaluation: Evaluation<'_>) {
+        let Some(max_age) = self
+            .settings()
+            .max_age
+            .filter(|_| self.gate.side == Side::Agent)
+        else {
+            return;
+        };
+
+        let max_age = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX);
+        let until = UnixMillis(evaluation.now.wall.0.saturating_add(max_age));
+        for signature in &self.signatures {
+            evaluation
+                .state
+                .note_processed(signature.digest, until, evaluation.now.wall);
+        }
+    }
+}
+
+impl Gate {
+    /// Permits a stored request again, under the policy in force. `retired` are earlier gates of the
+    /// agent; the relay has the grant instead.
+    ///
+    /// # Errors
+    /// A refusal whose reason begins with [`POLICY_CHANGED`], if the policy in force does not permit
+    /// the request. Other refusals of the agent: the request is too old, its route stores nothing, or
+    /// it was processed before.
+    pub fn permit_again(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        grant: &Grant,
+        evaluation: Evaluation<'_>,
+        retired: &[RetiredGate],
+    ) -> Result<Permit, Refusal> {
+        if RequestDigest::of(request) != grant.request {
+            let reason = "the stored request is not the permitted one";
+            return Err(Refusal::failed(Check::Syntax, reason));
+        }
+
+        let head = request.head;
+        self.check_shape(head).map_err(changed)?;
+        let index = self.find_route(head).map_err(changed)?;
+        let Some(route) = self.routes.get(index) else {
+            return Err(changed(no_route()));
+        };
+        if self.side == Side::Agent {
+            check_receipt(route.settings.max_age, grant.received, evaluation.now.wall)?;
+        }
+        if request.body.len() as u64 > route.settings.max_body {
+            let reason = format!("the body has more than {} bytes", route.settings.max_body);
+            return Err(changed(Refusal::new(
+                Check::BodySize,
+                Code::BodyTooLarge,
+                reason,
+            )));
+        }
+
+        // Signatures and observation follow the time of receipt; a delay is no fault of the sender.
+        let at_receipt = Evaluation {
+            now: Moment {
+                wall: grant.received,
+                ..evaluation.now
+            },
+            ..evaluation
+        };
+        let at_receipt = at_receipt.on(route);
+        let inspection = Inspection::new(Arc::clone(&route.body_fields), Work::of_a_request());
+        let request = request.inspected(&inspection);
+        let vouch = |rule: &SignatureRule| match self.side {
+            Side::Relay => vouched_by_grant(rule, grant),
+            Side::Agent => verified_before(rule, &request, at_receipt, retired),
+        };
+
+        let mut furthest: Option<Refusal> = None;
+        for rule in &route.accept {
+            match rule.check_again(&route.deny, &request, at_receipt, &vouch) {
+                Ok(evidence) => {
+                    let permit = self.permit(index, evidence, head);
+                    return self.check_processed(permit, evaluation);
+                }
+                Err(refusal) => furthest = Some(further(furthest, refusal)),
+            }
+        }
+        Err(changed(furthest.unwrap_or_else(no_route)))
+    }
+
+    /// Refuses what the agent has processed before.
+    fn check_processed(
+        &self,
+        permit: Permit,
+        evaluation: Evaluation<'_>,
+    ) -> Result<Permit, Refusal> {
+        if self.side == Side::Relay {
+            return Ok(permit);
+        }
+
+        let now = evaluation.now.wall;
+        let is_processed =
+            |signature: &VerifiedSignature| evaluation.state.was_processed(&signature.digest, now);
+        match permit.signatures.iter().any(is_processed) {
+            true => Err(Refusal::failed(
+                Check::Replay,
+                "this agent has processed the delivery before",
+            )),
+            false => Ok(permit),
+        }
+    }
+}
+
+fn changed(refusal: Refusal) -> Refusal {
+    Refusal {
+        reason: format!("{POLICY_CHANGED}: {}", refusal.reason),
+        ..refusal
+    }
+}
+
+/// Checks the time of receipt, which a captured relay may choose.
+fn check_receipt(
+    max_age: Option<std::time::Duration>,
+    received: UnixMillis,
+    now: UnixMillis,
+) -> Result<(), Refusal> {
+    let Some(max_age) = max_age else {
+        let reason = format!("{POLICY_CHANGED}: the route stores no deliveries");
+        return Err(Refusal::failed(Check::Replay, reason));
+    };
+
+    let max_age = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX);
+    if received.0 > now.0.saturating_add(CLOCK_TOLERANCE_MS) {
+        return Err(Refusal::failed(
+            Check::Replay,
+            "the time of receipt lies in the future: does the relay's clock agree with this one?",
+        ));
+    }
+    if now.0.saturating_sub(received.0) > max_age {
+        let reason = format!("received more than {} s ago", max_age / 1000);
+        return Err(Refusal::failed(Check::Replay, reason));
+    }
+    Ok(())
+}
+
+/// Tolerated difference between the clocks of relay and agent, in milliseconds.
+const CLOCK_TOLERANCE_MS: u64 = 60_000;
+
+/// Returns the signature of this scheme that the relay itself verified at receipt.
+fn vouched_by_grant(rule: &SignatureRule, grant: &Grant) -> Option<[u8; 32]> {
+    let scheme = rule.scheme_name();
+    let mut verified = grant.signatures.iter();
+    verified
+        .find(|verified| verified.scheme == scheme)
+        .map(|verified| verified.digest)
+}
+
+/// Verifies the signature by secrets that were in force at receipt.
+fn verified_before(
+    rule: &SignatureRule,
+    request: &Request<'_>,
+    at_receipt: Evaluation<'_>,
+    retired: &[RetiredGate],
+) -> Option<[u8; 32]> {
+    let scheme = rule.scheme_name();
+    retired
+        .iter()
+        .filter(|retired| retired.until >= at_receipt.now.wall)
+        .flat_map(|retired| &retired.gate.routes)
+        .flat_map(|route| &route.accept)
+        .flat_map(|accept| accept.signatures())
+        .filter(|old| old.scheme_name() == scheme)
+        .find_map(|old| old.verify(request, at_receipt).ok()??.0.proof)
+}
