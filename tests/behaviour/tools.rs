@@ -1909,3 +1909,50 @@ fn a_body_compressed_after_signing_is_named() {
     let told = format!("{} {}", said["reason"], said["hints"]);
     assert!(told.contains("unpack"), "{said}");
 }
+
+/// The digest of a policy depends on its meaning, and not on its form or its secrets.
+#[test]
+fn a_policy_has_the_same_digest_in_every_form() {
+    let digest = |args: &[&str], key: &str| {
+        let ended = hookward(&[&["check"], args].concat(), &[("KEY", key)], "");
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let line = ended.out.lines().find(|line| line.starts_with("digest"));
+        line.expect("a digest").to_owned()
+    };
+    let folder = Folder::new();
+
+    let flags = [
+        "--path",
+        "/a/**",
+        "--method",
+        "post",
+        "--verify",
+        "github=env:KEY",
+    ];
+    let own = digest(&flags, "one secret of the test");
+    assert_eq!(own, digest(&flags, "another secret of the test"));
+
+    let tables = folder.file(
+        "tables.toml",
+        "[[route]]\npath = ['/a/**']\nmethods = ['POST']\n[[route.accept]]\n\
+         verify = { provider = 'github', secret = 'env:KEY' }",
+    );
+    let inline = folder.file(
+        "inline.toml",
+        "# the same in another form\nroute = [ { accept = [ { verify = [ { secrets = [\"env:KEY\"], provider = \
+         \"github\" } ] } ], methods = [\"POST\"], path = \"/a/**\" } ]",
+    );
+    for path in [&tables, &inline] {
+        assert_eq!(own, digest(&["--policy", path], "one secret of the test"));
+    }
+
+    let other = [
+        "--path",
+        "/b/**",
+        "--method",
+        "post",
+        "--verify",
+        "github=env:KEY",
+    ];
+    assert_ne!(own, digest(&other, "one secret of the test"));
+}

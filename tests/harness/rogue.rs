@@ -72,6 +72,7 @@ impl Rogue {
 
             control
                 .send(&RelayMessage::Opened {
+                    digest: String::new(),
                     host: HOST.into(),
                     port: 443,
                 })

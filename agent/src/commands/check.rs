@@ -44,14 +44,13 @@ pub(super) fn run(args: CheckArgs) -> Result<Exit, CommandError> {
                     .iter()
                     .map(|warning| format!("warning: {warning}\n")),
             );
+            let summary = Summary::of(&policy);
             text.push_str("it lets in:\n");
-
-            text.extend(
-                Summary::of(&policy)
-                    .lines
-                    .iter()
-                    .map(|line| format!("  {line}\n")),
-            );
+            text.extend(summary.lines.iter().map(|line| format!("  {line}\n")));
+            text.push_str(&format!(
+                "digest, as in the relay's log: {}\n",
+                summary.digest
+            ));
 
             let routes = policy.routes.len();
             text.push_str(&format!(

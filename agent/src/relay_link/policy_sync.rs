@@ -4,9 +4,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hookward_core::text::printable;
 use hookward_gate::engine::Gate;
-use hookward_gate::policy::Policy;
+use hookward_gate::policy::{Policy, summary};
 use tokio::sync::watch;
+
+use crate::events::{Event, EventSink};
 
 /// A policy in the form for the relay, and compiled for the agent's own gate.
 pub(crate) struct PolicyOffer {
@@ -15,6 +18,8 @@ pub(crate) struct PolicyOffer {
     pub gate: Arc<Gate>,
     /// Revision; later policies have a higher one.
     pub revision: u64,
+    /// Digest of the policy, which the relay returns once it is in force there.
+    pub digest: String,
 }
 
 impl PolicyOffer {
@@ -24,9 +29,23 @@ impl PolicyOffer {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let revision = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         Self {
+            digest: summary::digest(&policy),
             policy,
             gate: Arc::new(gate),
             revision,
+        }
+    }
+
+    /// Warns if the relay has put another policy in force than this one: it has another version, or
+    /// changed the policy.
+    pub(crate) fn compare_digest(&self, digest: &str, relay: &str, events: &EventSink) {
+        if digest != self.digest {
+            events.emit(Event::Warning(format!(
+                "the relay {relay} has another policy in force: its digest is {}, and {} was expected; are both \
+                 programs of one version?",
+                printable(digest),
+                self.digest
+            )));
         }
     }
 }

@@ -313,7 +313,7 @@ impl<'l> ServingLoop<'l> {
         let (shared, id) = (&self.link.shared, &self.link.id);
         let events = &shared.events;
         match message {
-            RelayMessage::Opened { .. } => self.on_opened(),
+            RelayMessage::Opened { digest, .. } => self.on_opened(&digest),
             RelayMessage::PolicyRejected { message } => self.on_policy_rejected(&message),
             RelayMessage::HostLost { host, message } => {
                 let hosts = &self.active.terms.hosts;
@@ -348,12 +348,13 @@ impl<'l> ServingLoop<'l> {
     }
 
     /// Puts the pending policy in force, which the relay has accepted.
-    fn on_opened(&mut self) {
+    fn on_opened(&mut self, digest: &str) {
         let Some((number, offer)) = self.active.pending_policy.take() else {
             return;
         };
 
         let (at, shared) = (&self.link.at, &self.link.shared);
+        offer.compare_digest(digest, &at.relay.address, &shared.events);
         let policies = at.policies.get(number);
         let applied = policies.map_or(Applied::Stale, |policies| policies.accept(&offer));
         if applied != Applied::Stale
@@ -368,8 +369,8 @@ impl<'l> ServingLoop<'l> {
             let host = tunnel.and_then(|tunnel| tunnel.host.as_ref());
             let of = host.map(|host| format!(" of {host}")).unwrap_or_default();
             shared.events.emit(Event::Note(format!(
-                "the new policy{of} is in force at {}",
-                self.link.id.0
+                "the new policy{of} is in force at {} (digest {})",
+                self.link.id.0, offer.digest
             )));
         }
     }

@@ -126,6 +126,7 @@ pub(super) async fn open(
     Ok(RelayMessage::Opened {
         host: name.to_string(),
         port: host.public_port,
+        digest: summary.digest,
     })
 }
 

@@ -12,8 +12,7 @@ use hookward_core::text::printable;
 /// Summary of the requests that a policy allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// First digits of the policy's SHA-256, without secrets and tokens, which a log must not help
-    /// to guess.
+    /// Digest of the policy, as [`digest`] returns it.
     pub digest: String,
     /// One line for each accept rule, and for each general rule.
     pub lines: Vec<String>,
@@ -23,11 +22,6 @@ impl Summary {
     /// Summarizes a policy.
     #[must_use]
     pub fn of(policy: &Policy) -> Self {
-        // A policy of an agent can always be serialized as JSON.
-        let json = serde_json::to_vec(&without_secrets(policy)).unwrap_or_default();
-        let mut digest = HEXLOWER.encode(&Sha256::digest(json));
-        digest.truncate(DIGEST_DIGITS);
-
         let ways = policy.routes.iter().flat_map(lines_of_route);
         let mut lines: Vec<_> = ways
             .chain(general(policy))
@@ -39,8 +33,23 @@ impl Summary {
             lines.push(format!("and {more} ways more"));
         }
 
-        Self { digest, lines }
+        Self {
+            digest: digest(policy),
+            lines,
+        }
     }
+}
+
+/// Returns the first digits of the policy's SHA-256. Both sides compute the same one, from the values
+/// of the policy and not from its file. Secrets and tokens do not contribute, because a log must not
+/// help to guess them; their names do, except those of secrets that only the agent has.
+#[must_use]
+pub fn digest(policy: &Policy) -> String {
+    // A policy of an agent can always be serialized as JSON.
+    let json = serde_json::to_vec(&without_secrets(&policy.for_relay())).unwrap_or_default();
+    let mut digest = HEXLOWER.encode(&Sha256::digest(json));
+    digest.truncate(DIGEST_DIGITS);
+    digest
 }
 
 /// Number of hexadecimal digits of a policy's digest to show: enough to distinguish policies.

@@ -136,6 +136,9 @@ pub enum RelayMessage {
         host: String,
         /// Port in the public URL.
         port: u16,
+        /// Digest of the policy that the relay has put in force.
+        #[serde(default)]
+        digest: String,
     },
     /// The relay refuses the new policy of an open tunnel; the old one stays in force.
     PolicyRejected {

@@ -184,15 +184,17 @@ async fn a_new_policy_is_in_force_once_the_relay_accepts_it() {
     let opened = RelayMessage::Opened {
         host: "slack.example.com".to_owned(),
         port: 443,
+        digest: "0000".to_owned(),
     };
     assert!(goes_on(&serving.on_message(Ok(opened))));
     assert!(Arc::ptr_eq(&gate(), &new.gate));
     assert!(stage.active.pending_policy.is_none());
+    let notes = stage.notes();
+    let has = |text: &str| notes.iter().any(|note| note.contains(text));
+    assert!(has("the new policy of slack is in force"), "{notes:?}");
     assert!(
-        stage
-            .notes()
-            .iter()
-            .any(|note| note.contains("the new policy of slack is in force"))
+        has("another policy in force"),
+        "its digest differs: {notes:?}"
     );
 }
 
