@@ -282,3 +282,6 @@ async fn attempt(
 
 /// Maximum number of bytes of a large body in one write.
 const CHUNK_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -115,7 +115,7 @@ struct Review {
 }
 
 /// Loop of one session. Each arm of [`SessionLoop::run`] calls one method, which returns a [`Step`].
-struct SessionLoop<'c> {
+pub(crate) struct SessionLoop<'c> {
     context: &'c SessionContext,
     session: Session,
     control: ControlStream,
@@ -210,6 +210,12 @@ impl<'c> SessionLoop<'c> {
                 return end.reason;
             }
         }
+    }
+
+    /// Handles a message of an agent that opens a host.
+    #[cfg(test)]
+    pub(crate) async fn open_for_tests(&mut self, message: AgentMessage) {
+        assert!(self.on_message(message).await.is_continue());
     }
 
     /// Handles a message of the agent.
@@ -424,89 +430,14 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
 mod tests {
-    use hookward_core::clock::UnixMillis;
     use hookward_core::names::AgentName;
-    use hookward_core::secret::Secret;
-    use hookward_tunnel::transport::liveness::Liveness;
-    use tokio_util::task::TaskTracker;
 
+    use super::testing::{Stage, open_message};
     use super::*;
-    use crate::sessions::active::SessionIdentity;
-    use hookward_tunnel::protocol::control::ConnectionId;
-
-    /// Both ends of a session over an in-memory pipe.
-    async fn pair(tasks: &TaskTracker) -> (Session, Session) {
-        let (relay, agent) = tokio::io::duplex(64 * 1024);
-        let peer = ([127, 0, 0, 1], 1).into();
-        let liveness = Liveness::default();
-        let (relay, agent) = tokio::join!(
-            Session::over_tcp_at_relay(relay, peer, liveness, tasks),
-            Session::over_tcp_at_agent(agent, peer, liveness, tasks),
-        );
-        (relay.unwrap(), agent.unwrap())
-    }
-
-    /// A session of the agent `jira`, and the agent's end.
-    struct Stage {
-        context: SessionContext,
-        _tasks: TaskTracker,
-    }
-
-    impl Stage {
-        fn new() -> Self {
-            Self {
-                context: SessionContext::for_tests("hooks.example.com"),
-                _tasks: TaskTracker::new(),
-            }
-        }
-
-        async fn session(&self, instance: &str) -> (SessionLoop<'_>, ControlStream) {
-            let (secret, credential) = (Secret::generate().unwrap(), Secret::generate().unwrap());
-            let name = AgentName::parse("jira").unwrap();
-            let store = &self.context.store;
-            store.add_agent(&name, &secret, UnixMillis(0)).unwrap();
-            let agent = store
-                .join(&secret, &credential.digest(), UnixMillis(0))
-                .unwrap()
-                .unwrap();
-
-            let (session, other) = pair(&self._tasks).await;
-            let (control, opened) = tokio::join!(session.accept_control(), other.open_control());
-            let admitted = Authenticated {
-                agent,
-                credential: credential.digest(),
-                identity: SessionIdentity {
-                    connection: ConnectionId {
-                        instance: instance.to_owned(),
-                        index: 0,
-                        generation: 0,
-                    },
-                    is_pooled: false,
-                    replaces_lost: false,
-                },
-                control: control.unwrap(),
-            };
-            (
-                SessionLoop::new(session, admitted, &self.context),
-                opened.unwrap(),
-            )
-        }
-    }
-
-    fn open_message(host: &str) -> AgentMessage {
-        let text = "[[route]]\npath = '/**'\n[[route.accept]]\nopen = true";
-        let now = UnixMillis(0);
-        let no_secrets = hookward_runtime::secrets::VettedSecrets;
-        let policy = hookward_gate::policy::file::read("test", text, &no_secrets, now)
-            .unwrap()
-            .policy;
-        AgentMessage::Open {
-            host: Some(host.to_owned()),
-            policy,
-            revision: 0,
-        }
-    }
 
     #[tokio::test]
     async fn an_opened_host_is_recorded_and_a_refused_one_ends_nothing() {
