@@ -67,6 +67,46 @@ pub struct Agent {
 }
 
 /// Prepares a policy for the relay.
+/// Resources that all tunnels of an agent share.
+struct SharedResources {
+    pooled: bool,
+    clock: Clock,
+    events: EventSink,
+    body_memory: BodyMemory,
+    in_flight: InFlight,
+    diagnoses: Arc<ByteMeter>,
+    offload: Offload,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl SharedResources {
+    /// Creates the handler of one tunnel.
+    fn handler(&self, application: Application, pairing: Option<Pairing>) -> Arc<ExchangeHandler> {
+        let pool = ConnectionPool::new(
+            application,
+            self.events.clone(),
+            self.tasks.clone(),
+            self.stop.clone(),
+        );
+        Arc::new(ExchangeHandler {
+            state: Arc::new(GateState::default()),
+            pairing,
+            pooled: self.pooled,
+            clock: self.clock.clone(),
+            pool,
+            diagnoses: Arc::clone(&self.diagnoses),
+            offload: self.offload.clone(),
+            checks: OffloadQueue::default(),
+            header_case: HeaderCaseCache::default(),
+            events: self.events.clone(),
+            body_memory: self.body_memory.clone(),
+            in_flight: self.in_flight.clone(),
+            refused: RefusalSummary::default(),
+        })
+    }
+}
+
 fn policy_offer(policy: &Policy, clock: &Clock) -> Result<Arc<PolicyOffer>, Diagnostics> {
     let gate = Gate::compile(policy, Side::Agent, clock.now()).map_err(|mistakes| {
         Diagnostics(
@@ -103,36 +143,24 @@ impl Agent {
         on_worked: impl Fn(Transport) + Send + Sync + 'static,
     ) -> Result<Self, Diagnostics> {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let (body_memory, in_flight) = (BodyMemory::new(AGENT_BODY_MEMORY), InFlight::default());
-        let diagnoses = Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND));
-        let (offload, mut policies, mut tunnels) = (Offload::default(), Vec::new(), Vec::new());
+        let in_flight = InFlight::default();
+        let resources = SharedResources {
+            pooled: settings.link.pool,
+            clock: clock.clone(),
+            events: events.clone(),
+            body_memory: BodyMemory::new(AGENT_BODY_MEMORY),
+            in_flight: in_flight.clone(),
+            diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND)),
+            offload: Offload::default(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
 
+        let (mut policies, mut tunnels) = (Vec::new(), Vec::new());
         for tunnel in settings.tunnels {
-            let first = policy_offer(&tunnel.policy, &clock)?;
-            let pool = ConnectionPool::new(
-                tunnel.application,
-                events.clone(),
-                tasks.clone(),
-                stop.clone(),
-            );
-            let handler = Arc::new(ExchangeHandler {
-                state: Arc::new(GateState::default()),
-                pairing: tunnel.pairing,
-                pooled: settings.link.pool,
-                clock: clock.clone(),
-                pool,
-                diagnoses: Arc::clone(&diagnoses),
-                offload: offload.clone(),
-                checks: OffloadQueue::default(),
-                header_case: HeaderCaseCache::default(),
-                events: events.clone(),
-                body_memory: body_memory.clone(),
-                in_flight: in_flight.clone(),
-                refused: RefusalSummary::default(),
-            });
-
+            let (sender, wanted) = watch::channel(policy_offer(&tunnel.policy, &clock)?);
+            let handler = resources.handler(tunnel.application, tunnel.pairing);
             tasks.spawn(Arc::clone(&handler).report_counts(stop.clone()));
-            let (sender, wanted) = watch::channel(first);
             policies.push(sender);
             tunnels.push(LinkTunnel::new(tunnel.host, wanted, handler));
         }

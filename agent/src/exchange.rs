@@ -397,22 +397,32 @@ impl Exchange<'_> {
 
         match answered {
             Ok(Ok(answered)) => Ok(answered),
-            Ok(Err(error @ UpstreamError::Connect { .. })) => {
+            Ok(Err(error)) => Err(self.upstream_failure(error, answers)),
+            Err(_) => {
+                self.handler.pool.note_silence(patience, answers);
+                let reason = format!(
+                    "the application did not answer within {} s",
+                    patience.as_secs_f64()
+                );
+                Err(ExchangeError::Failed(Code::UpstreamTimeout, reason))
+            }
+        }
+    }
+
+    /// Returns the failure of an exchange with the application, which had given this number of
+    /// `answers` before.
+    fn upstream_failure(&self, error: UpstreamError, answers: u64) -> ExchangeError {
+        match error {
+            UpstreamError::Connect { .. } => {
                 let next = if self.handler.pooled {
                     "; another agent of the pool gets it, if there is one"
                 } else {
                     ""
                 };
-
-                Err(ExchangeError::Failed(
-                    Code::UpstreamUnreachable,
-                    format!("{error}{next}"),
-                ))
+                ExchangeError::Failed(Code::UpstreamUnreachable, format!("{error}{next}"))
             }
-            Ok(Err(UpstreamError::Aborted(error))) if error.is_user() => {
-                Err(ExchangeError::Aborted)
-            }
-            Ok(Err(error)) => {
+            UpstreamError::Aborted(error) if error.is_user() => ExchangeError::Aborted,
+            error => {
                 // An application that speaks https closes a clear-text connection, with or without
                 // a TLS alert.
                 let application = self.handler.pool.application();
@@ -423,19 +433,7 @@ impl Exchange<'_> {
                     true => format!("; does it speak https? Then use https://{application}"),
                     false => String::new(),
                 };
-
-                Err(ExchangeError::Failed(
-                    Code::UpstreamError,
-                    format!("{error}{hint}"),
-                ))
-            }
-            Err(_) => {
-                self.handler.pool.note_silence(patience, answers);
-                let reason = format!(
-                    "the application did not answer within {} s",
-                    patience.as_secs_f64()
-                );
-                Err(ExchangeError::Failed(Code::UpstreamTimeout, reason))
+                ExchangeError::Failed(Code::UpstreamError, format!("{error}{hint}"))
             }
         }
     }

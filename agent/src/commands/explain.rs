@@ -8,7 +8,9 @@ use std::sync::Arc;
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::reason::Check;
 use hookward_core::text::printable;
-use hookward_gate::engine::explain::{self, CheckOutcome, CheckStep, Explanation, Verdict};
+use hookward_gate::engine::explain::{
+    self, CheckOutcome, CheckStep, ExplainedVerdict, Explanation,
+};
 use hookward_gate::engine::{Evaluation, Gate, GateState, Request, RequestHead, Side};
 use hookward_gate::policy::Policy;
 use hookward_runtime::secrets::ProcessSecrets;
@@ -79,7 +81,7 @@ pub(super) async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
     };
     print(&text)?;
 
-    Ok(if explanation.verdict == Verdict::Allow {
+    Ok(if explanation.verdict == ExplainedVerdict::Allow {
         Exit::Done
     } else {
         Exit::Failed
@@ -183,7 +185,7 @@ fn no_http(what: &str) -> Explanation {
     };
 
     Explanation {
-        verdict: Verdict::Refuse,
+        verdict: ExplainedVerdict::Refuse,
         check: Some(Check::Syntax),
         reason,
         status: Some(400),
@@ -197,9 +199,11 @@ fn no_http(what: &str) -> Explanation {
 
 fn text(explanation: &Explanation) -> String {
     let mut text = match (explanation.verdict, explanation.check) {
-        (Verdict::Allow, _) => format!("allow: {}\n", explanation.reason),
-        (Verdict::Refuse, Some(check)) => format!("refuse by {check}: {}\n", explanation.reason),
-        (Verdict::Refuse, None) => format!("refuse: {}\n", explanation.reason),
+        (ExplainedVerdict::Allow, _) => format!("allow: {}\n", explanation.reason),
+        (ExplainedVerdict::Refuse, Some(check)) => {
+            format!("refuse by {check}: {}\n", explanation.reason)
+        }
+        (ExplainedVerdict::Refuse, None) => format!("refuse: {}\n", explanation.reason),
     };
 
     if let Some(status) = explanation.status {

@@ -57,27 +57,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         Ok(())
     };
 
-    let path = policy
-        .routes
-        .first()
-        .and_then(|route| route.paths.first())
-        .cloned()
-        .unwrap_or_default();
-    let name =
-        providers::find(&args.provider).map_or(args.provider.as_str(), |row| row.name.as_str());
-    let note = format!(
-        "waiting for the secret of {name}: create the webhook there now; nothing is forwarded meanwhile"
-    );
-
-    let plan = Plan {
-        // Nothing is forwarded: no signature check has a secret yet, so there is no permit.
-        application: Application::plain(Address::Port(1)),
-        policy,
-        created_token: None,
-        messages: vec![Event::Warning(note)],
-        path: path.split("/*").next().unwrap_or_default().to_owned(),
-    };
-
+    let plan = plan(&args.provider, policy);
     let reloads = Reloads::new(&[]).map_err(CommandError::system("SIGHUP"))?;
     let again = Box::new(|| Ok(Err(hookward_core::diagnostics::Diagnostics(Vec::new()))));
     let tunnel = PlannedTunnel {
@@ -104,13 +84,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     .await?;
 
     if taken.is_cancelled() && args.secret_file.exists() {
-        let (file, provider) = (args.secret_file.display(), &args.provider);
-        print_error(
-            args.log_format,
-            &format!(
-                "the secret is in {file}; next: hookward http PORT --verify {provider}=file:{file}"
-            ),
-        );
+        report_secret(&args);
         return Ok(Exit::Done);
     }
 
@@ -119,6 +93,39 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     } else {
         ended
     })
+}
+
+fn report_secret(args: &PairArgs) {
+    let (file, provider) = (args.secret_file.display(), &args.provider);
+    print_error(
+        args.log_format,
+        &format!(
+            "the secret is in {file}; next: hookward http PORT --verify {provider}=file:{file}"
+        ),
+    );
+}
+
+/// Returns the plan of a tunnel that only receives a secret.
+fn plan(provider: &str, policy: Policy) -> Plan {
+    let path = policy
+        .routes
+        .first()
+        .and_then(|route| route.paths.first())
+        .cloned()
+        .unwrap_or_default();
+    let name = providers::find(provider).map_or(provider, |row| row.name.as_str());
+    let note = format!(
+        "waiting for the secret of {name}: create the webhook there now; nothing is forwarded meanwhile"
+    );
+
+    Plan {
+        // Nothing is forwarded: no signature check has a secret yet, so there is no permit.
+        application: Application::plain(Address::Port(1)),
+        policy,
+        created_token: None,
+        messages: vec![Event::Warning(note)],
+        path: path.split("/*").next().unwrap_or_default().to_owned(),
+    }
 }
 
 fn policy(args: &PairArgs) -> Result<Policy, Reason> {

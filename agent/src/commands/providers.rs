@@ -94,33 +94,32 @@ fn show(provider: &Provider) -> String {
         row("delivery id", &places.join(" with "));
     }
 
-    if let Some(event) = &provider.event {
-        row("event", &event.to_string());
-    }
-
-    if let Some(limits) = &provider.limits {
-        row("limits", limits);
-    }
-
-    if let Some(set) = provider.addresses.as_deref().and_then(ip_sets::find) {
-        row("addresses", &addresses(set));
-    }
-
-    if let Some(text) = challenge(provider) {
-        row("challenge", text);
-    }
-
-    if let Some(status) = provider.refused_with {
-        row("refused with", &status.to_string());
-    }
-
-    if let Some(note) = &provider.note {
-        row("note", note);
+    for (what, value) in optional_rows(provider) {
+        row(what, &value);
     }
 
     row("source", &provider.source);
     text.push_str(&snippet(provider, &variable));
     text
+}
+
+/// Returns the rows of a provider that only some have.
+fn optional_rows(provider: &Provider) -> Vec<(&'static str, String)> {
+    let set = provider.addresses.as_deref().and_then(ip_sets::find);
+    let rows = [
+        ("event", provider.event.as_ref().map(ToString::to_string)),
+        ("limits", provider.limits.clone()),
+        ("addresses", set.map(addresses)),
+        ("challenge", challenge(provider).map(str::to_owned)),
+        (
+            "refused with",
+            provider.refused_with.map(|status| status.to_string()),
+        ),
+        ("note", provider.note.clone()),
+    ];
+    rows.into_iter()
+        .filter_map(|(what, value)| Some((what, value?)))
+        .collect()
 }
 
 /// Describes a named address set.

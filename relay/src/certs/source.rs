@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hookward_core::clock::Clock;
+use hookward_core::reason::Reason;
 use hookward_runtime::reload::Reloads;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -133,7 +134,7 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> CertificateWatch<W> {
         }
     }
 
-    async fn load(&self) -> Result<LoadedCertificate, String> {
+    async fn load(&self) -> Result<LoadedCertificate, Reason> {
         let (source, wanted, clock) =
             (self.source.clone(), self.wanted.clone(), self.clock.clone());
         // Reads files and the store.
@@ -146,13 +147,13 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> CertificateWatch<W> {
             finding.is_fault() && !self.findings.iter().any(|old| old.is_same_fault(finding))
         };
         match loaded.findings.iter().find(is_new) {
-            Some(fault) => Err(fault.to_string()),
+            Some(fault) => Err(fault.to_string().into()),
             None => Ok(loaded),
         }
     }
 
     /// Puts a certificate in force. Returns its expiry.
-    fn replace(&mut self, loaded: LoadedCertificate) -> Result<String, String> {
+    fn replace(&mut self, loaded: LoadedCertificate) -> Result<String, Reason> {
         let LoadedCertificate { pair, findings } = loaded;
         let expires = review::expiry(&pair);
         self.resolver

@@ -65,30 +65,30 @@ impl TlsAcceptors {
         stream: S,
     ) -> io::Result<AcceptedTls<S>> {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-        match Peer::of(&hello.client_hello()) {
-            Peer::Agent => hello
+        match ClientKind::of(&hello.client_hello()) {
+            ClientKind::Agent => hello
                 .into_stream(Arc::clone(&self.agents))
                 .await
                 .map(AcceptedTls::Agent),
-            Peer::Sender => hello
+            ClientKind::Sender => hello
                 .into_stream(Arc::clone(&self.senders))
                 .await
                 .map(AcceptedTls::Sender),
-            Peer::AcmeServer => Err(io::Error::other("no ACME challenge is pending")),
+            ClientKind::AcmeServer => Err(io::Error::other("no ACME challenge is pending")),
         }
     }
 }
 
 /// Kind of a TLS client, by the protocol that it offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Peer {
+enum ClientKind {
     Sender,
     Agent,
     /// Validates the domain by a challenge certificate (RFC 8737).
     AcmeServer,
 }
 
-impl Peer {
+impl ClientKind {
     fn of(hello: &ClientHello<'_>) -> Self {
         let offers = |wanted: &[u8]| {
             let mut offered = hello.alpn().into_iter().flatten();

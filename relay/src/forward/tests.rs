@@ -18,7 +18,7 @@ use super::*;
 use crate::edge::state::{ConnectionContext, EdgeState};
 use crate::observe::Observer;
 use crate::sessions::context::SessionContext;
-use crate::sessions::session::testing::{AgentEnd, Stage, open_message};
+use crate::sessions::session::tests::{AgentEnd, SessionStage, open_message};
 use crate::storage::Store;
 use crate::storage::dedup::DeliveryDedup;
 
@@ -112,7 +112,7 @@ fn a_session_of_one_runtime_serves_requests_of_another() {
 
     let sessions = std::thread::spawn(move || {
         runtime().block_on(async {
-            let stage = Stage::new();
+            let stage = SessionStage::new();
             send_registry
                 .send((stage.context.registry.clone(), stage.context.limits.clone()))
                 .unwrap();

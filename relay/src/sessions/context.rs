@@ -76,24 +76,4 @@ impl SessionContext {
             .map(|(name, _)| name.clone());
         given.unwrap_or_else(|| self.domain.child(agent))
     }
-
-    /// Creates the context of a relay for this domain, with a store in memory.
-    #[cfg(test)]
-    pub(crate) fn for_tests(domain: &str) -> Self {
-        let store = Store::in_memory().unwrap();
-        let clock = Clock::default();
-        Self {
-            registry: Registry::default(),
-            ip_sets: IpSetUpdater::load(&store),
-            store,
-            limits: Limits::default(),
-            domain: HostName::parse(domain).unwrap(),
-            reserved_hosts: BTreeMap::new(),
-            public_port: 443,
-            trusted_proxies: AddressSet::default(),
-            in_force: PoliciesInForce::default(),
-            observer: Arc::new(Observer::new(clock.clone())),
-            clock,
-        }
-    }
 }

@@ -38,10 +38,10 @@ pub use self::body::PendingBody;
 use self::body::further;
 pub use self::dedup::{Claimed, DeliveryClaim};
 pub use self::evaluation::Evaluation;
-pub use self::grant::{Grant, POLICY_CHANGED, RequestDigest, RetiredGate, VerifiedSignature};
+pub use self::grant::{Grant, POLICY_CHANGED, RequestDigest, RetiredGate};
 pub use self::permit::{AfterClaim, Decision, HeadVerdict, PendingClaim, Permit, RouteSettings};
 use self::route::{CompiledRoute, no_route};
-pub use self::signature::WantedKey;
+pub use self::signature::{VerifiedSignature, WantedKey};
 pub use self::state::{Counted, GateState};
 pub use self::token::TokenSpan;
 use crate::inspection::{Inspection, Work};
@@ -133,7 +133,7 @@ impl Gate {
         let Some(route) = self.routes.get(index) else {
             return Err(no_route());
         };
-        let evaluation = evaluation.on(route);
+        let evaluation = route.evaluation(evaluation);
         let mut candidates = Vec::new();
 
         let mut furthest: Option<Refusal> = None;

@@ -74,7 +74,7 @@ impl PendingBody {
         let Some(route) = self.route() else {
             return Err(no_route());
         };
-        let evaluation = evaluation.on(route);
+        let evaluation = route.evaluation(evaluation);
         let request = Request::new(head, body).inspected(&self.inspection);
         if let Some(decision) = self.answer_unsigned(&request, true, evaluation)? {
             return Ok(decision);

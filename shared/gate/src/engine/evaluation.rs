@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use super::route::CompiledRoute;
 use super::state::GateState;
 use hookward_core::clock::{Moment, UnixMillis};
 use hookward_core::fetched_keys::FetchedKeys;
@@ -44,12 +43,9 @@ impl<'a> Evaluation<'a> {
         Self { keys, ..self }
     }
 
-    /// Returns the evaluation on a route, which may only observe.
-    pub(super) const fn on(self, route: &CompiledRoute) -> Self {
-        Self {
-            observing: route.observes(self.now.wall),
-            ..self
-        }
+    /// Returns the evaluation on a route that only observes, or that enforces.
+    pub(super) const fn observing(self, observing: bool) -> Self {
+        Self { observing, ..self }
     }
 
     /// Returns the time of day.

@@ -48,7 +48,7 @@ pub struct CheckStep {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     /// Overall verdict.
-    pub verdict: Verdict,
+    pub verdict: ExplainedVerdict,
     /// Check that refuses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
@@ -76,7 +76,7 @@ pub struct Explanation {
 /// Overall verdict of an explanation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum ExplainedVerdict {
     /// The gate permits the request, or answers it as a challenge.
     Allow,
     /// The request is refused.
@@ -89,7 +89,7 @@ pub fn explain(gate: &Arc<Gate>, request: &Request<'_>, evaluation: Evaluation<'
     let decided = decide(gate, request, evaluation);
     let (route, checks, notes) = steps(gate, request, evaluation);
     let mut explanation = Explanation {
-        verdict: Verdict::Allow,
+        verdict: ExplainedVerdict::Allow,
         check: None,
         reason: String::new(),
         status: None,
@@ -125,7 +125,7 @@ pub fn explain(gate: &Arc<Gate>, request: &Request<'_>, evaluation: Evaluation<'
             if refusal.check == Check::Signature {
                 explanation.hints = gate.diagnose(request, evaluation, &Work::up_to(DOCTOR_BYTES));
             }
-            explanation.verdict = Verdict::Refuse;
+            explanation.verdict = ExplainedVerdict::Refuse;
             explanation.check = Some(refusal.check);
             explanation.status = Some(refusal.status.as_u16());
             explanation.reason = refusal.reason;

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::body::further;
 use super::permit::{Permit, RouteSettings};
-use super::signature::SignatureRule;
+use super::signature::{SignatureRule, VerifiedSignature};
 use super::token::TokenSpan;
 use super::{Evaluation, Gate, Side, no_route};
 use crate::inspection::{Inspection, Work};
@@ -60,15 +60,6 @@ impl RequestDigest {
         part(request.body);
         Self(digest.finalize().into())
     }
-}
-
-/// A signature that a gate has verified.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerifiedSignature {
-    /// Provider, or digest of the custom scheme.
-    pub scheme: String,
-    /// Digest of the signed content, regardless of the secret.
-    pub digest: [u8; 32],
 }
 
 /// A gate that was in force until a time, with secrets that may be retired now.
@@ -162,7 +153,7 @@ impl Gate {
             },
             ..evaluation
         };
-        let at_receipt = at_receipt.on(route);
+        let at_receipt = route.evaluation(at_receipt);
         let inspection = Inspection::new(Arc::clone(&route.body_fields), Work::of_a_request());
         let request = request.inspected(&inspection);
         let vouch = |rule: &SignatureRule| match self.side {

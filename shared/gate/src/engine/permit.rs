@@ -2,7 +2,7 @@
 
 use super::dedup::{Claimed, DeliveryClaim};
 use super::evaluation::Evaluation;
-use super::grant::VerifiedSignature;
+use super::signature::VerifiedSignature;
 use super::token::TokenSpan;
 use super::{Gate, PendingBody};
 use crate::policy::OnDuplicate;

@@ -2,10 +2,10 @@
 
 use super::Side;
 use super::accept::{AcceptRule, AddressRule};
+use super::evaluation::Evaluation;
 use super::permit::RouteSettings;
 use crate::inspection::{BodyFields, BodyFieldsBuilder};
 use crate::policy::{Mode, ReplayProtection, Route};
-use hookward_core::clock::UnixMillis;
 use hookward_core::path::PathPattern;
 use hookward_core::rate::Rate;
 use hookward_core::reason::Reason;
@@ -32,9 +32,11 @@ pub(super) fn no_route() -> Refusal {
 }
 
 impl CompiledRoute {
-    /// Returns `true` if failed checks are only reported at this time.
-    pub(super) const fn observes(&self, now: UnixMillis) -> bool {
-        matches!(self.mode, Mode::Observe { until } if now.seconds() < until)
+    /// Returns the evaluation on this route, which may only report failed checks at this time.
+    pub(super) const fn evaluation<'e>(&self, evaluation: Evaluation<'e>) -> Evaluation<'e> {
+        let now = evaluation.now.wall;
+        let observes = matches!(self.mode, Mode::Observe { until } if now.seconds() < until);
+        evaluation.observing(observes)
     }
 
     pub(super) fn new(route: &Route, side: Side) -> Result<Self, Reason> {

@@ -5,6 +5,7 @@ mod delivery;
 
 use hookward_core::reason::Reason;
 use http::StatusCode;
+use serde::{Deserialize, Serialize};
 
 use self::challenge::ChallengeOrigin;
 pub(crate) use self::delivery::DeliveryIdentity;
@@ -27,6 +28,15 @@ pub struct WantedKey {
     pub url: HttpsUrl,
     /// `true` if the catalog names the URL. Otherwise the operator's settings must allow the host.
     pub in_catalog: bool,
+}
+
+/// A signature that a gate has verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedSignature {
+    /// Provider, or digest of the custom scheme.
+    pub scheme: String,
+    /// Digest of the signed content, regardless of the secret.
+    pub digest: [u8; 32],
 }
 
 /// A compiled signature check.

@@ -25,7 +25,7 @@ use crate::relay_link::status::LinkStatus;
 use crate::relay_link::{LinkContext, LinkSettings, LinkTunnel, RelayEndpoint, RelayState};
 
 /// A link that serves two tunnels, the relay's end of its control stream, and its events.
-struct Stage {
+struct LinkStage {
     link: RelayLink,
     active: ActiveLink,
     relay: ControlStream,
@@ -55,7 +55,7 @@ async fn pair(tasks: &TaskTracker) -> (Session, Session) {
     (relay.unwrap(), agent.unwrap())
 }
 
-impl Stage {
+impl LinkStage {
     async fn new() -> Self {
         let (sink, events) = events::channel();
         let tasks = TaskTracker::new();
@@ -159,7 +159,7 @@ fn goes_on(step: &Step) -> bool {
 
 #[tokio::test]
 async fn a_new_policy_is_in_force_once_the_relay_accepts_it() {
-    let mut stage = Stage::new().await;
+    let mut stage = LinkStage::new().await;
     let new = offer();
     stage.policies[1].send(Arc::clone(&new)).unwrap();
 
@@ -200,7 +200,7 @@ async fn a_new_policy_is_in_force_once_the_relay_accepts_it() {
 
 #[tokio::test]
 async fn a_rejected_policy_leaves_the_old_one_in_force() {
-    let mut stage = Stage::new().await;
+    let mut stage = LinkStage::new().await;
     let (old, new) = (Arc::clone(&stage.link.at.gates[0].load()), offer());
     stage.policies[0].send(Arc::clone(&new)).unwrap();
 
@@ -216,7 +216,7 @@ async fn a_rejected_policy_leaves_the_old_one_in_force() {
 
 #[tokio::test]
 async fn losing_one_host_keeps_the_connection_and_losing_all_ends_it() {
-    let mut stage = Stage::new().await;
+    let mut stage = LinkStage::new().await;
     let mut serving = stage.serving();
     let lost = |host: &str| RelayMessage::HostLost {
         host: host.to_owned(),
@@ -239,7 +239,7 @@ async fn losing_one_host_keeps_the_connection_and_losing_all_ends_it() {
 
 #[tokio::test]
 async fn a_refusal_ends_the_connection_unless_it_is_about_a_host_of_several() {
-    let mut stage = Stage::new().await;
+    let mut stage = LinkStage::new().await;
     let mut serving = stage.serving();
     let refused = |reason| RelayMessage::Refused {
         reason,
@@ -262,7 +262,7 @@ async fn a_refusal_ends_the_connection_unless_it_is_about_a_host_of_several() {
 
 #[tokio::test]
 async fn the_health_of_an_application_is_reported() {
-    let mut stage = Stage::new().await;
+    let mut stage = LinkStage::new().await;
     let mut serving = stage.serving();
     assert!(goes_on(&serving.on_health_change(0, true)));
     assert!(serving.applications[0].0);
@@ -276,7 +276,7 @@ async fn the_health_of_an_application_is_reported() {
 
 #[tokio::test]
 async fn a_failed_message_ends_the_connection() {
-    let mut stage = Stage::new().await;
+    let mut stage = LinkStage::new().await;
     let serving = stage.serving();
     let step = serving.on_sent(Err(StreamError::Aborted.into()));
     assert!(matches!(step, ControlFlow::Break(LinkEnd::Failed(_))));
@@ -286,7 +286,7 @@ async fn a_failed_message_ends_the_connection() {
 
 #[tokio::test]
 async fn a_draining_relay_starts_a_search_for_another() {
-    let mut stage = Stage::new().await;
+    let mut stage = LinkStage::new().await;
     let mut serving = stage.serving();
     assert!(goes_on(&serving.on_message(Ok(RelayMessage::Draining))));
     serving.follow_drain();
@@ -301,7 +301,7 @@ async fn a_draining_relay_starts_a_search_for_another() {
 
 #[tokio::test]
 async fn a_suspend_starts_a_search_and_cancels_an_obsolete_one() {
-    let mut stage = Stage::new().await;
+    let mut stage = LinkStage::new().await;
     let mut serving = stage.serving();
     assert!(goes_on(&serving.on_probe_due()));
     assert!(goes_on(&serving.on_check(false)) && serving.probe.running.is_some());
@@ -312,7 +312,7 @@ async fn a_suspend_starts_a_search_and_cancels_an_obsolete_one() {
 /// A relay that has got the greeting of a new connection may send requests over it.
 #[tokio::test]
 async fn the_agent_stops_after_a_connection_that_is_opening() {
-    let mut stage = Stage::new().await;
+    let mut stage = LinkStage::new().await;
     let mut serving = stage.serving();
     assert!(matches!(
         serving.on_stop(),
@@ -329,15 +329,15 @@ async fn the_agent_stops_after_a_connection_that_is_opening() {
 
 #[tokio::test]
 async fn an_almost_open_connection_replaces_one_that_failed() {
-    let mut other = Stage::new().await;
-    let mut stage = Stage::new().await;
+    let mut other = LinkStage::new().await;
+    let mut stage = LinkStage::new().await;
     let error = || ConnectionError::from(StreamError::Aborted);
     let end = stage.serving().on_failure(error()).await;
     assert!(matches!(end, LinkEnd::Failed(_)));
 
     let (reached, receiver) = watch::channel(true);
     let mut serving = stage.serving();
-    let new = std::mem::replace(&mut other.active, Stage::new().await.active);
+    let new = std::mem::replace(&mut other.active, LinkStage::new().await.active);
     serving.probe.running = Some(Box::pin(std::future::ready(Ok(new))));
     serving.probe.reached = receiver;
     assert!(matches!(

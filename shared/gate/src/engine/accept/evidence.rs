@@ -1,8 +1,7 @@
 //! Findings of an accept rule's checks.
 
 use crate::engine::evaluation::Evaluation;
-use crate::engine::grant::VerifiedSignature;
-use crate::engine::signature::{DeliveryIdentity, SignatureRule};
+use crate::engine::signature::{DeliveryIdentity, SignatureRule, VerifiedSignature};
 use crate::engine::token::TokenSpan;
 use crate::policy::{TokenCheck, TokenLocation};
 use hookward_core::reason::{Check, Refusal};

@@ -76,7 +76,7 @@ pub(super) fn steps<'g>(
         CheckOutcome::Pass,
         format!("it takes {}", head.method),
     );
-    let evaluation = evaluation.on(route);
+    let evaluation = route.evaluation(evaluation);
     list.observing = evaluation.observing;
 
     let needs_body = route.accept.iter().any(AcceptRule::needs_body);
