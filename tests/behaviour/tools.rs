@@ -215,12 +215,12 @@ open = true
         ("5:12", "max_body"),
         ("7:13", "192.0.2.0/24"),
         ("7:13", "everybody"),
-        ("8:1", "is it one of github"),
-        ("10:1", "Docker Hub can't be verified"),
+        ("9:10", "is it one of github"),
+        ("11:10", "Docker Hub can't be verified"),
         ("13:41", "never as itself"),
         ("15:9", "NOT_SET is not set"),
-        ("16:1", "CONNECT"),
-        ("21:1", "must begin with a slash"),
+        ("18:11", "CONNECT"),
+        ("22:8", "must begin with a slash"),
     ] {
         let said = ended
             .err

@@ -32,10 +32,8 @@ pub(super) fn run(args: CheckArgs) -> Result<Exit, CommandError> {
                 text.push_str(
                     "note: `hookward http` will create a token, because no other check refuses unknown senders\n",
                 );
-                policy = policy_args::with_token(
-                    &policy,
-                    &policy_args::created_token_check(&SecretDigest::of(b"")),
-                );
+                policy =
+                    policy.with_token(&policy_args::created_token_check(&SecretDigest::of(b"")));
             }
 
             text.extend(

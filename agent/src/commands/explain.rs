@@ -105,7 +105,7 @@ fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, Reason>,
     };
 
     Ok(match token {
-        Some(token) => Ok(policy_args::with_token(&built.policy, &policy_args::created_token_check(&token.digest()))),
+        Some(token) => Ok(built.policy.with_token(&policy_args::created_token_check(&token.digest()))),
         None => {
             Err("no check is given, and there is no token yet: give the flags of `hookward http`, or run it once"
                 .to_owned().into())

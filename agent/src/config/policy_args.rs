@@ -1,32 +1,19 @@
 //! Builds a policy from flags or a policy file. Reports all mistakes in one run, before anything
 //! starts.
 
-mod builder;
-
 use std::path::Path;
 
 use hookward_core::clock::UnixMillis;
-use hookward_core::diagnostics::{Diagnostic, Diagnostics, parse_duration};
+use hookward_core::diagnostics::{Diagnostic, Diagnostics, Origin};
 use hookward_core::secret::{SecretDigest, SecretReader};
-use hookward_gate::policy::file::{self, REPLAY_WINDOW_MS};
-use hookward_gate::policy::{
-    Accept, PRESET_PATHS, Policy, ReplayProtection, Route, TOKEN_NAME, TokenCheck, TokenLocation,
-};
+use hookward_gate::policy::file;
+use hookward_gate::policy::{LoadedPolicy, TOKEN_NAME, TokenCheck, TokenLocation, resolve};
 use http::HeaderValue;
 
-use self::builder::PolicyBuilder;
 use crate::cli::{PolicyFlags, UpstreamArgs};
+use crate::config::raw_flags;
 use crate::upstream::application::{Application, ApplicationAddress, HostField};
 use crate::upstream::tls::Trust;
-
-/// A policy with warnings for the user.
-pub(crate) struct ResolvedPolicy {
-    pub policy: Policy,
-    /// `true` if a token must be created: no address range, token or signature check is set, and
-    /// `--no-token` is not.
-    pub create_token: bool,
-    pub notes: Vec<String>,
-}
 
 /// Builds the application from flags.
 ///
@@ -82,12 +69,12 @@ pub fn application(text: &str, args: &UpstreamArgs) -> Result<Application, Vec<D
 /// Builds the policy from flags or a policy file.
 ///
 /// # Errors
-/// All mistakes.
+/// All mistakes, each with its flag, or its line and column.
 pub(crate) fn policy(
     args: &PolicyFlags,
     secrets: &dyn SecretReader,
     now: UnixMillis,
-) -> Result<ResolvedPolicy, Diagnostics> {
+) -> Result<LoadedPolicy, Diagnostics> {
     match &args.policy {
         Some(path) => from_file(path, secrets, now),
         None => from_flags(args, secrets, now),
@@ -98,133 +85,33 @@ fn from_file(
     path: &Path,
     secrets: &dyn SecretReader,
     now: UnixMillis,
-) -> Result<ResolvedPolicy, Diagnostics> {
+) -> Result<LoadedPolicy, Diagnostics> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| {
-        Diagnostics(vec![Diagnostic::new(
-            &name,
-            format!("can't be read: {error}"),
-        )])
+        let what = format!("can't be read: {error}");
+        Diagnostics(vec![Diagnostic::new(&name, what)])
     })?;
-    let loaded = file::read(&name, &text, secrets, now)?;
-
-    Ok(ResolvedPolicy {
-        policy: loaded.policy,
-        create_token: false,
-        notes: loaded.notes,
-    })
+    file::read(&name, &text, secrets, now)
 }
 
 fn from_flags(
     args: &PolicyFlags,
     secrets: &dyn SecretReader,
     now: UnixMillis,
-) -> Result<ResolvedPolicy, Diagnostics> {
-    let mut flags = PolicyBuilder {
-        secrets,
-        diagnostics: Vec::new(),
-        notes: Vec::new(),
-    };
-
-    let paths = if args.path.is_empty() {
-        PRESET_PATHS.map(str::to_owned).to_vec()
-    } else {
-        args.path.clone()
-    };
-    let name = paths.first().cloned().unwrap_or_default();
-    let mut route = Route::new(name, paths);
-    route.methods = args
-        .method
-        .iter()
-        .map(|method| method.to_ascii_uppercase())
-        .collect();
-
-    route.deny_ips = flags.addresses("--deny-ip", &args.deny_ip);
-    route.replay = args.on_duplicate.map(|on_duplicate| ReplayProtection {
-        on_duplicate: on_duplicate.into(),
-        window_ms: REPLAY_WINDOW_MS,
-    });
-    route.keep_token = args.keep_token;
-    route.websocket = args.websocket;
-    route.encoded_slashes = args.encoded_slashes;
-
-    if let Some(text) = &args.answer_timeout {
-        match parse_duration(text) {
-            Some(time) => {
-                route.answer_timeout_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-            }
-            None => flags.problem(
-                "--answer-timeout",
-                format!("{text:?} is not a time such as 500ms, 10s or 5m"),
-            ),
-        }
+) -> Result<LoadedPolicy, Diagnostics> {
+    let (raw, mut problems) = raw_flags::policy(args);
+    let resolved = resolve(raw, secrets, now);
+    if let Err(mistakes) = &resolved {
+        let located = mistakes.iter().map(|mistake| match &mistake.origin {
+            Origin::Flag(flag) => Diagnostic::new(*flag, mistake.reason.as_str()),
+            Origin::File { .. } => Diagnostic::new("flags", mistake.reason.as_str()),
+        });
+        problems.extend(located);
     }
 
-    let common = Accept {
-        allow_ips: (!args.allow_ip.is_empty())
-            .then(|| flags.addresses("--allow-ip", &args.allow_ip)),
-        token: flags.token(&args.token),
-        basic: flags.basic(&args.basic),
-        content_types: args.content_type.clone(),
-        headers: flags.header_rules(&args.require_header),
-        body: flags.body_rules(&args.require_body),
-        ..Accept::default()
-    };
-
-    let signatures = flags.signatures(args);
-    let mut create_token = false;
-
-    if signatures.is_empty() {
-        create_token = !common.is_protected() && !args.no_token;
-        // With --no-token and no other check, the user has chosen an open route.
-        let open = !common.is_protected() && args.no_token;
-        route.accept.push(Accept { open, ..common });
-    } else {
-        // Each provider has its own accept rule, with the same address ranges and token.
-        route
-            .accept
-            .extend(signatures.into_iter().map(|check| Accept {
-                verify: vec![check],
-                ..common.clone()
-            }));
-    }
-
-    let policy = Policy {
-        rate: flags.rate("--rate", args.rate.as_deref()),
-        client_rate: flags.rate("--client-rate", args.client_rate.as_deref()),
-        ..Policy::new(vec![route])
-    };
-
-    let PolicyBuilder {
-        diagnostics: mut problems,
-        notes,
-        ..
-    } = flags;
-
-    if problems.is_empty() {
-        // The token check is not missing if the token will be created.
-        let complete = if create_token {
-            with_token(&policy, &created_token_check(&SecretDigest::of(b"")))
-        } else {
-            policy.clone()
-        };
-
-        problems.extend(
-            complete
-                .errors(now)
-                .into_iter()
-                .map(|what| Diagnostic::new("flags", what)),
-        );
-    }
-
-    if problems.is_empty() {
-        Ok(ResolvedPolicy {
-            policy,
-            create_token,
-            notes,
-        })
-    } else {
-        Err(Diagnostics(problems))
+    match resolved {
+        Ok(loaded) if problems.is_empty() => Ok(loaded),
+        _ => Err(Diagnostics(problems)),
     }
 }
 
@@ -237,20 +124,11 @@ pub(crate) fn created_token_check(digest: &SecretDigest) -> TokenCheck {
     )
 }
 
-/// Returns the policy with this token in every accept rule.
-#[must_use]
-pub(crate) fn with_token(policy: &Policy, token: &TokenCheck) -> Policy {
-    let mut policy = policy.clone();
-    for accept in policy.routes.iter_mut().flat_map(|route| &mut route.accept) {
-        accept.token = Some(token.clone());
-    }
-    policy
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use hookward_core::secret::{SecretError, SecretSource};
+    use hookward_gate::policy::PRESET_PATHS;
     use zeroize::Zeroizing;
 
     struct Fake;
@@ -269,7 +147,7 @@ mod tests {
         }
     }
 
-    fn build(args: PolicyFlags) -> Result<ResolvedPolicy, hookward_core::reason::Reason> {
+    fn build(args: PolicyFlags) -> Result<LoadedPolicy, hookward_core::reason::Reason> {
         policy(&args, &Fake, UnixMillis(1_700_000_000_000))
             .map_err(|problems| problems.to_string())
             .map_err(hookward_core::reason::Reason::from)
@@ -355,7 +233,10 @@ mod tests {
             panic!("accepted")
         };
 
-        assert_eq!(problems.to_string().lines().count(), 12, "{problems}");
+        let text = problems.to_string();
+        assert_eq!(text.lines().count(), 13, "{problems}");
+        let names_its_flag = |line: &str| line.starts_with("--");
+        assert!(text.lines().all(names_its_flag), "{problems}");
         assert!(
             !problems.to_string().contains("hunter2"),
             "a literal secret is not repeated"

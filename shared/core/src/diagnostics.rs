@@ -6,7 +6,7 @@
 mod values;
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 pub use self::values::parse_duration;
@@ -35,6 +35,73 @@ impl Diagnostic {
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.reason)
+    }
+}
+
+/// Origin of a value: a flag, or a place in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag of the command line, such as `--allow-ip`.
+    Flag(&'static str),
+    /// A place in a file.
+    File {
+        /// Byte offset, for [`TomlDocument::report_at`].
+        offset: usize,
+        /// Path of the value, such as `route[1].accept[2]: allow_ips`.
+        label: String,
+    },
+}
+
+impl Origin {
+    /// Returns the origin without the path of its value, for a mistake that names it in its own words.
+    #[must_use]
+    pub fn without_label(self) -> Self {
+        match self {
+            Self::File { offset, .. } => Self::File {
+                offset,
+                label: String::new(),
+            },
+            flag @ Self::Flag(_) => flag,
+        }
+    }
+}
+
+/// Origins of the values of one table, by key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origins {
+    table: Origin,
+    keys: BTreeMap<String, Origin>,
+}
+
+impl Default for Origins {
+    fn default() -> Self {
+        Self::of_flags("flags", &[])
+    }
+}
+
+impl Origins {
+    /// Returns the origins of values that flags set. `others` is the origin of all other values.
+    #[must_use]
+    pub fn of_flags(others: &'static str, flags: &[(&str, &'static str)]) -> Self {
+        let keys = flags.iter();
+        Self {
+            table: Origin::Flag(others),
+            keys: keys
+                .map(|(key, flag)| ((*key).to_owned(), Origin::Flag(flag)))
+                .collect(),
+        }
+    }
+
+    /// Returns the origin of the value of `key`, or of the table if the key is absent.
+    #[must_use]
+    pub fn of(&self, key: &str) -> &Origin {
+        self.keys.get(key).unwrap_or(&self.table)
+    }
+
+    /// Returns the origin of the table.
+    #[must_use]
+    pub const fn table(&self) -> &Origin {
+        &self.table
     }
 }
 
@@ -98,6 +165,18 @@ impl<'i> TomlDocument<'i> {
             .push(Diagnostic::new(place, what));
     }
 
+    /// Reports a mistake of a value with this origin.
+    pub fn report(&self, origin: &Origin, reason: &str) {
+        match origin {
+            Origin::File { offset, label } if label.is_empty() => self.report_at(*offset, reason),
+            Origin::File { offset, label } => self.report_at(*offset, format!("{label}: {reason}")),
+            Origin::Flag(flag) => {
+                let mut problems = self.problems.borrow_mut();
+                problems.push(Diagnostic::new(*flag, reason));
+            }
+        }
+    }
+
     /// Returns the diagnostics.
     #[must_use]
     pub fn into_diagnostics(self) -> Vec<Diagnostic> {
@@ -145,6 +224,29 @@ impl<'d> TableReader<'d> {
     /// Reports a mistake at a byte offset of the file.
     pub fn report_at(&self, offset: usize, what: impl fmt::Display) {
         self.document.report_at(offset, self.named(&what));
+    }
+
+    /// Returns the origins of all values of the table.
+    #[must_use]
+    pub fn origins(&self) -> Origins {
+        let origin = |offset, label| Origin::File { offset, label };
+        let keys = self.table.iter().map(|(key, value)| {
+            let label = self.named(key.get_ref());
+            (key.get_ref().to_string(), origin(value.span().start, label))
+        });
+        Origins {
+            table: origin(self.offset, self.path.clone()),
+            keys: keys.collect(),
+        }
+    }
+
+    /// Returns the origin of a value below `key` at this byte offset.
+    #[must_use]
+    pub fn origin_at(&self, offset: usize, key: &str) -> Origin {
+        Origin::File {
+            offset,
+            label: self.named(&key),
+        }
     }
 
     /// Number of errors found in the file so far.

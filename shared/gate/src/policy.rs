@@ -4,6 +4,8 @@
 
 mod accept;
 pub mod file;
+pub mod raw;
+mod resolve;
 mod signature;
 pub mod summary;
 pub mod validate;
@@ -18,6 +20,7 @@ use self::accept::BASIC;
 pub use self::accept::{
     Accept, ActiveToken, Addresses, BodyRule, HeaderRule, TokenCheck, TokenLocation,
 };
+pub use self::resolve::{LoadedPolicy, LocatedMistake, resolve};
 pub use self::signature::{ActiveSecret, SecretAt, SignatureCheck};
 pub use validate::PolicyLimits;
 
@@ -216,6 +219,16 @@ impl Policy {
             }
         }
 
+        copy
+    }
+
+    /// Returns the policy with this token in every accept rule.
+    #[must_use]
+    pub fn with_token(&self, token: &TokenCheck) -> Self {
+        let mut copy = self.clone();
+        for accept in copy.routes.iter_mut().flat_map(|route| &mut route.accept) {
+            accept.token = Some(token.clone());
+        }
         copy
     }
 }

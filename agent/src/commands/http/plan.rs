@@ -71,8 +71,7 @@ pub(crate) fn plan(
 
     if built.create_token {
         let (token, new) = state.token(args.public.host.as_deref(), args.policy.new_token)?;
-        policy =
-            policy_args::with_token(&policy, &policy_args::created_token_check(&token.digest()));
+        policy = policy.with_token(&policy_args::created_token_check(&token.digest()));
         if new {
             let text = "created a token; it is part of the webhook URL and stays the same until --new-token";
             messages.push(Event::Note(text.to_owned()));

@@ -37,24 +37,17 @@
 mod checks;
 mod values;
 
-use http::HeaderName;
 use time::OffsetDateTime;
 
-pub use self::values::{REPLAY_WINDOW_MS, read_addresses};
-use self::values::{addresses, lockout, rate, replay};
-use crate::policy::{Accept, BodyRule, HeaderRule, Mode, Policy, Route};
+pub use self::values::REPLAY_WINDOW_MS;
+pub(super) use self::values::read_addresses;
+use self::values::{lockout, replay, value_rules};
+use super::raw::{RawAccept, RawPolicy, RawRoute, Unprotected};
+use super::resolve::{LoadedPolicy, resolve};
+use crate::policy::Mode;
 use hookward_core::clock::UnixMillis;
 use hookward_core::diagnostics::{Diagnostics, TableReader, TomlDocument};
-use hookward_core::json::JsonPath;
 use hookward_core::secret::SecretReader;
-
-/// A policy with notes for the user.
-pub struct LoadedPolicy {
-    /// The policy that was read.
-    pub policy: Policy,
-    /// Notes, such as a trailing newline that was removed from a secret.
-    pub notes: Vec<String>,
-}
 
 /// Reads a policy file. `name` is the file's name in messages.
 ///
@@ -67,186 +60,110 @@ pub fn read(
     now: UnixMillis,
 ) -> Result<LoadedPolicy, Diagnostics> {
     let document = TomlDocument::new(name, text);
-    let mut loader = Loader {
-        secrets,
-        notes: Vec::new(),
+    let raw = policy(&document);
+    let resolved = resolve(raw, secrets, now);
+    if let Err(mistakes) = &resolved {
+        for mistake in mistakes {
+            document.report(&mistake.origin, &mistake.reason);
+        }
+    }
+
+    let problems = document.into_diagnostics();
+    match resolved {
+        Ok(loaded) if problems.is_empty() => Ok(loaded),
+        _ => Err(Diagnostics(problems)),
+    }
+}
+
+/// Reads the tables of a file. Reports values of a wrong type, and unknown keys.
+fn policy(document: &TomlDocument<'_>) -> RawPolicy {
+    let table = document.parse();
+    let mut top = TableReader::new(document, &table);
+    if top.has("tunnel") {
+        top.report_value(
+            "tunnel",
+            "this is a file for `hookward start`; a policy has tables [[route]]",
+        );
+    }
+
+    let raw = RawPolicy {
+        client_rate: top.string("client_rate"),
+        rate: top.string("rate"),
+        lockout: lockout(&mut top),
+        routes: top.tables("route").into_iter().map(route).collect(),
+        origins: top.origins(),
     };
-    let mut policy = Policy::default();
-
-    {
-        let table = document.parse();
-        let mut top = TableReader::new(&document, &table);
-        if top.has("tunnel") {
-            top.report_value(
-                "tunnel",
-                "this is a file for `hookward start`; a policy has tables [[route]]",
-            );
-        }
-
-        policy.client_rate = rate(&mut top, "client_rate");
-        policy.rate = rate(&mut top, "rate");
-        policy.lockout = lockout(&mut top);
-
-        for route in top.tables("route") {
-            let place = route.offset();
-            let (route, accepts) = loader.route(route);
-            // Each mistake gets the line that it is about.
-            for mistake in route
-                .own_mistakes(now)
-                .into_iter()
-                .chain(route.excessive_work())
-            {
-                document.report_at(place, format!("route {:?}: {mistake}", route.name));
-            }
-
-            for (accept, (place, could_be_read)) in route.accept.iter().zip(accepts) {
-                // A value with a syntax error was reported already, and is not missing.
-                let lacks = if could_be_read {
-                    accept.lacks()
-                } else {
-                    Vec::new()
-                };
-
-                for mistake in lacks
-                    .into_iter()
-                    .chain(accept.mistakes(&route.deny_ips.set()))
-                {
-                    document.report_at(place, format!("route {:?}: {mistake}", route.name));
-                }
-            }
-
-            policy.routes.push(route);
-        }
-
-        top.finish();
-    }
-
-    let mut problems = document.into_diagnostics();
-    if problems.is_empty() {
-        let whole = policy
-            .errors(now)
-            .into_iter()
-            .map(|what| hookward_core::diagnostics::Diagnostic::new(name, what));
-        problems.extend(whole);
-    }
-
-    if problems.is_empty() {
-        Ok(LoadedPolicy {
-            policy,
-            notes: loader.notes,
-        })
-    } else {
-        Err(Diagnostics(problems))
-    }
+    top.finish();
+    raw
 }
 
-struct Loader<'s> {
-    secrets: &'s dyn SecretReader,
-    notes: Vec<String>,
-}
+fn route(mut reader: TableReader<'_>) -> RawRoute {
+    let mut raw = RawRoute {
+        paths: reader.strings("path").unwrap_or_default(),
+        name: reader.string("name"),
+        methods: methods(&mut reader),
+        deny_ips: reader.strings("deny_ips").unwrap_or_default(),
+        max_body: reader.size("max_body"),
+        websocket: reader.boolean("websocket").unwrap_or_default(),
+        keep_token: reader.boolean("keep_token").unwrap_or_default(),
+        encoded_slashes: reader.boolean("encoded_slashes").unwrap_or_default(),
+        answer_timeout: reader.string("answer_timeout"),
+        rate: reader.string("rate"),
+        ..RawRoute::default()
+    };
 
-impl Loader<'_> {
-    /// Reads a route. Also returns the offset of each accept rule, and `true` for those without
-    /// mistakes.
-    fn route(&mut self, mut reader: TableReader<'_>) -> (Route, Vec<(usize, bool)>) {
-        let paths = reader.strings("path").unwrap_or_default();
-        let name = reader
-            .string("name")
-            .or_else(|| paths.first().cloned())
-            .unwrap_or_default();
-        let mut route = Route::new(name, paths);
-
-        if let Some(methods) = methods(&mut reader) {
-            route.methods = methods;
-        }
-
-        if let Some(ips) = reader.strings("deny_ips") {
-            route.deny_ips = addresses(&reader, "deny_ips", &ips);
-        }
-
-        if let Some(size) = reader.size("max_body") {
-            route.max_body = size;
-        }
-
-        if let Some(time) = reader.duration("answer_timeout") {
-            route.answer_timeout_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        }
-
-        route.websocket = reader.boolean("websocket").unwrap_or(route.websocket);
-        route.keep_token = reader.boolean("keep_token").unwrap_or(route.keep_token);
-        route.encoded_slashes = reader
-            .boolean("encoded_slashes")
-            .unwrap_or(route.encoded_slashes);
-        route.rate = rate(&mut reader, "rate");
-
-        if let Some(table) = reader
-            .has("replay")
-            .then(|| reader.table("replay"))
-            .flatten()
-        {
-            route.replay = replay(table);
-        }
-
-        if let Some(day) = reader.day("observe_until") {
-            let at = OffsetDateTime::new_utc(day, time::Time::MIDNIGHT).unix_timestamp();
-            route.mode = Mode::Observe {
-                until: u64::try_from(at).unwrap_or_default(),
-            };
-        }
-
-        let mut places = Vec::new();
-        for accept in reader.tables("accept") {
-            let (place, before) = (accept.offset(), reader.diagnostics());
-            route.accept.push(self.accept(accept));
-            places.push((place, reader.diagnostics() == before));
-        }
-
-        reader.finish();
-        (route, places)
+    if reader.has("replay") {
+        raw.replay = reader.table("replay").and_then(replay);
     }
 
-    fn accept(&mut self, mut reader: TableReader<'_>) -> Accept {
-        let mut accept = Accept {
-            open: reader.boolean("open").unwrap_or(false),
-            ..Accept::default()
-        };
-
-        if let Some(ips) = reader.strings("allow_ips") {
-            accept.allow_ips = Some(addresses(&reader, "allow_ips", &ips));
+    raw.mode = reader.day("observe_until").map(|day| {
+        let at = OffsetDateTime::new_utc(day, time::Time::MIDNIGHT).unix_timestamp();
+        Mode::Observe {
+            until: u64::try_from(at).unwrap_or_default(),
         }
+    });
 
-        accept.token = self.token(&mut reader);
-        accept.basic = self.basic(&mut reader);
-        accept.content_types = reader.strings("content_type").unwrap_or_default();
-
-        for (name, allowed, at) in reader.lists("headers") {
-            match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(name) => accept.headers.push(HeaderRule { name, allowed }),
-                Err(_) => reader.report_at(at, format!("headers: {name:?} is not a header name")),
-            }
-        }
-
-        if let Some(table) = reader.has("jwt").then(|| reader.table("jwt")).flatten() {
-            accept.verify.extend(self.jwt(table));
-        }
-
-        for table in reader.tables("verify") {
-            accept.verify.extend(self.verify(table));
-        }
-
-        for (path, allowed, at) in reader.lists("body") {
-            match JsonPath::parse(&path) {
-                Ok(path) => accept.body.push(BodyRule { path, allowed }),
-                Err(what) => reader.report_at(at, format!("body: {what}")),
-            }
-        }
-
-        reader.finish();
-        accept
+    for table in reader.tables("accept") {
+        let before = reader.diagnostics();
+        let mut accept = accept(table);
+        accept.is_readable = reader.diagnostics() == before;
+        raw.accept.push(accept);
     }
+
+    raw.origins = reader.origins();
+    reader.finish();
+    raw
 }
 
-/// Reads the methods of a route, in upper case.
+fn accept(mut reader: TableReader<'_>) -> RawAccept {
+    let open = reader.boolean("open").unwrap_or_default();
+    let mut raw = RawAccept {
+        unprotected: match open {
+            true => Unprotected::Open,
+            false => Unprotected::Mistake,
+        },
+        allow_ips: reader.strings("allow_ips"),
+        token: checks::token(&mut reader),
+        basic: reader.strings("basic"),
+        content_types: reader.strings("content_type").unwrap_or_default(),
+        headers: value_rules(&mut reader, "headers"),
+        ..RawAccept::default()
+    };
+
+    if reader.has("jwt") {
+        raw.verify.extend(reader.table("jwt").and_then(checks::jwt));
+    }
+    for table in reader.tables("verify") {
+        raw.verify.push(checks::verify(table));
+    }
+    raw.body = value_rules(&mut reader, "body");
+
+    raw.origins = reader.origins();
+    reader.finish();
+    raw
+}
+
+/// Reads the methods of a route.
 fn methods(reader: &mut TableReader<'_>) -> Option<Vec<String>> {
     let methods = reader.strings("methods")?;
     if methods.is_empty() {
@@ -255,20 +172,13 @@ fn methods(reader: &mut TableReader<'_>) -> Option<Vec<String>> {
             "the list is empty; leave the key out to admit all",
         );
     }
-
-    Some(
-        methods
-            .iter()
-            .map(|method| method.to_ascii_uppercase())
-            .collect(),
-    )
+    Some(methods)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::OnDuplicate;
-    use crate::policy::ReplayProtection;
+    use crate::policy::{OnDuplicate, Policy, ReplayProtection};
     use hookward_core::secret::{SecretError, SecretSource};
     use zeroize::Zeroizing;
 

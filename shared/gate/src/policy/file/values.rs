@@ -1,20 +1,13 @@
-//! Reads rates, lockouts, replay protection and addresses.
+//! Reads lockouts, replay protection, value rules and addresses.
 
+use crate::policy::raw::RawValueRule;
 use crate::policy::{Addresses, Lockout, OnDuplicate, ReplayProtection};
 use hookward_core::address::parse_network;
 use hookward_core::diagnostics::TableReader;
-use hookward_core::rate::Rate;
 
 /// Default time for which deliveries are remembered, in milliseconds: providers retry for one to
 /// three days.
 pub const REPLAY_WINDOW_MS: u64 = 3 * 86_400_000;
-
-pub(super) fn rate(reader: &mut TableReader<'_>, key: &'static str) -> Option<Rate> {
-    let text = reader.string(key)?;
-    Rate::parse(&text)
-        .map_err(|what| reader.report_value(key, what))
-        .ok()
-}
 
 pub(super) fn replay(mut reader: TableReader<'_>) -> Option<ReplayProtection> {
     let on_duplicate = match reader.string("on_duplicate").as_deref() {
@@ -66,13 +59,20 @@ pub(super) fn lockout(top: &mut TableReader<'_>) -> Option<Lockout> {
     })
 }
 
-/// Reads ranges and names of sets.
-pub(super) fn addresses(reader: &TableReader<'_>, key: &str, texts: &[String]) -> Addresses {
-    read_addresses(texts, |what| reader.report_value(key, what))
+/// Reads a table of names with their allowed values.
+pub(super) fn value_rules(reader: &mut TableReader<'_>, key: &'static str) -> Vec<RawValueRule> {
+    let lists = reader.lists(key).into_iter();
+    lists
+        .map(|(name, allowed, offset)| RawValueRule {
+            origin: reader.origin_at(offset, key),
+            name,
+            allowed,
+        })
+        .collect()
 }
 
 /// Reads ranges and names of sets. Calls `wrong` with each mistake.
-pub fn read_addresses(texts: &[String], mut wrong: impl FnMut(String)) -> Addresses {
+pub(crate) fn read_addresses(texts: &[String], mut wrong: impl FnMut(String)) -> Addresses {
     let name = |text: &str| {
         text.starts_with(|c: char| c.is_ascii_alphabetic())
             && text

@@ -1,5 +1,6 @@
 //! Errors of accept rules.
 
+use super::{EMPTY_LIST, Mistake};
 use crate::policy::{Accept, Addresses, SignatureCheck, TokenCheck};
 use hookward_core::address::AddressSet;
 use hookward_core::ip_sets;
@@ -41,14 +42,12 @@ impl Accept {
     }
 
     /// Returns the kinds of checks that the accept rule lacks.
-    pub(crate) fn lacks(&self) -> Vec<String> {
+    pub(crate) fn lacks(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
         if !self.open && !self.is_protected() {
-            mistakes.push(
-                "it has no address range (0.0.0.0/0 and ::/0 are none), no token and no signature; \
-                 add one, or say open = true if everybody may send"
-                    .to_owned(),
-            );
+            let text = "it has no address range (0.0.0.0/0 and ::/0 are none), no token and no signature; \
+                        add one, or write open = true if anyone may send";
+            mistakes.push(Mistake::new("", text));
         }
 
         if self
@@ -57,29 +56,33 @@ impl Accept {
             .chain(&self.basic)
             .any(|check| check.active.is_empty())
         {
-            mistakes.push("the token has no secret".to_owned());
+            mistakes.push(Mistake::new("token", "the token has no secret"));
         }
 
-        mistakes.extend(self.verify.iter().filter_map(SignatureCheck::lacks));
+        let lacking = self.verify.iter().filter_map(SignatureCheck::lacks);
+        mistakes.extend(lacking.map(|what| Mistake::new("verify", what)));
         mistakes
     }
 
     /// Returns the errors of the accept rule.
-    pub(crate) fn mistakes(&self, deny: &AddressSet) -> Vec<String> {
+    pub(crate) fn mistakes(&self, deny: &AddressSet) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
         if self.open && self.is_protected() {
-            mistakes.push("open = true stands beside a check; remove one of them".to_owned());
+            let text = "open = true is beside a check; remove one of them";
+            mistakes.push(Mistake::new("open", text));
         }
 
         if let Some(ips) = &self.allow_ips {
             if ips.is_empty() {
-                mistakes.push("allow_ips is an empty list: nothing could pass".to_owned());
+                mistakes.push(Mistake::new("allow_ips", EMPTY_LIST));
             } else if ips.named.is_empty() && ips.set().is_within(deny) {
-                mistakes.push("every address of allow_ips is denied by deny_ips".to_owned());
+                let text = "every address of allow_ips is denied by deny_ips";
+                mistakes.push(Mistake::new("allow_ips", text));
             }
 
             let of_ips = ips.mistakes().into_iter();
-            mistakes.extend(of_ips.map(|what| format!("allow_ips: {what}")));
+            mistakes
+                .extend(of_ips.map(|what| Mistake::new("allow_ips", format!("allow_ips: {what}"))));
         }
 
         let tokens: Vec<&TokenCheck> = self.token.iter().chain(&self.basic).collect();
@@ -87,7 +90,7 @@ impl Accept {
             || self.body.iter().any(|rule| rule.allowed.is_empty())
         {
             let text = "a rule about a header or the body allows no value: nothing could pass";
-            mistakes.push(text.to_owned());
+            mistakes.push(Mistake::new("", text));
         }
 
         let malformed = self
@@ -95,16 +98,17 @@ impl Accept {
             .iter()
             .filter(|kind| !is_media_type(kind));
         mistakes.extend(malformed.map(|kind| {
-            format!("content_type: {kind:?} is not a media type such as application/json")
+            let text =
+                format!("content_type: {kind:?} is not a media type such as application/json");
+            Mistake::new("content_type", text)
         }));
 
         let rules =
             self.headers.len() + self.body.len() + self.content_types.len() + self.verify.len();
         if rules > limits::ITEMS_PER_ROUTE {
-            mistakes.push(format!(
-                "it has {rules} rules, more than {}",
-                limits::ITEMS_PER_ROUTE
-            ));
+            let most = limits::ITEMS_PER_ROUTE;
+            let text = format!("it has {rules} rules, more than {most}");
+            mistakes.push(Mistake::new("", text));
             return mistakes;
         }
 
@@ -113,14 +117,13 @@ impl Accept {
             .map(|check| check.active.len())
             .chain(self.verify.iter().map(|check| check.secrets.len()));
         if live.max().unwrap_or_default() > limits::ACTIVE_SECRETS {
-            mistakes.push(format!(
-                "more than {} secrets are live at one time",
-                limits::ACTIVE_SECRETS
-            ));
+            let text = format!("more than {} secrets are active", limits::ACTIVE_SECRETS);
+            mistakes.push(Mistake::new("", text));
             return mistakes;
         }
 
-        mistakes.extend(self.verify.iter().flat_map(SignatureCheck::mistakes));
+        let of_checks = self.verify.iter().flat_map(SignatureCheck::mistakes);
+        mistakes.extend(of_checks.map(|what| Mistake::new("verify", what)));
         mistakes
     }
 }
