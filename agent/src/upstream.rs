@@ -75,21 +75,7 @@ pub(crate) fn request(
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
 
-    let text = |value: Bytes| HeaderValue::from_maybe_shared(value).map_err(|_| Unwritable);
-    headers.insert(FORWARDED_FOR, text(context.client.to_string().into())?);
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
-
-    // As the sender wrote it, with the port, because the application builds public URLs from it.
-    let host = headers.get(header::HOST).cloned().ok_or(Unwritable)?;
-    let port = host
-        .to_str()
-        .ok()
-        .and_then(HostName::parse_authority)
-        .and_then(|(_, port)| port);
-    headers.insert(FORWARDED_PORT, HeaderValue::from(port.unwrap_or(HTTPS)));
-    headers.insert(FORWARDED_HOST, host);
-
-    headers.insert(REQUEST_ID, text(context.id.to_string().into())?);
+    add_forwarded(&mut headers, &context)?;
     if let Some(host) = application.own_host() {
         headers.insert(header::HOST, host);
     }
@@ -129,6 +115,25 @@ pub(crate) fn request(
     }
 
     Ok(request)
+}
+
+/// Adds the fields that name the sender, the public URL, and the request.
+fn add_forwarded(headers: &mut HeaderMap, context: &head::RequestMeta) -> Result<(), Unwritable> {
+    let text = |value: Bytes| HeaderValue::from_maybe_shared(value).map_err(|_| Unwritable);
+    headers.insert(FORWARDED_FOR, text(context.client.to_string().into())?);
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("https"));
+
+    // As the sender wrote it, with the port, because the application builds public URLs from it.
+    let host = headers.get(header::HOST).cloned().ok_or(Unwritable)?;
+    let port = host
+        .to_str()
+        .ok()
+        .and_then(HostName::parse_authority)
+        .and_then(|(_, port)| port);
+    headers.insert(FORWARDED_PORT, HeaderValue::from(port.unwrap_or(HTTPS)));
+    headers.insert(FORWARDED_HOST, host);
+    headers.insert(REQUEST_ID, text(context.id.to_string().into())?);
+    Ok(())
 }
 
 /// Default port of `https`.

@@ -19,11 +19,12 @@ use self::findings::{
 use super::{CommandError, NOT_JOINED, print, print_error};
 use crate::cli::{DiagnoseArgs, LogFormat};
 use crate::config::policy_args;
-use crate::config::state_dir::StateDir;
+use crate::config::state_dir::{Credential, StateDir};
 use crate::exit::Exit;
 use crate::relay_link::dialer::Dialer;
 use crate::relay_link::proxy::Proxies;
 use crate::relay_link::{ConnectionError, LinkSettings, RelayEndpoint};
+use crate::upstream::application::Application;
 
 /// Number of datagrams to send until a reply arrives, because some are lost.
 const DATAGRAMS: u32 = 3;
@@ -68,42 +69,13 @@ pub(super) async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
         ..Findings::default()
     };
 
-    if let Some(address) = args.relay {
-        let relay = RelayEndpoint {
-            address,
-            pin: Pin::of_no_key(),
-            credential: Secret::generate()?,
-        };
-        findings.relay(&relay, false).await?;
-    } else {
-        for kept in kept {
-            let relay = RelayEndpoint {
-                address: kept.relay,
-                pin: kept.pin,
-                credential: kept.secret,
-            };
-            findings.relay(&relay, true).await?;
-        }
+    let joined = args.relay.is_none();
+    for relay in relays(args.relay, kept)? {
+        findings.relay(&relay, joined).await?;
     }
 
     if let Some(application) = application {
-        let (outcome, detail) = match timeout(UPSTREAM_CONNECT_TIMEOUT, application.connect()).await
-        {
-            Ok(Ok(_)) => (
-                StepOutcome::Ok,
-                format!("{application} accepts connections"),
-            ),
-            Ok(Err(error)) => (StepOutcome::Failed, format!("{application}: {error}")),
-            Err(_) => (StepOutcome::Failed, format!("{application}: no response")),
-        };
-        findings.blocked |= outcome == StepOutcome::Failed;
-
-        findings.push(ProbeStep {
-            relay: None,
-            step: "application",
-            outcome,
-            reason: detail,
-        });
+        findings.application(&application).await;
     }
 
     match args.format {
@@ -118,7 +90,49 @@ pub(super) async fn run(args: DiagnoseArgs) -> Result<Exit, CommandError> {
     Ok(if all { Exit::Done } else { Exit::Failed })
 }
 
+/// Returns the relays to test: the given one, or those that the agent has joined.
+fn relays(
+    given: Option<String>,
+    kept: Vec<Credential>,
+) -> Result<Vec<RelayEndpoint>, CommandError> {
+    if let Some(address) = given {
+        return Ok(vec![RelayEndpoint {
+            address,
+            pin: Pin::of_no_key(),
+            credential: Secret::generate()?,
+        }]);
+    }
+
+    let joined = kept.into_iter().map(|kept| RelayEndpoint {
+        address: kept.relay,
+        pin: kept.pin,
+        credential: kept.secret,
+    });
+    Ok(joined.collect())
+}
+
 impl Findings {
+    /// Tests the connection to the application.
+    async fn application(&mut self, application: &Application) {
+        let connecting = timeout(UPSTREAM_CONNECT_TIMEOUT, application.connect());
+        let (outcome, reason) = match connecting.await {
+            Ok(Ok(_)) => (
+                StepOutcome::Ok,
+                format!("{application} accepts connections"),
+            ),
+            Ok(Err(error)) => (StepOutcome::Failed, format!("{application}: {error}")),
+            Err(_) => (StepOutcome::Failed, format!("{application}: no response")),
+        };
+
+        self.blocked |= outcome == StepOutcome::Failed;
+        self.push(ProbeStep {
+            relay: None,
+            step: "application",
+            outcome,
+            reason,
+        });
+    }
+
     /// Tests all steps to this relay.
     async fn relay(&mut self, relay: &RelayEndpoint, joined: bool) -> Result<(), ConnectionError> {
         let proxies = Proxies::from_env();

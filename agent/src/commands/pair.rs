@@ -4,7 +4,7 @@
 
 use hookward_core::reason::Reason;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use hookward_core::path::PathPattern;
@@ -21,6 +21,7 @@ use crate::commands::runner::{PlannedTunnel, TunnelRunner};
 use crate::commands::{CommandError, print_error};
 use crate::config::state_dir::StateDir;
 use crate::events::Event;
+use crate::exchange::Pairing;
 use crate::exit::Exit;
 use crate::upstream::application::{Address, Application};
 
@@ -45,17 +46,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     };
 
     let taken = CancellationToken::new();
-    let done = taken.clone();
-    let (file, once) = (args.secret_file.clone(), Mutex::new(()));
-    let pairing = move |secret: &Secret| {
-        // One challenge at a time: the second finds the file.
-        let _one = once
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        keep(&file, secret)?;
-        done.cancel();
-        Ok(())
-    };
+    let pairing = pairing(args.secret_file.clone(), taken.clone());
 
     let plan = plan(&args.provider, policy);
     let reloads = Reloads::new(&[]).map_err(CommandError::system("SIGHUP"))?;
@@ -65,7 +56,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         plan,
         reloads,
         reload: again,
-        pairing: Some(Box::new(pairing)),
+        pairing: Some(pairing),
     };
 
     let (local, link, log_format) = (
@@ -92,6 +83,20 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         Exit::Failed
     } else {
         ended
+    })
+}
+
+/// Returns the receiver of the secret, which keeps the first one in a file.
+fn pairing(file: PathBuf, done: CancellationToken) -> Pairing {
+    let once = Mutex::new(());
+    Box::new(move |secret: &Secret| {
+        // One challenge at a time: the second finds the file.
+        let _one = once
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        keep(&file, secret)?;
+        done.cancel();
+        Ok(())
     })
 }
 

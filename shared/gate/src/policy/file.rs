@@ -40,7 +40,6 @@ mod values;
 use time::OffsetDateTime;
 
 pub use self::values::REPLAY_WINDOW_MS;
-pub(super) use self::values::read_addresses;
 use self::values::{lockout, replay, value_rules};
 use super::raw::{RawAccept, RawPolicy, RawRoute, Unprotected};
 use super::resolve::{LoadedPolicy, resolve};

@@ -1,14 +1,15 @@
 //! Makes a policy of what was written in flags or in a file, and collects all mistakes with their
 //! origins.
 
+use hookward_core::address::parse_network;
 use hookward_core::clock::UnixMillis;
 use hookward_core::diagnostics::{Origin, Origins, parse_duration};
+use hookward_core::ip_sets;
 use hookward_core::json::JsonPath;
 use hookward_core::rate::Rate;
 use hookward_core::secret::{SecretDigest, SecretReader};
 use http::HeaderName;
 
-use super::file::read_addresses;
 use super::raw::{
     RawAccept, RawPolicy, RawRoute, RawSecret, RawSignature, RawToken, RawValueRule, Unprotected,
 };
@@ -352,4 +353,28 @@ fn token(secret: ActiveSecret) -> ActiveToken {
         digest: secret.secret.digest(),
         name: secret.name,
     }
+}
+
+/// Reads ranges and names of sets. Calls `wrong` with each mistake.
+fn read_addresses(texts: &[String], mut wrong: impl FnMut(String)) -> Addresses {
+    let name = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    };
+
+    let mut addresses = Addresses::default();
+    for text in texts {
+        match parse_network(text) {
+            Ok(network) => addresses.ranges.push(network),
+            Err(_) if name(text) => match ip_sets::find(&text.to_ascii_lowercase()) {
+                Some(set) => addresses.named.push(set.name.clone()),
+                None => wrong(ip_sets::unknown(text)),
+            },
+            Err(what) => wrong(what.to_string()),
+        }
+    }
+
+    addresses
 }

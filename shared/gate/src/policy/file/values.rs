@@ -1,8 +1,7 @@
-//! Reads lockouts, replay protection, value rules and addresses.
+//! Reads lockouts, replay protection and value rules.
 
 use crate::policy::raw::RawValueRule;
-use crate::policy::{Addresses, Lockout, OnDuplicate, ReplayProtection};
-use hookward_core::address::parse_network;
+use crate::policy::{Lockout, OnDuplicate, ReplayProtection};
 use hookward_core::diagnostics::TableReader;
 
 /// Default time for which deliveries are remembered, in milliseconds: providers retry for one to
@@ -69,30 +68,4 @@ pub(super) fn value_rules(reader: &mut TableReader<'_>, key: &'static str) -> Ve
             allowed,
         })
         .collect()
-}
-
-/// Reads ranges and names of sets. Calls `wrong` with each mistake.
-pub(crate) fn read_addresses(texts: &[String], mut wrong: impl FnMut(String)) -> Addresses {
-    let name = |text: &str| {
-        text.starts_with(|c: char| c.is_ascii_alphabetic())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
-    };
-
-    let mut addresses = Addresses::default();
-    for text in texts {
-        match parse_network(text) {
-            Ok(network) => addresses.ranges.push(network),
-            Err(_) if name(text) => {
-                match hookward_core::ip_sets::find(&text.to_ascii_lowercase()) {
-                    Some(set) => addresses.named.push(set.name.clone()),
-                    None => wrong(hookward_core::ip_sets::unknown(text)),
-                }
-            }
-            Err(what) => wrong(what.to_string()),
-        }
-    }
-
-    addresses
 }
