@@ -66,7 +66,6 @@ pub struct Agent {
     in_flight: InFlight,
 }
 
-/// Prepares a policy for the relay.
 /// Resources that all tunnels of an agent share.
 struct SharedResources {
     pooled: bool,
@@ -107,6 +106,7 @@ impl SharedResources {
     }
 }
 
+/// Compiles a policy, for the relay and for the agent's own gate.
 fn policy_offer(policy: &Policy, clock: &Clock) -> Result<Arc<PolicyOffer>, Diagnostics> {
     let gate = Gate::compile(policy, Side::Agent, clock.now()).map_err(|mistakes| {
         Diagnostics(

@@ -2,8 +2,8 @@
 //!
 //! Every relay gets some links ([`mod@link`]), each of which keeps one connection. [`dialer`]
 //! connects over QUIC, TLS over TCP, or a [`proxy`]; [`backoff`] schedules the attempts;
-//! [`handshake`] greets the relay and opens the tunnels; [`active`] is a connection in use, and [`outbox`] sends its messages.
-//! [`failover`] schedules searches for a better connection, and [`suspend`] detects that the
+//! [`handshake`] greets the relay and opens the tunnels; [`active`] is a connection in use, and
+//! [`outbox`] sends its messages. [`failover`] schedules searches for a better connection, and [`suspend`] detects that the
 //! machine was suspended. [`status`] summarises all links for the user, and [`policy_sync`] tracks
 //! the policy of each relay. All connections of one instance serve the same tunnels, so losing one
 //! of several loses nothing.

@@ -110,13 +110,8 @@ impl Relay {
         loaded.findings.iter().for_each(Finding::log);
         let self_signed = source.self_signed();
         let resolver = Arc::new(CertificateResolver::new(loaded.pair)?);
-        let certificates = CertificateWatch {
-            source,
-            resolver: Arc::clone(&resolver),
-            wanted,
-            clock: clock.clone(),
-            findings: loaded.findings,
-        };
+        let certificates =
+            CertificateWatch::new(source, Arc::clone(&resolver), wanted, clock.clone());
 
         let tls = TlsAcceptors::new(
             resolver,
@@ -383,11 +378,13 @@ fn wanted_names(store: &Store, settings: &Settings) -> impl Fn() -> WantedNames 
     let (store, domain) = (store.clone(), settings.domain.clone());
     let reserved: Vec<_> = settings.hosts.keys().cloned().collect();
     move || {
-        // Hosts of an earlier domain are not served. A failing store is reported elsewhere.
-        let served = store.hosts().unwrap_or_default().into_iter();
-        let served = served.filter(|host| host.is_child_of(&domain));
+        // Hosts of an earlier domain are not served.
+        let served = store.hosts().ok().map(|hosts| {
+            let served = hosts.into_iter().filter(|host| host.is_child_of(&domain));
+            served.chain(reserved.iter().cloned()).collect()
+        });
         WantedNames {
-            hosts: served.chain(reserved.iter().cloned()).collect(),
+            hosts: served,
             domain: domain.clone(),
         }
     }

@@ -44,14 +44,17 @@ pub enum StorageError {
         /// Error of the system.
         source: io::Error,
     },
-    /// The file did not answer in time.
-    #[error("{path} did not answer within {} s", REPLY_TIMEOUT.as_secs())]
+    /// The file did not respond in time.
+    #[error(
+        "{path} did not respond within {} s: check the disk, and other processes that use the file",
+        REPLY_TIMEOUT.as_secs()
+    )]
     Timeout {
         /// The file.
         path: PathBuf,
     },
-    /// The program is stopping.
-    #[error("the program is stopping")]
+    /// The writer has ended.
+    #[error("the writer of the file has ended: the program is stopping, or the log has the cause")]
     Stopping,
 }
 
@@ -176,8 +179,10 @@ impl Store {
     ) -> Result<T, StorageError> {
         let (job, result) = job(writes, work);
         self.writer.queue().push(job);
-        match result.recv_timeout(REPLY_TIMEOUT) {
-            Ok(result) => result.map_err(|error| writer::failed(&self.path, error)),
+        match result.receiver.recv_timeout(REPLY_TIMEOUT) {
+            Ok(result) => {
+                result.map_err(|error| StorageError::state(sqlite::failed(&self.path)(error)))
+            }
             Err(RecvTimeoutError::Disconnected) => Err(StorageError::Stopping),
             Err(RecvTimeoutError::Timeout) => Err(StorageError::Timeout {
                 path: self.path.to_path_buf(),
@@ -287,7 +292,7 @@ mod tests {
         first.join().unwrap().unwrap();
         results
             .iter()
-            .for_each(|result| assert_eq!(result.recv().unwrap(), Ok(1)));
+            .for_each(|result| assert_eq!(result.receiver.recv().unwrap(), Ok(1)));
 
         let after = store.commits();
         assert_eq!(after.commits - before.commits, 2);
@@ -337,5 +342,27 @@ mod tests {
         store
             .write(move |db| db.execute(INSERT, ["a", &again]))
             .unwrap();
+    }
+
+    #[test]
+    fn a_job_that_panics_fails_alone() {
+        let store = Store::in_memory().unwrap();
+        let failed: Result<(), _> = store.write(|db| {
+            db.execute(INSERT, ["a", "1"])?;
+            panic!("a bug")
+        });
+        assert!(failed.is_err());
+        assert_eq!(facts(&store), 0);
+        store.write(|db| db.execute(INSERT, ["a", "2"])).unwrap();
+    }
+
+    /// The caller has reported a failure by then.
+    #[test]
+    fn a_job_whose_caller_has_given_up_is_not_executed() {
+        let store = Store::in_memory().unwrap();
+        let (abandoned, result) = job(true, |db| db.execute(INSERT, ["a", "1"]));
+        drop(result);
+        store.writer.queue().push(abandoned);
+        assert_eq!(facts(&store), 0);
     }
 }

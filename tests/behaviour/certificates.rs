@@ -340,7 +340,7 @@ impl Renewed {
     }
 }
 
-/// Row T01 of the faults: a renewal needs no restart, and drops no connection.
+/// A renewal needs no restart, and drops no connection.
 #[tokio::test]
 async fn a_renewed_certificate_is_used_without_a_restart() {
     let names = params(&format!("*.{DOMAIN}"));

@@ -335,3 +335,92 @@ fn the_agent_refuses_what_it_has_processed() {
         Check::Replay
     );
 }
+
+/// Returns the policy of two accept rules of one provider, of which the second requires a branch.
+fn two_rules(first: &str, second: &str) -> Policy {
+    let mut both = Night {
+        secret: first,
+        ..EVENING
+    }
+    .policy();
+    let mut other = Night {
+        secret: second,
+        ..EVENING
+    }
+    .policy();
+    both.routes[0].accept.append(&mut other.routes[0].accept);
+    both
+}
+
+/// A leaked secret of one rule must not open another rule, at neither side.
+#[test]
+fn a_retired_secret_vouches_for_its_own_rule_only() {
+    const OTHER: &str = "the secret of the other rule";
+
+    let stored = Stored::new();
+    let compile = |policy: &Policy, side| Arc::new(Gate::compile(policy, side, RECEIVED).unwrap());
+    let state = GateState::default();
+    let evaluation = evaluation(NEXT_MORNING, &state);
+    let before = two_rules(OLD, OTHER);
+    let swapped = two_rules(OTHER, NEW);
+
+    let retired = RetiredGate {
+        gate: compile(&before, Side::Agent),
+        until: UnixMillis(RECEIVED.0 + HOUR),
+    };
+    let gate = compile(&two_rules(NEW, OTHER), Side::Agent);
+    let (request, grant) = (stored.request(), stored.grant());
+    let past = [retired];
+    assert!(
+        gate.permit_again(&request, &grant, evaluation, &past)
+            .is_ok()
+    );
+
+    // The retired secret was that of the first rule, which now has the other's checks.
+    let mut only_second = swapped.clone();
+    only_second.routes[0].accept[0].verify[0].secret_at = hookward_gate::policy::SecretAt::Agent;
+    let gate = compile(&only_second, Side::Agent);
+    let refusal = gate
+        .permit_again(&request, &grant, evaluation, &past)
+        .unwrap_err();
+    assert_eq!(refusal.check, Check::Signature);
+
+    // At the relay, the grant names the rule that verified the signature.
+    let mut moved = grant.clone();
+    moved
+        .signatures
+        .iter_mut()
+        .for_each(|signature| signature.rule = 1);
+    let gate = compile(&two_rules(NEW, OTHER), Side::Relay);
+    assert!(gate.permit_again(&request, &grant, evaluation, &[]).is_ok());
+    let mut first_only = two_rules(NEW, OTHER);
+    first_only.routes[0].accept.truncate(1);
+    let gate = compile(&first_only, Side::Relay);
+    assert!(
+        gate.permit_again(&request, &moved, evaluation, &[])
+            .is_err()
+    );
+}
+
+/// A captured relay may claim that a request arrived while the route only observed.
+#[test]
+fn a_trial_that_is_over_cannot_be_claimed() {
+    let mut policy = EVENING.policy();
+    policy.routes[0].mode = hookward_gate::policy::Mode::Observe {
+        until: RECEIVED.seconds() + 1,
+    };
+    let gate = Arc::new(Gate::compile(&policy, Side::Agent, RECEIVED).unwrap());
+    let mut forged = Stored::new();
+    forged.headers.clear();
+
+    let mut grant = Stored::new().grant();
+    grant.request = hookward_gate::engine::RequestDigest::of(&forged.request());
+    let state = GateState::default();
+    let again = gate.permit_again(
+        &forged.request(),
+        &grant,
+        evaluation(NEXT_MORNING, &state),
+        &[],
+    );
+    assert_eq!(again.unwrap_err().check, Check::Signature);
+}

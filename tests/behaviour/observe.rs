@@ -46,9 +46,10 @@ async fn every_request_has_one_outcome() {
         .await;
     assert_eq!(answer.status, 200);
     let record = next_request(&mut events).await;
+    let received = application.log.take();
     assert_eq!(
-        record.id,
-        answer.header("hookward-request-id").unwrap_or(&record.id)
+        received[0].header("hookward-request-id"),
+        Some(record.id.as_str())
     );
     assert_eq!((record.event, record.status), ("forwarded", Some(200)));
     assert_eq!((record.host.as_str(), record.path.as_str()), (HOST, PREFIX));

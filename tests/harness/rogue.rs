@@ -72,7 +72,7 @@ impl Rogue {
 
             control
                 .send(&RelayMessage::Opened {
-                    digest: String::new(),
+                    digest: None,
                     host: HOST.into(),
                     port: 443,
                 })

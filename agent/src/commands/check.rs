@@ -2,6 +2,7 @@
 
 use hookward_core::clock::Clock;
 use hookward_core::secret::SecretDigest;
+use hookward_gate::policy::TokenCheck;
 use hookward_gate::policy::summary::Summary;
 use hookward_runtime::secrets::VettedSecrets;
 
@@ -32,8 +33,7 @@ pub(super) fn run(args: CheckArgs) -> Result<Exit, CommandError> {
                 text.push_str(
                     "note: `hookward http` will create a token, because no other check refuses unknown senders\n",
                 );
-                policy =
-                    policy.with_token(&policy_args::created_token_check(&SecretDigest::of(b"")));
+                policy = policy.with_token(&TokenCheck::created(&SecretDigest::of(b"")));
             }
 
             text.extend(

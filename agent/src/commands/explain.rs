@@ -12,7 +12,7 @@ use hookward_gate::engine::explain::{
     self, CheckOutcome, CheckStep, ExplainedVerdict, Explanation,
 };
 use hookward_gate::engine::{Evaluation, Gate, GateState, Request, RequestHead, Side};
-use hookward_gate::policy::Policy;
+use hookward_gate::policy::{Policy, TokenCheck};
 use hookward_runtime::secrets::ProcessSecrets;
 use http::header;
 
@@ -105,7 +105,7 @@ fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, Reason>,
     };
 
     Ok(match token {
-        Some(token) => Ok(built.policy.with_token(&policy_args::created_token_check(&token.digest()))),
+        Some(token) => Ok(built.policy.with_token(&TokenCheck::created(&token.digest()))),
         None => {
             Err("no check is given, and there is no token yet: give the flags of `hookward http`, or run it once"
                 .to_owned().into())

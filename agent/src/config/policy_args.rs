@@ -5,9 +5,9 @@ use std::path::Path;
 
 use hookward_core::clock::UnixMillis;
 use hookward_core::diagnostics::{Diagnostic, Diagnostics, Origin};
-use hookward_core::secret::{SecretDigest, SecretReader};
+use hookward_core::secret::SecretReader;
 use hookward_gate::policy::file;
-use hookward_gate::policy::{LoadedPolicy, TOKEN_NAME, TokenCheck, TokenLocation, resolve};
+use hookward_gate::policy::{LoadedPolicy, resolve};
 use http::HeaderValue;
 
 use crate::cli::{PolicyFlags, UpstreamArgs};
@@ -113,15 +113,6 @@ fn from_flags(
         Ok(loaded) if problems.is_empty() => Ok(loaded),
         _ => Err(Diagnostics(problems)),
     }
-}
-
-/// Returns the check of a created token.
-#[must_use]
-pub(crate) fn created_token_check(digest: &SecretDigest) -> TokenCheck {
-    TokenCheck::new(
-        TokenLocation::Query(TOKEN_NAME.to_owned()),
-        &[("the created token", digest.clone())],
-    )
 }
 
 #[cfg(test)]

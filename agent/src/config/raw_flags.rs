@@ -1,6 +1,7 @@
 //! The policy that flags describe, in the same form as that of a file.
 
 use hookward_core::diagnostics::{Diagnostic, Origin, Origins};
+use hookward_core::json::JsonPath;
 use hookward_gate::policy::file::REPLAY_WINDOW_MS;
 use hookward_gate::policy::raw::{
     RawAccept, RawPolicy, RawRoute, RawSecret, RawSignature, RawToken, RawValueRule, Unprotected,
@@ -11,7 +12,7 @@ use hookward_gate::providers;
 use crate::cli::PolicyFlags;
 
 /// Flags of the settings of a policy, by their keys in a file.
-const FLAGS: [(&str, &str); 19] = [
+const FLAGS: [(&str, &str); 18] = [
     ("path", "--path"),
     ("methods", "--method"),
     ("allow_ips", "--allow-ip"),
@@ -30,7 +31,6 @@ const FLAGS: [(&str, &str); 19] = [
     ("websocket", "--websocket"),
     ("encoded_slashes", "--encoded-slashes"),
     ("answer_timeout", "--answer-timeout"),
-    ("observe_until", "--policy"),
 ];
 
 /// Returns the policy of flags, and the mistakes in their form.
@@ -135,10 +135,13 @@ impl FlagReader {
                 continue;
             };
 
-            // Header names have no case.
+            // Header names have no case, and a JSON path has several forms.
             let same = |rule: &&mut RawValueRule| match flag {
                 "--require-header" => rule.name.eq_ignore_ascii_case(name),
-                _ => rule.name == name,
+                _ => match (JsonPath::parse(&rule.name), JsonPath::parse(name)) {
+                    (Ok(one), Ok(other)) => one == other,
+                    _ => false,
+                },
             };
             match rules.iter_mut().find(same) {
                 Some(rule) => rule.allowed.push(value.to_owned()),
@@ -163,12 +166,12 @@ impl FlagReader {
                 Some((name, source)) => (name, source),
                 None => (TOKEN_NAME, text.as_str()),
             };
-            if TokenLocation::parse(name).is_err() {
+            let Ok(location) = TokenLocation::parse(name) else {
                 let what = "write [NAME=]env:VAR or [NAME=]file:PATH; NAME is a query parameter (letters, digits, \
                             - _ .) or header:X-Token";
                 self.report("--token", what);
                 continue;
-            }
+            };
 
             let secret = RawSecret {
                 key: "token",
@@ -182,7 +185,9 @@ impl FlagReader {
                         secrets: vec![secret],
                     });
                 }
-                Some(token) if token.location == name => token.secrets.push(secret),
+                Some(token) if TokenLocation::parse(&token.location) == Ok(location) => {
+                    token.secrets.push(secret);
+                }
                 Some(_) => self.report(
                     "--token",
                     "all tokens must stand in the same place; name one parameter or header",
@@ -224,6 +229,11 @@ impl FlagReader {
                 check.provider.as_deref() == Some(&provider.id) && check.variant == variant
             };
             match checks.iter_mut().find(same) {
+                // Without a secret, one of the two flags would have no effect.
+                Some(check) if secret.is_none() || check.secrets.is_empty() => {
+                    let what = format!("write {name} once, or a secret with each");
+                    self.report("--verify", what);
+                }
                 Some(check) => check.secrets.extend(secret),
                 None => checks.push(RawSignature {
                     origins: Origins::of_flags("--verify", &[]),

@@ -130,7 +130,7 @@ pub(crate) async fn open(
             let (host, port) = loop {
                 match control.receive(CONTROL_BYTES).await? {
                     RelayMessage::Opened { host, port, digest } => {
-                        offer.compare_digest(&digest, &at.relay.address, &shared.events);
+                        offer.compare_digest(digest.as_deref(), &at.relay.address, &shared.events);
                         break (host, port);
                     }
                     // The relay refused a new policy: the tunnel keeps the previous one.

@@ -38,8 +38,8 @@ impl PolicyOffer {
 
     /// Warns if the relay has put another policy in force than this one: it has another version, or
     /// changed the policy.
-    pub(crate) fn compare_digest(&self, digest: &str, relay: &str, events: &EventSink) {
-        if digest != self.digest {
+    pub(crate) fn compare_digest(&self, digest: Option<&str>, relay: &str, events: &EventSink) {
+        if let Some(digest) = digest.filter(|digest| *digest != self.digest) {
             events.emit(Event::Warning(format!(
                 "the relay {relay} has another policy in force: its digest is {}, and {} was expected; are both \
                  programs of one version?",

@@ -17,7 +17,8 @@ use super::{CertError, CertificatePair};
 /// Names that the certificate must cover: the domain, and the hosts that are served.
 pub(crate) struct WantedNames {
     pub domain: HostName,
-    pub hosts: Vec<HostName>,
+    /// `None` if the store failed, so that the names are unknown.
+    pub hosts: Option<Vec<HostName>>,
 }
 
 /// Something that senders will reject in a certificate.
@@ -84,8 +85,18 @@ pub(crate) fn review(
     };
     check_key(certified, key_file).map_err(|reason| content(reason.into()))?;
 
-    let Some(first) = certified.chain.first() else {
-        return Ok(Vec::new());
+    Ok(findings(&certified.chain, chain_file, wanted, now))
+}
+
+/// Reviews a chain without its key.
+pub(super) fn findings(
+    chain: &[CertificateDer<'static>],
+    chain_file: &Path,
+    wanted: &WantedNames,
+    now: UnixMillis,
+) -> Vec<Finding> {
+    let Some(first) = chain.first() else {
+        return Vec::new();
     };
     let mut findings = Vec::new();
     let mut find = |kind, text: String| {
@@ -102,7 +113,7 @@ pub(crate) fn review(
         Err(error) => {
             let text = format!("the first certificate can't be reviewed: {error}");
             find(FindingKind::Warning, text);
-            return Ok(findings);
+            return findings;
         }
     };
 
@@ -120,10 +131,7 @@ pub(crate) fn review(
         find(FindingKind::Names(missing), text);
     }
 
-    if certified.chain.len() == 1
-        && certificate.issuer() != certificate.subject()
-        && !is_root(&certificate)
-    {
+    if chain.len() == 1 && certificate.issuer() != certificate.subject() && !is_root(&certificate) {
         let issuer = certificate.issuer();
         let text = format!(
             "the chain has only the server's certificate, issued by {issuer}, which this system does not trust: \
@@ -132,7 +140,7 @@ pub(crate) fn review(
         find(FindingKind::Warning, text);
     }
 
-    Ok(findings)
+    findings
 }
 
 /// Returns the expiry of the first certificate, as text.
@@ -208,7 +216,7 @@ pub(super) fn check_key(certified: &CertificatePair, key_file: &Path) -> Result<
 /// Returns the names that the certificate should cover but does not.
 fn uncovered(certificate: &CertificateDer<'_>, wanted: &WantedNames) -> Vec<String> {
     let WantedNames { domain, hosts } = wanted;
-    let Ok(entity) = webpki::EndEntityCert::try_from(certificate) else {
+    let (Some(hosts), Ok(entity)) = (hosts, webpki::EndEntityCert::try_from(certificate)) else {
         return Vec::new();
     };
     let is_for = |name: &str| {

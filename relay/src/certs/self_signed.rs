@@ -43,13 +43,13 @@ pub(crate) fn self_signed(
         )
     });
 
-    let damage = match (certificate.exists() && key.exists()).then(|| make_pair(&certificate, &key))
-    {
-        None | Some(Ok(())) => None,
-        Some(Err(error @ CertError::Content { .. })) => Some(error),
-        // An unreadable file may be intact, so it is not replaced.
-        Some(Err(error)) => return Err(error),
-    };
+    let damage =
+        match (certificate.exists() && key.exists()).then(|| check_pair(&certificate, &key)) {
+            None | Some(Ok(())) => None,
+            Some(Err(error @ CertError::Content { .. })) => Some(error),
+            // An unreadable file may be intact, so it is not replaced.
+            Some(Err(error)) => return Err(error),
+        };
     if let Some(error) = &damage {
         tracing::warn!(%error, "made a new self-signed certificate; clients must trust the new one");
     }
@@ -81,8 +81,8 @@ const EDGE_LIFETIME: Duration = Duration::from_secs(397 * 86_400);
 /// Remaining lifetime at which the relay renews its self-signed certificate.
 const EDGE_RENEW_BEFORE: Duration = Duration::from_secs(30 * 86_400);
 
-/// Makes the relay's self-signed certificate and its key.
-fn make_pair(certificate: &Path, key: &Path) -> Result<(), CertError> {
+/// Checks that both files are readable and belong together.
+fn check_pair(certificate: &Path, key: &Path) -> Result<(), CertError> {
     let certified = read_pem(certificate, key)?;
     let content = |what: String| CertError::Content {
         path: certificate.to_owned(),

@@ -8,8 +8,9 @@ use std::time::Duration;
 use hookward_core::clock::Clock;
 use hookward_core::reason::Reason;
 use hookward_runtime::reload::Reloads;
+use rustls_pki_types::CertificateDer;
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::resolver::CertificateResolver;
@@ -69,82 +70,127 @@ impl CertificateSource {
             }),
         }
     }
+
+    /// Reviews a chain of this source.
+    fn review(
+        &self,
+        chain: &[CertificateDer<'static>],
+        wanted: &WantedNames,
+        clock: &Clock,
+    ) -> Vec<Finding> {
+        match self {
+            Self::Files { chain: file, .. } => review::findings(chain, file, wanted, clock.now()),
+            Self::SelfSigned { .. } => Vec::new(),
+        }
+    }
 }
 
 /// Watches the source of the certificate in use.
 pub(crate) struct CertificateWatch<W> {
-    pub source: CertificateSource,
-    pub resolver: Arc<CertificateResolver>,
+    source: CertificateSource,
+    resolver: Arc<CertificateResolver>,
     /// Returns the names that the certificate must cover now.
-    pub wanted: W,
-    pub clock: Clock,
-    /// Findings of the certificate in use.
-    pub findings: Vec<Finding>,
+    wanted: W,
+    clock: Clock,
+    /// Reason for which the files were refused last; the watch tries them again.
+    refused: Option<Reason>,
 }
 
 impl<W: Fn() -> WantedNames + Clone + Send + 'static> CertificateWatch<W> {
-    /// Replaces the certificate when its files change or on SIGHUP, renews a self-signed one, and
-    /// warns once a day of an expiry, until `stop` is cancelled.
+    pub(crate) const fn new(
+        source: CertificateSource,
+        resolver: Arc<CertificateResolver>,
+        wanted: W,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            source,
+            resolver,
+            wanted,
+            clock,
+            refused: None,
+        }
+    }
+
+    /// Runs until `stop` is cancelled. Reloads the files after a change and on SIGHUP. Renews a
+    /// self-signed certificate. Warns daily before an expiry.
     pub(crate) async fn run(mut self, mut reloads: Reloads, stop: CancellationToken) {
-        let mut days = interval(REVIEW_INTERVAL);
-        days.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut days, mut retries) = (every(REVIEW_INTERVAL), every(RETRY_INTERVAL));
         days.reset();
 
         loop {
             tokio::select! {
-                () = reloads.next() => self.reload(&stop).await,
-                _ = days.tick() => self.review().await,
+                () = reloads.next() => self.on_change(&stop).await,
+                _ = retries.tick(), if self.refused.is_some() => self.reload().await,
+                _ = days.tick() => self.on_day().await,
                 () = stop.cancelled() => return,
             }
         }
     }
 
-    /// Loads the files again. The previous pair stays in force when the new one is bad.
-    async fn reload(&mut self, stop: &CancellationToken) {
-        let mut loaded = self.load().await;
-        if loaded.is_err() {
-            // Programs that renew certificates write one file after the other.
+    /// Reloads changed files. Programs that renew certificates write one file after the other, so a
+    /// bad pair gets a second chance.
+    async fn on_change(&mut self, stop: &CancellationToken) {
+        if self.load().await.is_err() {
             tokio::select! {
                 () = sleep(SETTLE_TIME) => {}
                 () = stop.cancelled() => return,
             }
-            loaded = self.load().await;
         }
+        self.refused = None;
+        self.reload().await;
+    }
 
+    /// Loads the files. The previous pair stays in force when the new one is bad.
+    async fn reload(&mut self) {
+        let loaded = self.load().await;
         match loaded.and_then(|loaded| self.replace(loaded)) {
-            Ok(expires) => tracing::info!(expires, "certificate reloaded"),
+            Ok(expires) => {
+                self.refused = None;
+                tracing::info!(expires, "certificate reloaded");
+            }
+            // Logged once, although the watch tries again.
+            Err(reason) if self.refused.as_ref() == Some(&reason) => {}
             Err(reason) => {
                 tracing::error!(%reason, "the new certificate is unusable; the previous one stays in force");
+                self.refused = Some(reason);
             }
         }
     }
 
     /// Renews a self-signed certificate near its expiry, and repeats the warnings of one from files.
-    async fn review(&mut self) {
-        match self.load().await {
-            Ok(loaded) => {
-                loaded.findings.iter().for_each(Finding::log);
-                if matches!(self.source, CertificateSource::SelfSigned { .. })
-                    && let Err(reason) = self.replace(loaded)
-                {
-                    tracing::error!(%reason, "the self-signed certificate could not be renewed");
-                }
+    async fn on_day(&mut self) {
+        match self.source {
+            CertificateSource::SelfSigned { .. } => self.reload().await,
+            CertificateSource::Files { .. } => {
+                let (resolver, source) = (Arc::clone(&self.resolver), self.source.clone());
+                let (wanted, clock) = (self.wanted.clone(), self.clock.clone());
+                let reviewing = spawn_blocking(move || {
+                    source.review(&resolver.current().cert, &wanted(), &clock)
+                });
+                let findings = reviewing.await.unwrap_or_default();
+                findings.iter().for_each(Finding::log);
             }
-            Err(reason) => tracing::error!(%reason, "the certificate could not be reviewed"),
         }
     }
 
     async fn load(&self) -> Result<LoadedCertificate, Reason> {
-        let (source, wanted, clock) =
-            (self.source.clone(), self.wanted.clone(), self.clock.clone());
+        let (source, resolver) = (self.source.clone(), Arc::clone(&self.resolver));
+        let (wanted, clock) = (self.wanted.clone(), self.clock.clone());
         // Reads files and the store.
-        let loading = spawn_blocking(move || source.load(&wanted(), &clock)).await;
-        let loaded = loading.map_err(|error| error.to_string())?;
-        let loaded = loaded.map_err(|error| error.to_string())?;
+        let loading = spawn_blocking(move || {
+            let wanted = wanted();
+            let loaded = source.load(&wanted, &clock)?;
+            // By the same names and time, because both may have changed since the last load.
+            let current = source.review(&resolver.current().cert, &wanted, &clock);
+            Ok::<_, CertError>((loaded, current))
+        });
+        let loaded = loading.await.map_err(|error| error.to_string())?;
+        let (loaded, current) = loaded.map_err(|error| error.to_string())?;
 
         // A new certificate may have the faults of the one in use, and no others.
         let is_new = |finding: &&Finding| {
-            finding.is_fault() && !self.findings.iter().any(|old| old.is_same_fault(finding))
+            finding.is_fault() && !current.iter().any(|old| old.is_same_fault(finding))
         };
         match loaded.findings.iter().find(is_new) {
             Some(fault) => Err(fault.to_string().into()),
@@ -153,17 +199,24 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> CertificateWatch<W> {
     }
 
     /// Puts a certificate in force. Returns its expiry.
-    fn replace(&mut self, loaded: LoadedCertificate) -> Result<String, Reason> {
-        let LoadedCertificate { pair, findings } = loaded;
-        let expires = review::expiry(&pair);
+    fn replace(&self, loaded: LoadedCertificate) -> Result<String, Reason> {
+        let expires = review::expiry(&loaded.pair);
         self.resolver
-            .replace(pair)
+            .replace(loaded.pair)
             .map_err(|error| error.to_string())?;
-        findings.iter().for_each(Finding::log);
-        self.findings = findings;
+        loaded.findings.iter().for_each(Finding::log);
         Ok(expires)
     }
 }
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Interval between attempts to load files that were refused: their owner, or the clock, may change.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Interval between reviews of the certificate in use.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(86_400);
@@ -191,24 +244,66 @@ mod tests {
         };
         let wanted = || WantedNames {
             domain: HostName::parse("hooks.example.test").unwrap(),
-            hosts: Vec::new(),
+            hosts: Some(Vec::new()),
         };
 
         let first = source.load(&wanted(), &set).unwrap().pair;
         let chain = first.chain.clone();
-        let mut watch = CertificateWatch {
-            source,
-            resolver: Arc::new(CertificateResolver::new(first).unwrap()),
-            wanted,
-            clock: set.clone(),
-            findings: Vec::new(),
-        };
+        let resolver = Arc::new(CertificateResolver::new(first).unwrap());
+        let mut watch = CertificateWatch::new(source, resolver, wanted, set.clone());
 
         for (days, renewed) in [(300, false), (370, true)] {
             set.set(UnixMillis(START + days * DAY));
-            watch.review().await;
+            watch.on_day().await;
             let current = watch.resolver.current();
             assert_eq!(current.cert != chain, renewed, "after {days} days");
         }
+    }
+
+    /// An agent may claim a host after the certificate was issued. That must not stop its renewal.
+    #[tokio::test]
+    async fn a_renewal_may_have_the_faults_of_the_certificate_in_use() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let (chain, key) = (dir.path().join("chain.pem"), dir.path().join("key.pem"));
+        let write = |name: &str| {
+            let pair = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+            std::fs::write(&chain, pair.cert.pem()).unwrap();
+            std::fs::write(&key, pair.signing_key.serialize_pem()).unwrap();
+        };
+        let wanted = || WantedNames {
+            domain: HostName::parse("example.test").unwrap(),
+            hosts: ["a.example.test", "b.example.test"]
+                .map(HostName::parse)
+                .into_iter()
+                .collect(),
+        };
+
+        write("a.example.test");
+        let source = CertificateSource::Files {
+            chain: chain.clone(),
+            key: key.clone(),
+        };
+        let first = source.load(&wanted(), &Clock::default()).unwrap().pair;
+        let resolver = Arc::new(CertificateResolver::new(first).unwrap());
+        let before = resolver.current();
+        let mut watch =
+            CertificateWatch::new(source, Arc::clone(&resolver), wanted, Clock::default());
+
+        write("a.example.test");
+        watch.reload().await;
+        let renewed = resolver.current();
+        assert!(watch.refused.is_none() && renewed.cert != before.cert);
+
+        write("elsewhere.test");
+        watch.reload().await;
+        assert!(watch.refused.is_some(), "the watch tries again");
+        assert_eq!(resolver.current().cert, renewed.cert);
+
+        write("b.example.test");
+        watch.reload().await;
+        assert!(
+            watch.refused.is_some(),
+            "it lacks a name that the one in use has"
+        );
     }
 }

@@ -64,27 +64,27 @@ pub(super) fn check_size(parts: &Parts, limits: &Limits) -> Result<(), Refusal> 
 pub(super) fn find_tunnel(
     parts: &Parts,
     connection: &ConnectionContext,
-    facts: &mut RequestContext,
+    context: &mut RequestContext,
 ) -> Result<(), Refusal> {
     let edge = &connection.edge;
     let sni = connection.peer.sni.as_deref();
     let (version, uri, headers) = (parts.version, &parts.uri, &parts.headers);
-    let host = authority::host(version, uri, headers, sni, edge.ports, &mut facts.host);
+    let host = authority::host(version, uri, headers, sni, edge.ports, &mut context.host);
     let host = host.inspect_err(|_| {
         // The owner of the named host is notified.
-        let named = facts.host.as_ref();
-        facts.tunnel = named
+        let named = context.host.as_ref();
+        context.tunnel = named
             .and_then(|host| edge.registry.find(host.as_str()))
             .unwrap_or_default();
     })?;
     let found = edge.registry.find(host.as_str());
 
-    facts.host = Some(host);
-    facts.tunnel = found
+    context.host = Some(host);
+    context.tunnel = found
         .ok_or_else(|| Refusal::new(Check::Host, Code::NotFound, "no tunnel has this host"))?;
 
     let peer = connection.peer.address;
-    facts.client = match edge.proxy_protocol {
+    context.client = match edge.proxy_protocol {
         // The PROXY protocol named the client before the first request; such a proxy writes no HTTP
         // fields.
         true => canonical(peer),
@@ -192,13 +192,13 @@ pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
 }
 
 /// Makes the fields match what hyper parsed: one Host, one Content-Length, one Cookie.
-pub(super) fn normalize(parts: &mut Parts, facts: &RequestContext, length: Option<u64>) {
+pub(super) fn normalize(parts: &mut Parts, context: &RequestContext, length: Option<u64>) {
     if parts.version == Version::HTTP_2 {
         headers::join_cookies(&mut parts.headers);
     }
 
     if !parts.headers.contains_key(header::HOST)
-        && let Some(host) = &facts.host
+        && let Some(host) = &context.host
         && let Ok(value) = HeaderValue::from_str(
             parts
                 .uri

@@ -18,7 +18,7 @@ use crate::observe::Observer;
 use crate::observe::outcome::{BodySizes, RequestFacts, RequestOutcome, Verdict};
 use crate::sessions::registry::TunnelEndpoint;
 
-/// Facts about a request, as far as they are known.
+/// State of a request at the edge, as far as it is known.
 pub(crate) struct RequestContext {
     pub(crate) id: RequestId,
     /// Time at which the head was complete.

@@ -22,7 +22,7 @@ pub(crate) fn to(id: RequestId, verdict: &Verdict) -> Response<ResponseBody> {
         Verdict::Refused(refusal) => refuse(id, refusal),
         Verdict::RefusedByAgent { code, status } => write(id, *code, *status),
         Verdict::Failed(failure) => write(id, failure.code, failure.status),
-        // An application's response, and a sender that left, need none.
+        // The callers never pass the last two: the application has responded, or the sender has left.
         Verdict::Overloaded | Verdict::Forwarded(_) | Verdict::Aborted => overloaded(id),
     }
 }

@@ -18,7 +18,7 @@ use super::*;
 use crate::edge::state::{ConnectionContext, EdgeState};
 use crate::observe::Observer;
 use crate::sessions::context::SessionContext;
-use crate::sessions::session::tests::{AgentEnd, SessionStage, open_message};
+use crate::sessions::session::tests::{AgentEnd, SessionStage};
 use crate::storage::Store;
 use crate::storage::dedup::DeliveryDedup;
 
@@ -117,7 +117,7 @@ fn a_session_of_one_runtime_serves_requests_of_another() {
                 .send((stage.context.registry.clone(), stage.context.limits.clone()))
                 .unwrap();
             let (mut session, agent) = stage.session("a").await;
-            session.open_for_tests(open_message("jira")).await;
+            session.open_host("jira").await;
             tokio::select! {
                 () = answer(&agent) => {}
                 () = stop.cancelled() => {}

@@ -14,7 +14,7 @@ use crate::observe::events::{EventBus, EventStamp, RelayEventKind, RequestRecord
 use crate::observe::outcome::{Reporter, RequestFacts, RequestOutcome, Verdict};
 use crate::observe::owner_events::OwnerEvents;
 
-/// Observer of requests and sessions. Nothing else writes audit records or events of requests.
+/// Observer of requests and sessions. Nothing else reports the outcome of a request.
 pub(crate) struct Observer {
     audit: AuditLog,
     events: EventBus,

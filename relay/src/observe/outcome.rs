@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 
 use crate::observe::owner_events::OwnerEvents;
 
-/// Facts about a request, as far as they are known.
+/// View of a request for the observer.
 #[derive(Clone, Copy)]
 pub(crate) struct RequestFacts<'r> {
     pub id: RequestId,

@@ -35,7 +35,7 @@ pub(crate) struct SessionContext {
     pub trusted_proxies: AddressSet,
     /// Policies in force, for the log.
     pub in_force: PoliciesInForce,
-    /// Log of requests and connections.
+    /// Observer of requests and sessions.
     pub observer: Arc<Observer>,
 }
 
@@ -47,6 +47,12 @@ pub(crate) struct PoliciesInForce(
 );
 
 impl PoliciesInForce {
+    /// Returns the digest of the policy in force for a host.
+    pub(crate) fn digest(&self, host: &HostName) -> Option<String> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(host).cloned()
+    }
+
     /// Logs the policy of a host, unless it was logged before.
     pub(crate) fn note(&self, host: &HostName, agent: &AgentName, summary: &Summary) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -49,11 +49,6 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let name = admitted.agent.name.clone();
-    tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
-    context.observer.publish(|| RelayEventKind::AgentConnected {
-        agent: name.to_string(),
-    });
-
     let mut serving = SessionLoop::new(session.clone(), admitted, context);
     let reason = serving.run(&drain, &stop).await;
     session.close(&reason);
@@ -170,6 +165,7 @@ impl<'c> SessionLoop<'c> {
         }
 
         self.session.trust();
+        self.report_connected();
         let live = Arc::clone(&self.live);
         let _registered = RegisteredTunnels {
             registry,
@@ -212,10 +208,14 @@ impl<'c> SessionLoop<'c> {
         }
     }
 
-    /// Handles a message of an agent that opens a host.
-    #[cfg(test)]
-    pub(crate) async fn open_for_tests(&mut self, message: AgentMessage) {
-        assert!(self.on_message(message).await.is_continue());
+    fn report_connected(&self) {
+        let (name, session) = (&self.live.agent.name, &self.session);
+        tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
+        self.context
+            .observer
+            .publish(|| RelayEventKind::AgentConnected {
+                agent: name.to_string(),
+            });
     }
 
     /// Handles a message of the agent.
@@ -281,7 +281,7 @@ impl<'c> SessionLoop<'c> {
 
         let reason = match timeout(CAUSE_TIMEOUT, self.session.closed()).await {
             Ok(SessionError::ClosedByPeer(reason)) => {
-                format!("it has closed the connection: {reason}")
+                format!("the agent closed the connection: {reason}")
             }
             Ok(lost) => lost.to_string(),
             Err(_) => error.to_string(),
@@ -350,7 +350,7 @@ impl<'c> SessionLoop<'c> {
 
         let evicted = self.live.response_backlog.count_evicted();
         if evicted > 0 {
-            tracing::warn!(agent = %self.live.agent.name, answers = evicted, "evicted responses of slow readers");
+            tracing::warn!(agent = %self.live.agent.name, responses = evicted, "evicted responses of slow readers");
         }
 
         let registry = &self.context.registry;
@@ -377,7 +377,7 @@ impl<'c> SessionLoop<'c> {
 
     /// Ends the session after the last request of an agent that drains.
     fn on_idle(&self) -> Step {
-        ControlFlow::Break(SessionEnd::new("it left".to_owned()))
+        ControlFlow::Break(SessionEnd::new("the agent left".to_owned()))
     }
 
     fn on_stop(&self) -> Step {

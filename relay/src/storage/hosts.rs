@@ -29,6 +29,19 @@ impl Store {
         name: Option<&AgentName>,
         agent: AgentId,
     ) -> Result<HostClaim, StorageError> {
+        // The usual case needs no lock for writing.
+        let (wanted, owned) = (
+            host.clone(),
+            "SELECT 1 FROM hosts WHERE host = ?1 AND agent = ?2",
+        );
+        let is_own = self.read(move |db| {
+            db.prepare_cached(owned)?
+                .exists(params![wanted.as_str(), agent.0])
+        })?;
+        if is_own {
+            return Ok(HostClaim::Owned);
+        }
+
         let (host, name) = (host.clone(), name.cloned());
         self.write(move |tx| {
             let owner: Option<(i64, String)> = tx

@@ -1,7 +1,9 @@
 //! Jobs of the state file: closures that the writer executes. Each has a savepoint of its own, so
 //! that a job that fails does not undo the others of its batch.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
 
 use rusqlite::{Connection, Transaction};
 
@@ -23,22 +25,43 @@ struct TypedJob<T, F> {
     writes: bool,
     result: Option<rusqlite::Result<T>>,
     reply: SyncSender<rusqlite::Result<T>>,
+    /// Held by the caller; the job is cancelled once it is gone.
+    caller: Weak<()>,
 }
 
-/// Creates a job, and the receiver of its result.
-pub(super) fn job<T, F>(writes: bool, work: F) -> (Job, Receiver<rusqlite::Result<T>>)
+impl<T, F> TypedJob<T, F> {
+    /// Returns `true` if the caller has given up: it must not learn of a failure that was none.
+    fn is_cancelled(&self) -> bool {
+        self.caller.strong_count() == 0
+    }
+}
+
+/// Result of a job. Dropping it cancels a job that was not executed.
+pub(super) struct JobResult<T> {
+    pub(super) receiver: Receiver<rusqlite::Result<T>>,
+    _caller: Arc<()>,
+}
+
+/// Creates a job, and its result.
+pub(super) fn job<T, F>(writes: bool, work: F) -> (Job, JobResult<T>)
 where
     T: Send + 'static,
     F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
 {
     let (reply, receiver) = sync_channel(1);
+    let caller = Arc::new(());
     let job = TypedJob {
         work: Some(work),
         writes,
         result: None,
         reply,
+        caller: Arc::downgrade(&caller),
     };
-    (Box::new(job), receiver)
+    let result = JobResult {
+        receiver,
+        _caller: caller,
+    };
+    (Box::new(job), result)
 }
 
 impl<T, F> AnyJob for TypedJob<T, F>
@@ -51,18 +74,25 @@ where
     }
 
     fn execute(&mut self, db: &mut Transaction<'_>) -> rusqlite::Result<()> {
-        let Some(work) = self.work.take() else {
+        let Some(work) = self.work.take().filter(|_| !self.is_cancelled()) else {
             return Ok(());
         };
 
-        let savepoint = db.savepoint()?;
-        let result = work(&savepoint);
-        // Dropping a savepoint rolls it back.
-        if result.is_ok() {
-            savepoint.commit()?;
-        }
+        let mut savepoint = db.savepoint()?;
+        // A job that panics fails alone, and the thread goes on.
+        let result = catch_unwind(AssertUnwindSafe(|| work(&savepoint)));
+        let result = result.unwrap_or_else(|_| Err(panicked()));
+        let is_ok = result.is_ok();
         self.result = Some(result);
-        Ok(())
+
+        // Some errors, such as a full disk, end the whole transaction.
+        if savepoint.is_autocommit() {
+            return Err(rolled_back());
+        }
+        if !is_ok {
+            savepoint.rollback()?;
+        }
+        savepoint.commit()
     }
 
     fn reply(self: Box<Self>, failed: Option<rusqlite::Error>) {
@@ -77,6 +107,19 @@ where
     }
 }
 
+fn panicked() -> rusqlite::Error {
+    aborted("the job panicked; the log has the cause")
+}
+
+fn rolled_back() -> rusqlite::Error {
+    aborted("SQLite rolled the transaction back")
+}
+
+fn aborted(text: &str) -> rusqlite::Error {
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ABORT);
+    rusqlite::Error::SqliteFailure(code, Some(text.to_owned()))
+}
+
 /// Work of the state file's writer.
 pub(super) struct StateJobs;
 
@@ -84,8 +127,8 @@ impl Work for StateJobs {
     type Request = Job;
     type Replies = ();
 
-    fn writes(&self, batch: &[Job]) -> bool {
-        batch.iter().any(|job| job.writes())
+    fn writes(&self, job: &Job) -> bool {
+        job.writes()
     }
 
     fn execute(&mut self, db: &mut Transaction<'_>, batch: &mut [Job]) -> rusqlite::Result<()> {

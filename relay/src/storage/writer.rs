@@ -5,13 +5,12 @@
 //! transactions, and the pause after a failure.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hookward_runtime::sqlite;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::storage::StorageError;
@@ -22,9 +21,10 @@ pub(super) trait Work: Send + 'static {
     /// Results that are sent once the transaction is on disk.
     type Replies;
 
-    /// Returns `true` if a request of the batch writes. The transaction then takes the write lock at
-    /// its start, so that no other process writes between its reads and its writes.
-    fn writes(&self, batch: &[Self::Request]) -> bool;
+    /// Returns `true` if the request writes. Its transaction then takes the write lock at its start,
+    /// so that no other process writes between its reads and its writes. A batch has only requests
+    /// that write, or only others, which need no lock.
+    fn writes(&self, request: &Self::Request) -> bool;
 
     /// Executes a batch inside the transaction. Called with an empty batch after
     /// [`WriterOptions::idle`].
@@ -276,7 +276,11 @@ impl<W: Work> WriterThread<W> {
             return None;
         }
 
-        let count = state.requests.len().min(self.options.batch);
+        let writes = state.requests.front().map(|first| self.work.writes(first));
+        let alike = state.requests.iter().take(self.options.batch);
+        let count = alike
+            .take_while(|request| Some(self.work.writes(request)) == writes)
+            .count();
         Some(state.requests.drain(..count).collect())
     }
 
@@ -302,7 +306,7 @@ impl<W: Work> WriterThread<W> {
     }
 
     fn execute(&mut self, batch: &mut [W::Request]) -> rusqlite::Result<W::Replies> {
-        let behavior = match self.work.writes(batch) {
+        let behavior = match batch.first().is_none_or(|first| self.work.writes(first)) {
             true => TransactionBehavior::Immediate,
             false => TransactionBehavior::Deferred,
         };
@@ -343,9 +347,4 @@ pub(super) fn copy_of(error: &rusqlite::Error) -> rusqlite::Error {
             Some(other.to_string()),
         ),
     }
-}
-
-/// Returns the storage error of a file.
-pub(super) fn failed(path: &Path, error: rusqlite::Error) -> StorageError {
-    StorageError::state(sqlite::failed(path)(error))
 }

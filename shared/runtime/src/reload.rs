@@ -22,6 +22,8 @@ struct Stamp {
     modified: Option<SystemTime>,
     length: u64,
     inode: u64,
+    /// Time of the last change of its owner or mode, with nanoseconds.
+    changed: (i64, i64),
 }
 
 impl Stamp {
@@ -32,6 +34,7 @@ impl Stamp {
             modified: metadata.modified().ok(),
             length: metadata.len(),
             inode: metadata.ino(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
 }

@@ -8,7 +8,7 @@ use hookward_core::reason::Reason;
 use hookward_core::secret::Secret;
 use hookward_core::syntax::EscapedSlashes;
 use hookward_gate::engine::syntax;
-use hookward_gate::policy::Policy;
+use hookward_gate::policy::{Policy, TokenCheck};
 use hookward_runtime::secrets::VettedSecrets;
 
 use crate::cli::HttpArgs;
@@ -71,7 +71,7 @@ pub(crate) fn plan(
 
     if built.create_token {
         let (token, new) = state.token(args.public.host.as_deref(), args.policy.new_token)?;
-        policy = policy.with_token(&policy_args::created_token_check(&token.digest()));
+        policy = policy.with_token(&TokenCheck::created(&token.digest()));
         if new {
             let text = "created a token; it is part of the webhook URL and stays the same until --new-token";
             messages.push(Event::Note(text.to_owned()));

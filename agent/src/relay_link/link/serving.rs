@@ -45,9 +45,15 @@ pub(super) struct ServingLoop<'l> {
     active: &'l mut ActiveLink,
     schedule: ProbeSchedule,
     probe: Probe,
-    /// For each tunnel, `true` if the application was reported as unreachable, and its health.
-    applications: Vec<(bool, watch::Receiver<HealthStatus>)>,
+    applications: Vec<ReportedHealth>,
     suspend: SuspendDetector,
+}
+
+/// Health of a tunnel's application, as the relay knows it and as it is.
+struct ReportedHealth {
+    /// `true` if the relay was notified that the application is unreachable.
+    is_down: bool,
+    health: watch::Receiver<HealthStatus>,
 }
 
 /// Search for a better connection in progress.
@@ -93,7 +99,10 @@ impl<'l> ServingLoop<'l> {
         // Only matters if other agents could take the requests.
         let tunnels = shared.tunnels.iter().filter(|_| shared.link.pool);
         let applications = tunnels
-            .map(|tunnel| (false, tunnel.handler.pool.health_status()))
+            .map(|tunnel| ReportedHealth {
+                is_down: false,
+                health: tunnel.handler.pool.health_status(),
+            })
             .collect();
 
         Self {
@@ -134,7 +143,7 @@ impl<'l> ServingLoop<'l> {
             let health = self
                 .applications
                 .iter_mut()
-                .map(|(reported, health)| Box::pin(other_than(*reported, health)));
+                .map(|reported| Box::pin(other_than(reported.is_down, &mut reported.health)));
 
             let step = tokio::select! {
                 exchange = active.found.session.accept() => self.on_exchange(exchange),
@@ -190,8 +199,8 @@ impl<'l> ServingLoop<'l> {
 
     /// Reports the health of an application.
     fn on_health_change(&mut self, number: usize, down: bool) -> Step {
-        if let Some((reported, _)) = self.applications.get_mut(number) {
-            *reported = down;
+        if let Some(reported) = self.applications.get_mut(number) {
+            reported.is_down = down;
         }
         let host = self.active.terms.at(number).map(|at| at.host.to_string());
         self.send(AgentMessage::UpstreamHealth {
@@ -287,7 +296,7 @@ impl<'l> ServingLoop<'l> {
             && self.schedule.leave_relay(now)
             && !*self.probe.reached.borrow()
         {
-            self.probe.running = None;
+            self.probe.cancel();
         }
     }
 
@@ -313,7 +322,7 @@ impl<'l> ServingLoop<'l> {
         let (shared, id) = (&self.link.shared, &self.link.id);
         let events = &shared.events;
         match message {
-            RelayMessage::Opened { digest, .. } => self.on_opened(&digest),
+            RelayMessage::Opened { digest, .. } => self.on_opened(digest.as_deref()),
             RelayMessage::PolicyRejected { message } => self.on_policy_rejected(&message),
             RelayMessage::HostLost { host, message } => {
                 let hosts = &self.active.terms.hosts;
@@ -348,7 +357,7 @@ impl<'l> ServingLoop<'l> {
     }
 
     /// Puts the pending policy in force, which the relay has accepted.
-    fn on_opened(&mut self, digest: &str) {
+    fn on_opened(&mut self, digest: Option<&str>) {
         let Some((number, offer)) = self.active.pending_policy.take() else {
             return;
         };

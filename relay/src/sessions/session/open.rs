@@ -113,20 +113,22 @@ pub(super) async fn open(
         live,
     );
 
-    // A policy that arrives late is not in force.
-    if host
-        .registry
-        .find(name.as_str())
+    // A policy that arrives late is not in force: the agent learns which one is.
+    let in_force = host.registry.find(name.as_str());
+    let is_in_force = in_force
         .and_then(|tunnel| tunnel.gate)
-        .is_some_and(|used| Arc::ptr_eq(&used, &gate))
-    {
+        .is_some_and(|used| Arc::ptr_eq(&used, &gate));
+    if is_in_force {
         host.in_force.note(&name, &live.agent.name, &summary);
     }
 
     Ok(RelayMessage::Opened {
         host: name.to_string(),
         port: host.public_port,
-        digest: summary.digest,
+        digest: match is_in_force {
+            true => Some(summary.digest),
+            false => host.in_force.digest(&name),
+        },
     })
 }
 

@@ -26,6 +26,13 @@ pub(crate) struct SessionStage {
     tasks: TaskTracker,
 }
 
+impl SessionLoop<'_> {
+    /// Opens a host of the agent.
+    pub(crate) async fn open_host(&mut self, host: &str) {
+        assert!(self.on_message(open_message(host)).await.is_continue());
+    }
+}
+
 /// The agent's end of a session.
 pub(crate) struct AgentEnd {
     pub(crate) session: Session,
@@ -163,7 +170,7 @@ async fn an_agent_that_drains_gets_no_requests_and_ends_when_idle() {
     let tunnel = stage.context.registry.find("jira.hooks.example.com");
     assert!(tunnel.unwrap().is_away());
 
-    assert!(matches!(session.on_idle(), ControlFlow::Break(end) if end.reason == "it left"));
+    assert!(matches!(session.on_idle(), ControlFlow::Break(end) if end.reason == "the agent left"));
 }
 
 #[tokio::test]

@@ -62,7 +62,7 @@ impl Work for Claims {
     type Request = DedupRequest;
     type Replies = ClaimReplies;
 
-    fn writes(&self, _: &[DedupRequest]) -> bool {
+    fn writes(&self, _: &DedupRequest) -> bool {
         true
     }
 

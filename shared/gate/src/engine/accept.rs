@@ -20,10 +20,10 @@ use hookward_core::reason::{Check, Refusal};
 /// Function that vouches for the signature of a rule, by the digest of the signed content.
 pub(crate) type Voucher<'v> = dyn Fn(&SignatureRule) -> Option<[u8; 32]> + 'v;
 
-const NO_VOUCHER: fn(&SignatureRule) -> Option<[u8; 32]> = |_| None;
-
 pub(crate) struct AcceptRule {
     side: Side,
+    /// Number of the rule in its route.
+    number: usize,
     allow: Option<AddressRule>,
     tokens: Vec<TokenCheck>,
     content_types: Vec<String>,
@@ -37,12 +37,14 @@ impl AcceptRule {
     /// digest of each signed content.
     pub(crate) fn new(
         accept: &Accept,
+        number: usize,
         side: Side,
         remembers: bool,
         stores: bool,
     ) -> Result<Self, Reason> {
         Ok(Self {
             side,
+            number,
             allow: accept.allow_ips.as_ref().map(AddressRule::new),
             tokens: accept.token.iter().chain(&accept.basic).cloned().collect(),
             content_types: accept.content_types.clone(),
@@ -241,10 +243,11 @@ impl AcceptRule {
                     evidence.signed |= verified.signs;
                     evidence.secrets.push(name.to_owned());
                     evidence.identity.extend(rule.delivery(request, &verified));
-                    evidence.note_signature(rule, verified.proof);
+                    let digest = rule.content_digest(request, &verified);
+                    evidence.note_signature(self.number, rule, digest);
                 }
                 Err(refusal) => match vouch(rule) {
-                    Some(digest) => evidence.note_signature(rule, Some(digest)),
+                    Some(digest) => evidence.note_signature(self.number, rule, Some(digest)),
                     None => {
                         unsigned = true;
                         evidence.record_or_fail(refusal, evaluation)?;
@@ -337,3 +340,6 @@ impl AcceptRule {
         !self.body.is_empty()
     }
 }
+
+/// Voucher of a request that is evaluated for the first time.
+const NO_VOUCHER: fn(&SignatureRule) -> Option<[u8; 32]> = |_| None;

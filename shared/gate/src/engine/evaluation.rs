@@ -12,7 +12,7 @@ use hookward_core::fetched_keys::FetchedKeys;
 pub struct Evaluation<'a> {
     /// Client address, after trusted proxies.
     pub client: IpAddr,
-    /// Time of receipt.
+    /// Time of the evaluation.
     pub now: Moment,
     /// State between requests.
     pub state: &'a GateState,

@@ -1,10 +1,13 @@
 //! Grants: the serialisable part of a permit, with which a gate permits a stored request again.
 //!
-//! Reachability (path and method) and all checks follow the policy in force at that time. Only one
-//! thing lasts: a signature that was verified at receipt stays valid after its secret was retired.
-//! The relay knows that from its own grant. The agent does not trust the relay: it verifies the
-//! signature again, at the time of receipt, by the secrets in force then. So a captured relay could
-//! only present old webhooks, and the agent refuses those that it has processed.
+//! Reachability (path and method) and all checks follow the policy in force at that time. A
+//! signature that was verified at receipt stays valid after its secret was retired: for the same
+//! accept rule of the same route. The relay takes that from its own grant. The agent does not trust
+//! the relay. It verifies the signature again, at the time of receipt, by the secrets in force then.
+//! So a captured relay can only present old webhooks, and the agent refuses those that it has
+//! recorded as processed since its start.
+//!
+//! No route of a policy file stores deliveries yet.
 
 use std::sync::Arc;
 
@@ -13,6 +16,7 @@ use hookward_core::reason::{Check, Code, Refusal};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::accept::Evidence;
 use super::body::further;
 use super::permit::{Permit, RouteSettings};
 use super::signature::{SignatureRule, VerifiedSignature};
@@ -28,7 +32,8 @@ pub struct Grant {
     pub received: UnixMillis,
     /// Digest of the permitted request, which the grant is valid for.
     pub request: RequestDigest,
-    /// Settings of the route at receipt. A stored request follows those in force later.
+    /// Settings of the route at receipt, for a relay that has started again and does not know the
+    /// policy yet. A stored request follows the settings in force later.
     pub settings: RouteSettings,
     /// Spans of the tokens to remove.
     pub tokens: Vec<TokenSpan>,
@@ -97,8 +102,10 @@ impl Permit {
             return;
         };
 
+        // A relay may claim a time of receipt that is ahead by the tolerance.
         let max_age = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX);
-        let until = UnixMillis(evaluation.now.wall.0.saturating_add(max_age));
+        let span = max_age.saturating_add(2 * CLOCK_TOLERANCE_MS);
+        let until = UnixMillis(evaluation.now.wall.0.saturating_add(span));
         for signature in &self.signatures {
             evaluation
                 .state
@@ -113,8 +120,8 @@ impl Gate {
     ///
     /// # Errors
     /// A refusal whose reason begins with [`POLICY_CHANGED`], if the policy in force does not permit
-    /// the request. Other refusals of the agent: the request is too old, its route stores nothing, or
-    /// it was processed before.
+    /// the request. Without it: the request is not that of the grant, or the agent finds it too old,
+    /// from the future, or processed before.
     pub fn permit_again(
         self: &Arc<Self>,
         request: &Request<'_>,
@@ -145,33 +152,44 @@ impl Gate {
             )));
         }
 
-        // Signatures and observation follow the time of receipt; a delay is no fault of the sender.
+        // Signatures follow the time of receipt; a delay is no fault of the sender. Observation does
+        // not, because a captured relay may choose the time.
         let at_receipt = Evaluation {
             now: Moment {
                 wall: grant.received,
                 ..evaluation.now
             },
-            ..evaluation
+            ..route.evaluation(evaluation)
         };
-        let at_receipt = route.evaluation(at_receipt);
         let inspection = Inspection::new(Arc::clone(&route.body_fields), Work::of_a_request());
         let request = request.inspected(&inspection);
-        let vouch = |rule: &SignatureRule| match self.side {
-            Side::Relay => vouched_by_grant(rule, grant),
-            Side::Agent => verified_before(rule, &request, at_receipt, retired),
-        };
 
-        let mut furthest: Option<Refusal> = None;
-        for rule in &route.accept {
+        let (mut furthest, mut passed): (Option<Refusal>, Option<Evidence>) = (None, None);
+        for (number, rule) in route.accept.iter().enumerate() {
+            let at = RulePosition {
+                route: &route.settings.name,
+                rule: number,
+            };
+            let vouch = |rule: &SignatureRule| match self.side {
+                Side::Relay => vouched_by_grant(rule, at, grant),
+                Side::Agent => verified_before(rule, at, &request, at_receipt, retired),
+            };
+
             match rule.check_again(&route.deny, &request, at_receipt, &vouch) {
-                Ok(evidence) => {
-                    let permit = self.permit(index, evidence, head);
-                    return self.check_processed(permit, evaluation);
+                Ok(evidence) if evidence.failed.is_none() => {
+                    passed = Some(evidence);
+                    break;
                 }
+                // An observed failure counts only without a rule that passes.
+                Ok(evidence) => passed = passed.or(Some(evidence)),
                 Err(refusal) => furthest = Some(further(furthest, refusal)),
             }
         }
-        Err(changed(furthest.unwrap_or_else(no_route)))
+
+        match passed {
+            Some(evidence) => self.check_processed(self.permit(index, evidence, head), evaluation),
+            None => Err(changed(furthest.unwrap_or_else(no_route))),
+        }
     }
 
     /// Refuses what the agent has processed before.
@@ -232,29 +250,49 @@ fn check_receipt(
 /// Tolerated difference between the clocks of relay and agent, in milliseconds.
 const CLOCK_TOLERANCE_MS: u64 = 60_000;
 
-/// Returns the signature of this scheme that the relay itself verified at receipt.
-fn vouched_by_grant(rule: &SignatureRule, grant: &Grant) -> Option<[u8; 32]> {
-    let scheme = rule.scheme_name();
-    let mut verified = grant.signatures.iter();
+/// Position of an accept rule in a policy. A signature vouches for the rule at its own position only,
+/// because another rule of the same provider may require more.
+#[derive(Clone, Copy)]
+struct RulePosition<'r> {
+    /// Name of the route.
+    route: &'r str,
+    /// Number of the accept rule.
+    rule: usize,
+}
+
+/// Returns the signature of this rule that the relay itself verified at receipt.
+fn vouched_by_grant(rule: &SignatureRule, at: RulePosition<'_>, grant: &Grant) -> Option<[u8; 32]> {
+    let (scheme, is_same_route) = (rule.identity(), grant.settings.name == at.route);
+    let mut verified = grant.signatures.iter().filter(|_| is_same_route);
     verified
-        .find(|verified| verified.scheme == scheme)
+        .find(|verified| verified.scheme == scheme && verified.rule == at.rule)
         .map(|verified| verified.digest)
 }
 
-/// Verifies the signature by secrets that were in force at receipt.
+/// Verifies the signature by secrets of the same rule that were in force at receipt.
 fn verified_before(
     rule: &SignatureRule,
+    at: RulePosition<'_>,
     request: &Request<'_>,
     at_receipt: Evaluation<'_>,
     retired: &[RetiredGate],
 ) -> Option<[u8; 32]> {
-    let scheme = rule.scheme_name();
-    retired
+    let identity = rule.identity();
+    let in_force = retired
         .iter()
-        .filter(|retired| retired.until >= at_receipt.now.wall)
-        .flat_map(|retired| &retired.gate.routes)
-        .flat_map(|route| &route.accept)
+        .filter(|retired| retired.until >= at_receipt.now.wall);
+    let same_route = in_force.filter_map(|retired| {
+        let gate = &retired.gate;
+        let route = gate.routes.get(gate.find_route(request.head).ok()?)?;
+        (route.settings.name == at.route).then_some(route)
+    });
+
+    same_route
+        .filter_map(|route| route.accept.get(at.rule))
         .flat_map(|accept| accept.signatures())
-        .filter(|old| old.scheme_name() == scheme)
-        .find_map(|old| old.verify(request, at_receipt).ok()??.0.proof)
+        .filter(|old| old.identity() == identity)
+        .find_map(|old| {
+            let (verified, _) = old.verify(request, at_receipt).ok()??;
+            old.content_digest(request, &verified)
+        })
 }

@@ -46,10 +46,9 @@ impl CompiledRoute {
             .map(|path| PathPattern::parse(path))
             .collect::<Result<_, _>>()?;
         let remembers = side == Side::Relay && route.replay.is_some();
-        let accept = route
-            .accept
-            .iter()
-            .map(|accept| AcceptRule::new(accept, side, remembers, route.stored.is_some()));
+        let accept = route.accept.iter().enumerate().map(|(number, accept)| {
+            AcceptRule::new(accept, number, side, remembers, route.stored.is_some())
+        });
         let accept = accept.collect::<Result<Vec<_>, _>>()?;
 
         let mut places = BodyFieldsBuilder::default();

@@ -33,9 +33,12 @@ pub struct WantedKey {
 /// A signature that a gate has verified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifiedSignature {
-    /// Provider, or digest of the custom scheme.
+    /// Provider or custom scheme, variant, and side of the secret.
     pub scheme: String,
-    /// Digest of the signed content, regardless of the secret.
+    /// Number of its accept rule in the route.
+    pub rule: usize,
+    /// Digest of the signed content, regardless of the secret. Where a signature repeats, the body
+    /// contributes.
     pub digest: [u8; 32],
 }
 
@@ -106,9 +109,15 @@ impl SignatureRule {
         })
     }
 
-    /// Returns the provider, or a digest of the custom scheme. Independent of the secrets.
-    pub(crate) fn scheme_name(&self) -> String {
-        challenge::scheme_name(&self.check)
+    /// Returns the provider or custom scheme, with the variant and the side of the secret. Independent
+    /// of the secrets.
+    pub(crate) fn identity(&self) -> String {
+        let variant = self.check.variant.as_deref().unwrap_or_default();
+        let side = match self.check.secret_at {
+            SecretAt::Relay => "relay",
+            SecretAt::Agent => "agent",
+        };
+        format!("{}/{variant}/{side}", challenge::scheme_name(&self.check))
     }
 
     /// Returns `true` if the check needs the body.

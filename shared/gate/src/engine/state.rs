@@ -1,5 +1,5 @@
-//! State of the relay's gate between requests: rates and lockouts of one tunnel, and the named
-//! address sets. The gate itself is pure and gets this state together with the time.
+//! State of a gate between requests: rates and lockouts of one tunnel, the named address sets, and on
+//! the agent the deliveries that it has processed. The gate itself is pure and gets this state together with the time.
 //!
 //! Everything here is bounded, because an attacker has many addresses but must not fill the memory.
 
@@ -57,6 +57,17 @@ struct Counts {
     swept_spent: SteadyMillis,
     swept_failures: SteadyMillis,
     swept_processed: SteadyMillis,
+}
+
+impl Counts {
+    /// Forgets processed contents beyond their time, when the memory is full.
+    fn sweep_processed(&mut self, now: UnixMillis) {
+        let is_full = self.processed.len() >= MAX_PROCESSED;
+        // Any clock serves: the sweep only has to be rare.
+        if is_full && may_sweep(&mut self.swept_processed, SteadyMillis(now.0)) {
+            self.processed.retain(|_, until| *until > now);
+        }
+    }
 }
 
 /// Returns `true` if a full table may be swept: at most once a second, because a sweep visits all
@@ -166,10 +177,7 @@ impl GateState {
     /// Remembers a signed content that the application has accepted, until this time.
     pub(crate) fn note_processed(&self, digest: [u8; 32], until: UnixMillis, now: UnixMillis) {
         let mut counts = self.lock();
-        let is_full = counts.processed.len() >= MAX_PROCESSED;
-        if is_full && may_sweep(&mut counts.swept_processed, SteadyMillis(now.0)) {
-            counts.processed.retain(|_, until| *until > now);
-        }
+        counts.sweep_processed(now);
         if counts.processed.len() < MAX_PROCESSED {
             counts.processed.insert(digest, until);
         }
@@ -178,7 +186,8 @@ impl GateState {
     /// Returns `true` if this signed content was processed, or if that is unknown because the memory
     /// is full.
     pub(crate) fn was_processed(&self, digest: &[u8; 32], now: UnixMillis) -> bool {
-        let counts = self.lock();
+        let mut counts = self.lock();
+        counts.sweep_processed(now);
         let is_remembered = counts
             .processed
             .get(digest)

@@ -1,6 +1,6 @@
 //! Accept rules of a policy, and their checks.
 
-use super::SignatureCheck;
+use super::{SignatureCheck, TOKEN_NAME};
 use hookward_core::address::AddressSet;
 use hookward_core::json::JsonPath;
 use hookward_core::reason::Reason;
@@ -125,6 +125,13 @@ impl From<Vec<IpNet>> for Addresses {
 }
 
 impl TokenCheck {
+    /// Returns the check of a created token, in the default parameter.
+    #[must_use]
+    pub fn created(digest: &SecretDigest) -> Self {
+        let location = TokenLocation::Query(TOKEN_NAME.to_owned());
+        Self::new(location, &[("the created token", digest.clone())])
+    }
+
     /// Creates a check of tokens with their names.
     #[must_use]
     pub fn new(place: TokenLocation, tokens: &[(&str, SecretDigest)]) -> Self {

@@ -1,5 +1,5 @@
-//! A policy as it is written, in flags or in a file. Both produce a [`RawPolicy`], whose values are
-//! still text, and [`super::resolve()`] makes the policy of it. Every table remembers the origin of
+//! A policy as it is written, in flags or in a file. Both produce a [`RawPolicy`], most of whose
+//! values are still text, and [`super::resolve()`] makes the policy of it. Every table remembers the origin of
 //! its values, so that each mistake names a flag, or a line and column.
 
 use hookward_core::diagnostics::{Origin, Origins};

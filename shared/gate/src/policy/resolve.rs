@@ -16,7 +16,7 @@ use super::raw::{
 use super::validate::Mistake;
 use crate::policy::{
     Accept, ActiveSecret, ActiveToken, Addresses, BodyRule, HeaderRule, Mode, Policy, Route,
-    SignatureCheck, TOKEN_NAME, TokenCheck, TokenLocation,
+    SignatureCheck, TokenCheck, TokenLocation,
 };
 use crate::providers;
 
@@ -104,10 +104,7 @@ pub fn resolve(
 
 /// Returns a check in the place of the token that will be created.
 fn created_token() -> TokenCheck {
-    TokenCheck::new(
-        TokenLocation::Query(TOKEN_NAME.to_owned()),
-        &[("the created token", SecretDigest::of(b""))],
-    )
+    TokenCheck::created(&SecretDigest::of(b""))
 }
 
 struct Resolver<'s> {

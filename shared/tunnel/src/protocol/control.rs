@@ -136,9 +136,9 @@ pub enum RelayMessage {
         host: String,
         /// Port in the public URL.
         port: u16,
-        /// Digest of the policy that the relay has put in force.
-        #[serde(default)]
-        digest: String,
+        /// Digest of the policy in force at the relay.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        digest: Option<String>,
     },
     /// The relay refuses the new policy of an open tunnel; the old one stays in force.
     PolicyRejected {

@@ -184,7 +184,7 @@ async fn a_new_policy_is_in_force_once_the_relay_accepts_it() {
     let opened = RelayMessage::Opened {
         host: "slack.example.com".to_owned(),
         port: 443,
-        digest: "0000".to_owned(),
+        digest: Some("0000".to_owned()),
     };
     assert!(goes_on(&serving.on_message(Ok(opened))));
     assert!(Arc::ptr_eq(&gate(), &new.gate));
@@ -265,7 +265,7 @@ async fn the_health_of_an_application_is_reported() {
     let mut stage = LinkStage::new().await;
     let mut serving = stage.serving();
     assert!(goes_on(&serving.on_health_change(0, true)));
-    assert!(serving.applications[0].0);
+    assert!(serving.applications[0].is_down);
     serving.active.outbox.sent().await.unwrap();
 
     let message: AgentMessage = stage.relay.receive(CONTROL_BYTES).await.unwrap();

@@ -18,7 +18,7 @@ pub(crate) struct Evidence {
     pub(crate) identity: Vec<DeliveryIdentity>,
     /// `true` if all signatures were checked here and match, and at least one is not a token.
     pub(crate) signed: bool,
-    /// Signatures that were verified, on a route that stores deliveries.
+    /// Signatures that were verified, on a route that stores or remembers deliveries.
     pub(crate) signatures: Vec<VerifiedSignature>,
     /// First failed check, on a route that only observes.
     pub(crate) failed: Option<Refusal>,
@@ -40,10 +40,16 @@ pub(crate) fn token_refusal(check: &TokenCheck, reason: String) -> Refusal {
 impl Evidence {
     /// Records a verified signature. There is a digest only on a route that stores deliveries or
     /// remembers them.
-    pub(super) fn note_signature(&mut self, rule: &SignatureRule, digest: Option<[u8; 32]>) {
+    pub(super) fn note_signature(
+        &mut self,
+        number: usize,
+        rule: &SignatureRule,
+        digest: Option<[u8; 32]>,
+    ) {
         self.signatures
             .extend(digest.map(|digest| VerifiedSignature {
-                scheme: rule.scheme_name(),
+                scheme: rule.identity(),
+                rule: number,
                 digest,
             }));
     }

@@ -15,6 +15,32 @@ pub(crate) struct DeliveryIdentity {
 }
 
 impl SignatureRule {
+    /// Returns the digest of the signed content, on a route that stores or remembers deliveries.
+    /// Where one signature may cover several deliveries, as with a JSON Web Token, the body
+    /// contributes.
+    pub(crate) fn content_digest(
+        &self,
+        request: &Request<'_>,
+        verified: &Verified,
+    ) -> Option<[u8; 32]> {
+        let proof = verified.proof?;
+        match self.signature_repeats(verified) {
+            false => Some(proof),
+            true => {
+                let body = Sha256::digest(request.body);
+                Some(Sha256::digest([proof, body.into()].concat()).into())
+            }
+        }
+    }
+
+    /// Returns `true` if one signature may cover several deliveries.
+    fn signature_repeats(&self, verified: &Verified) -> bool {
+        let scheme = self.schemes.get(verified.way);
+        let is_token =
+            |scheme: &Scheme| scheme.coverage() == Coverage::Nothing && scheme.jwt.is_some();
+        scheme.is_some_and(is_token) || self.check.row().is_some_and(|row| row.signature_repeats)
+    }
+
     pub(super) fn delivery_places(&self) -> &'static [ValueLocator] {
         self.check.row().map_or(&[], |row| row.delivery.as_slice())
     }
@@ -75,9 +101,7 @@ impl SignatureRule {
             return signed(id);
         }
 
-        let repeats = scheme.coverage() == Coverage::Nothing && scheme.jwt.is_some()
-            || self.check.row().is_some_and(|row| row.signature_repeats);
-        if !repeats {
+        if !self.signature_repeats(verified) {
             return signed(proof);
         }
 
