@@ -21,7 +21,7 @@ use super::body::further;
 use super::permit::{Permit, RouteSettings};
 use super::signature::{SignatureRule, VerifiedSignature};
 use super::token::TokenSpan;
-use super::{Evaluation, Gate, Side, no_route};
+use super::{CompiledRoute, Evaluation, Gate, Side, no_route};
 use crate::inspection::{Inspection, Work};
 use crate::request::Request;
 
@@ -163,8 +163,20 @@ impl Gate {
         };
         let inspection = Inspection::new(Arc::clone(&route.body_fields), Work::of_a_request());
         let request = request.inspected(&inspection);
+        let evidence = self.check_rules_again(route, &request, at_receipt, grant, retired)?;
+        self.check_processed(self.permit(index, evidence, head), evaluation)
+    }
 
-        let (mut furthest, mut passed): (Option<Refusal>, Option<Evidence>) = (None, None);
+    /// Returns the findings of the accept rule that accepts the stored request.
+    fn check_rules_again(
+        &self,
+        route: &CompiledRoute,
+        request: &Request<'_>,
+        at_receipt: Evaluation<'_>,
+        grant: &Grant,
+        retired: &[RetiredGate],
+    ) -> Result<Evidence, Refusal> {
+        let (mut furthest, mut observed): (Option<Refusal>, Option<Evidence>) = (None, None);
         for (number, rule) in route.accept.iter().enumerate() {
             let at = RulePosition {
                 route: &route.settings.name,
@@ -172,24 +184,17 @@ impl Gate {
             };
             let vouch = |rule: &SignatureRule| match self.side {
                 Side::Relay => vouched_by_grant(rule, at, grant),
-                Side::Agent => verified_before(rule, at, &request, at_receipt, retired),
+                Side::Agent => verified_before(rule, at, request, at_receipt, retired),
             };
 
-            match rule.check_again(&route.deny, &request, at_receipt, &vouch) {
-                Ok(evidence) if evidence.failed.is_none() => {
-                    passed = Some(evidence);
-                    break;
-                }
+            match rule.check_again(&route.deny, request, at_receipt, &vouch) {
+                Ok(evidence) if evidence.failed.is_none() => return Ok(evidence),
                 // An observed failure counts only without a rule that passes.
-                Ok(evidence) => passed = passed.or(Some(evidence)),
+                Ok(evidence) => observed = observed.or(Some(evidence)),
                 Err(refusal) => furthest = Some(further(furthest, refusal)),
             }
         }
-
-        match passed {
-            Some(evidence) => self.check_processed(self.permit(index, evidence, head), evaluation),
-            None => Err(changed(furthest.unwrap_or_else(no_route))),
-        }
+        observed.ok_or_else(|| changed(furthest.unwrap_or_else(no_route)))
     }
 
     /// Refuses what the agent has processed before.

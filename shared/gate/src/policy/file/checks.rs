@@ -79,14 +79,8 @@ pub(super) fn jwt(mut reader: TableReader<'_>) -> Option<RawSignature> {
     let at = reader
         .typed("at")
         .or_else(|| ValueLocator::parse("header:Authorization").ok());
-    let bearer = !reader.has("at");
-    let prefix = reader.string("prefix").unwrap_or_else(|| {
-        if bearer {
-            "Bearer ".to_owned()
-        } else {
-            String::new()
-        }
-    });
+    let usual = if reader.has("at") { "" } else { "Bearer " };
+    let prefix = reader.string("prefix").unwrap_or_else(|| usual.to_owned());
 
     let rules = jwt_rules(&mut reader);
     let url = reader.string("jwks");
