@@ -29,7 +29,9 @@ pub use data_dir::DataDirError;
 pub use edge::client_address::{ForwardedField, client_address};
 pub use edge::proxy_protocol;
 pub use fetch::client::{FetchError, FetchSettings, Fetcher};
-pub use observe::{EventStamp, Received, RelayEvent, RelayEventKind, RequestRecord, Subscription};
+pub use observe::{
+    EventStamp, RelayEvent, RelayEventKind, RequestRecord, Subscription, SubscriptionItem,
+};
 pub use server::{Relay, StartError};
 pub use settings::Settings;
 pub use storage::{CommitStats, StorageError, Store};

@@ -1,7 +1,7 @@
 //! One outcome for each request: every request that ends gives one event, in order.
 
 use hookward_core::limits::Limits;
-use hookward_relay::{Received, RelayEvent, RelayEventKind, RequestRecord, Subscription};
+use hookward_relay::{RelayEvent, RelayEventKind, RequestRecord, Subscription, SubscriptionItem};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::sender::github_signature;
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy, signed_policy};
@@ -11,7 +11,7 @@ const SECRET: &str = "It's a Secret to Everybody";
 
 async fn next(events: &mut Subscription) -> std::sync::Arc<RelayEvent> {
     match within("the relay publishes an event", events.next()).await {
-        Some(Received::Event(event)) => event,
+        Some(SubscriptionItem::Event(event)) => event,
         other => panic!("no event: {other:?}"),
     }
 }

@@ -125,7 +125,7 @@ pub struct Subscription(broadcast::Receiver<Arc<RelayEvent>>);
 
 /// Item of a subscription.
 #[derive(Debug, Clone)]
-pub enum Received {
+pub enum SubscriptionItem {
     /// The next event.
     Event(Arc<RelayEvent>),
     /// Number of events that this subscriber lost, because it was too slow.
@@ -134,10 +134,10 @@ pub enum Received {
 
 impl Subscription {
     /// Waits for the next item. Returns `None` after the end of the relay. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Received> {
+    pub async fn next(&mut self) -> Option<SubscriptionItem> {
         match self.0.recv().await {
-            Ok(event) => Some(Received::Event(event)),
-            Err(RecvError::Lagged(lost)) => Some(Received::Lost(lost)),
+            Ok(event) => Some(SubscriptionItem::Event(event)),
+            Err(RecvError::Lagged(lost)) => Some(SubscriptionItem::Lost(lost)),
             Err(RecvError::Closed) => None,
         }
     }
@@ -160,13 +160,13 @@ mod tests {
         let (mut slow, mut other) = (bus.subscribe(), bus.subscribe());
         for _ in 0..BUFFERED_EVENTS + 3 {
             publish(&bus);
-            let Some(Received::Event(_)) = other.next().await else {
+            let Some(SubscriptionItem::Event(_)) = other.next().await else {
                 panic!("a fast subscriber lost events")
             };
         }
 
-        assert!(matches!(slow.next().await, Some(Received::Lost(3))));
-        let Some(Received::Event(event)) = slow.next().await else {
+        assert!(matches!(slow.next().await, Some(SubscriptionItem::Lost(3))));
+        let Some(SubscriptionItem::Event(event)) = slow.next().await else {
             panic!("no event after the loss")
         };
         assert_eq!(
@@ -191,7 +191,7 @@ mod tests {
 
         drop(bus);
         let mut last = 0;
-        while let Some(Received::Event(event)) = events.next().await {
+        while let Some(SubscriptionItem::Event(event)) = events.next().await {
             assert_eq!(event.stamp.order, last + 1);
             last = event.stamp.order;
         }

@@ -289,8 +289,8 @@ impl<'c> SessionLoop<'c> {
         ControlFlow::Break(SessionEnd::new(reason))
     }
 
-    /// Checks in the store that the credential is valid and the agent still owns its hosts, because
-    /// `hookward-relay agent` works in another process. Returns `None` if the store fails.
+    /// Checks in the store that the credential is valid and the agent still owns its hosts. The
+    /// command `hookward-relay agent` changes them in another process. Returns `None` if the store fails.
     async fn review(&self) -> Option<Review> {
         let (credential, agent) = (self.credential.clone(), self.live.agent.id);
         let reserved = &self.context.reserved_hosts;

@@ -1,5 +1,5 @@
-//! Jobs of the state file: closures that the writer executes. Each has a savepoint of its own, so
-//! that a job that fails does not undo the others of its batch.
+//! Jobs of the state file: closures that the writer executes. Each has its own
+//! savepoint: a job that fails does not undo the others of its batch.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};

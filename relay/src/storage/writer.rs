@@ -21,8 +21,8 @@ pub(super) trait Work: Send + 'static {
     /// Results that are sent once the transaction is on disk.
     type Replies;
 
-    /// Returns `true` if the request writes. Its transaction then takes the write lock at its start,
-    /// so that no other process writes between its reads and its writes. A batch has only requests
+    /// Returns `true` if the request writes. Its transaction then takes the write lock at its
+    /// start: no other process writes between its reads and its writes. A batch has only requests
     /// that write, or only others, which need no lock.
     fn writes(&self, request: &Self::Request) -> bool;
 

@@ -4,8 +4,8 @@
 //! signature that was verified at receipt stays valid after its secret was retired: for the same
 //! accept rule of the same route. The relay takes that from its own grant. The agent does not trust
 //! the relay. It verifies the signature again, at the time of receipt, by the secrets in force then.
-//! So a captured relay can only present old webhooks, and the agent refuses those that it has
-//! recorded as processed since its start.
+//! So a captured relay can only present old webhooks. The agent refuses those that it has recorded
+//! as processed since its start.
 //!
 //! No route of a policy file stores deliveries yet.
 
@@ -91,8 +91,8 @@ impl Permit {
         }
     }
 
-    /// Records that the application has accepted the request, so that the agent refuses it when a
-    /// relay presents it as a stored one. Has no effect on a route that stores nothing.
+    /// Records that the application has accepted the request. The agent then refuses it when a relay
+    /// presents it as a stored one. Has no effect on a route that stores nothing.
     pub fn note_processed(&self, evaluation: Evaluation<'_>) {
         let Some(max_age) = self
             .settings()
@@ -255,8 +255,8 @@ fn check_receipt(
 /// Tolerated difference between the clocks of relay and agent, in milliseconds.
 const CLOCK_TOLERANCE_MS: u64 = 60_000;
 
-/// Position of an accept rule in a policy. A signature vouches for the rule at its own position only,
-/// because another rule of the same provider may require more.
+/// Position of an accept rule in a policy. A signature vouches for its own rule only: another rule
+/// of the same provider may require more.
 #[derive(Clone, Copy)]
 struct RulePosition<'r> {
     /// Name of the route.
