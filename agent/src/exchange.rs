@@ -349,8 +349,13 @@ impl Exchange<'_> {
             ));
         }
 
-        let (response, connection) = self.ask(permit, request, body).await?;
+        let (response, connection) = self.ask(&permit, request, body).await?;
         drop(held);
+        if response.status().is_success() {
+            // On a route that stores deliveries, a relay must not present this one again.
+            permit.note_processed(Evaluation::new(client, self.handler.clock.moment(), state));
+        }
+
         Ok((
             ResponseSent {
                 response,
@@ -364,14 +369,14 @@ impl Exchange<'_> {
 
     async fn ask(
         &self,
-        permit: Permit,
+        permit: &Permit,
         request: head::ExchangeRequest,
         body: UpstreamBody,
     ) -> Result<(Response<Incoming>, PooledConnection), ExchangeError> {
         let patience = permit.settings().answer_timeout;
         let sent = body.progress();
         let request = upstream::request(
-            &permit,
+            permit,
             request,
             body,
             &self.handler.header_case,
