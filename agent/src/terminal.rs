@@ -1,7 +1,7 @@
 //! Output for the user: a screen like ngrok's on a terminal ([`screen`]), plain lines elsewhere
 //! ([`lines`]), JSON for programs ([`json`]).
 //!
-//! It runs on its own thread: standard output may block on an unread pipe, and requests must not
+//! The output runs on its own thread: standard output may block on an unread pipe, and requests must not
 //! wait for it.
 
 pub(crate) mod json;

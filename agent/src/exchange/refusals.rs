@@ -3,9 +3,9 @@
 use crate::events::{Event, EventSink};
 use hookward_core::quota::Quota;
 use hookward_core::reason::Check;
+use hookward_runtime::interval::every;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 /// Maximum number of refusals a second that the agent reports one by one; equal to the relay's.
@@ -36,8 +36,7 @@ impl RefusalSummary {
 
     /// Reports the counts every second, until `stop` is cancelled.
     pub(crate) async fn report_counts(&self, events: &EventSink, stop: &CancellationToken) {
-        let mut due = interval(SUMMARY_INTERVAL);
-        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = every(SUMMARY_INTERVAL);
 
         while !stop.is_cancelled() {
             tokio::select! {

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use hookward_core::clock::Clock;
 use hookward_core::reason::Reason;
+use hookward_runtime::interval::every;
 use hookward_runtime::reload::Reloads;
 use rustls_pki_types::CertificateDer;
 use tokio::task::spawn_blocking;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::resolver::CertificateResolver;
@@ -131,19 +132,25 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> CertificateWatch<W> {
     /// Reloads changed files. Programs that renew certificates write one file after the other, so a
     /// bad pair gets a second chance.
     async fn on_change(&mut self, stop: &CancellationToken) {
-        if self.load().await.is_err() {
+        let mut loaded = self.load().await;
+        if loaded.is_err() {
             tokio::select! {
                 () = sleep(SETTLE_TIME) => {}
                 () = stop.cancelled() => return,
             }
+            loaded = self.load().await;
         }
         self.refused = None;
-        self.reload().await;
+        self.apply(loaded);
     }
 
     /// Loads the files. The previous pair stays in force when the new one is bad.
     async fn reload(&mut self) {
         let loaded = self.load().await;
+        self.apply(loaded);
+    }
+
+    fn apply(&mut self, loaded: Result<LoadedCertificate, Reason>) {
         match loaded.and_then(|loaded| self.replace(loaded)) {
             Ok(expires) => {
                 self.refused = None;
@@ -163,15 +170,17 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> CertificateWatch<W> {
         match self.source {
             CertificateSource::SelfSigned { .. } => self.reload().await,
             CertificateSource::Files { .. } => {
-                let (resolver, source) = (Arc::clone(&self.resolver), self.source.clone());
-                let (wanted, clock) = (self.wanted.clone(), self.clock.clone());
-                let reviewing = spawn_blocking(move || {
-                    source.review(&resolver.current().cert, &wanted(), &clock)
-                });
-                let findings = reviewing.await.unwrap_or_default();
-                findings.iter().for_each(Finding::log);
+                self.review_current().await.iter().for_each(Finding::log);
             }
         }
+    }
+
+    /// Reviews the certificate in use.
+    async fn review_current(&self) -> Vec<Finding> {
+        let (resolver, source) = (Arc::clone(&self.resolver), self.source.clone());
+        let (wanted, clock) = (self.wanted.clone(), self.clock.clone());
+        let review = move || source.review(&resolver.current().cert, &wanted(), &clock);
+        spawn_blocking(review).await.unwrap_or_default()
     }
 
     async fn load(&self) -> Result<LoadedCertificate, Reason> {
@@ -207,12 +216,6 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> CertificateWatch<W> {
         loaded.findings.iter().for_each(Finding::log);
         Ok(expires)
     }
-}
-
-fn every(period: Duration) -> Interval {
-    let mut interval = interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
 }
 
 /// Interval between attempts to load files that were refused: their owner, or the clock, may change.
@@ -305,5 +308,40 @@ mod tests {
             watch.refused.is_some(),
             "it lacks a name that the one in use has"
         );
+    }
+
+    /// The files may not change for months.
+    #[tokio::test]
+    async fn an_expiry_is_found_without_a_reload() {
+        const DAY: Duration = Duration::from_secs(86_400);
+
+        let dir = tempfile::TempDir::new().unwrap();
+        let (chain, key) = (dir.path().join("chain.pem"), dir.path().join("key.pem"));
+        let own = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["*.example.test".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (
+            rcgen::date_time_ymd(2027, 1, 1),
+            rcgen::date_time_ymd(2027, 4, 1),
+        );
+        std::fs::write(&chain, params.self_signed(&own).unwrap().pem()).unwrap();
+        std::fs::write(&key, own.serialize_pem()).unwrap();
+
+        let clock = Clock::at(UnixMillis(1_800_000_000_000)); // 2027-01-15
+        let wanted = || WantedNames {
+            domain: HostName::parse("example.test").unwrap(),
+            hosts: Some(Vec::new()),
+        };
+        let source = CertificateSource::Files { chain, key };
+        let first = source.load(&wanted(), &clock).unwrap().pair;
+        let resolver = Arc::new(CertificateResolver::new(first).unwrap());
+        let watch = CertificateWatch::new(source, resolver, wanted, clock.clone());
+        assert!(watch.review_current().await.is_empty());
+
+        clock.pass(DAY * 65);
+        let found = watch.review_current().await;
+        assert!(found[0].to_string().contains("expires soon") && !found[0].is_fault());
+        clock.pass(DAY * 20);
+        let found = watch.review_current().await;
+        assert!(found[0].to_string().contains("expired") && found[0].is_fault());
     }
 }

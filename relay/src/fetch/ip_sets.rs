@@ -10,8 +10,9 @@ use hookward_core::address::parse_network;
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::ip_sets::{self, NamedSet, NamedSets, SetOrigin};
 use hookward_core::url::HttpsUrl;
+use hookward_runtime::interval::every;
 use tokio::sync::Notify;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::fetch::client::Fetcher;
@@ -77,8 +78,7 @@ impl IpSetUpdater {
         clock: Clock,
         stop: CancellationToken,
     ) {
-        let mut looks = interval(CHECK_INTERVAL);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = every(CHECK_INTERVAL);
         let mut failed: std::collections::BTreeMap<&'static str, Instant> =
             std::collections::BTreeMap::new();
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use hookward_runtime::interval::every;
 use tokio_util::sync::CancellationToken;
 
 use crate::storage::Store;
@@ -12,8 +12,7 @@ use crate::storage::agents::AgentRow;
 
 /// Logs every change of the agents until `stop` is cancelled.
 pub(crate) async fn log_changes(store: Store, stop: CancellationToken) {
-    let mut due = interval(REVIEW);
-    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut due = every(REVIEW);
     let mut known: Option<BTreeMap<String, AgentRow>> = None;
 
     loop {

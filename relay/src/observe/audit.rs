@@ -11,8 +11,8 @@ use std::time::Duration;
 use hookward_core::quota::Quota;
 use hookward_core::reason::{Check, Code};
 use hookward_core::text::{Escaped, shown_path};
+use hookward_runtime::interval::every;
 use http::StatusCode;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::observe::outcome::{RequestFacts, RequestOutcome, Verdict};
@@ -148,8 +148,7 @@ impl AuditLog {
 
     /// Logs the counts every second, until `stop` is cancelled.
     pub(crate) async fn write_counts(&self, stop: CancellationToken) {
-        let mut due = interval(SUMMARY_INTERVAL);
-        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due = every(SUMMARY_INTERVAL);
 
         while !stop.is_cancelled() {
             tokio::select! {

@@ -6,7 +6,7 @@
 //! Otherwise h2 would decode all received heads, some to a hundred times their size, before it
 //! returns the first. And the guard charges the memory of a head without end.
 //!
-//! It parses only frame headers (RFC 9113 §4.1) and changes no byte. It rejects PUSH_PROMISE, which
+//! The guard parses only frame headers (RFC 9113 §4.1) and changes no byte. It rejects PUSH_PROMISE, which
 //! no client may send (§8.4), because h2 would buffer an unfinished one without limit.
 
 mod frames;

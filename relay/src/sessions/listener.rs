@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hookward_runtime::interval::every;
 use hookward_tunnel::transport::Session;
 use hookward_tunnel::transport::quic::{self, EndpointError, RETRY_FROM};
 use quinn::{Endpoint, Incoming};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::certs::TunnelIdentity;
@@ -75,8 +76,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Updates the known hosts from the store, because another process removes agents.
 async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
-    let mut review = interval(REVIEW_INTERVAL);
-    review.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut review = every(REVIEW_INTERVAL);
 
     loop {
         tokio::select! {

@@ -14,9 +14,10 @@ use hookward_core::limits::CONTROL_BYTES;
 use hookward_core::names::HostName;
 use hookward_core::secret::SecretDigest;
 use hookward_gate::policy::Policy;
+use hookward_runtime::interval::every;
 use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamError};
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::open::{OpenRefused, choose_host, open};
@@ -412,12 +413,6 @@ impl<'c> SessionLoop<'c> {
 
         end.reason
     }
-}
-
-fn every(period: Duration) -> Interval {
-    let mut interval = interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
 }
 
 /// Interval of credential checks: the maximum time until a removed agent is disconnected.

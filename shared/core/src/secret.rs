@@ -14,7 +14,7 @@ use self::oddities::MIN_BYTES;
 
 /// A secret: a signature key, a token, a credential. Never empty.
 ///
-/// It has no `Debug` and no `Display`. It serializes (as base64) for one purpose only: the agent's
+/// The type has no `Debug` and no `Display`. It serializes (as base64) for one purpose only: the agent's
 /// policy on its way to the relay, inside the tunnel.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);

@@ -4,8 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::interval::every;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::Interval;
 
 /// Waits for changes of files, and for SIGHUP.
 pub struct Reloads {
@@ -45,8 +46,7 @@ impl Reloads {
     /// # Errors
     /// The system refused the signal handler.
     pub fn new(paths: &[&Path]) -> io::Result<Self> {
-        let mut looks = interval(POLL_INTERVAL);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let looks = every(POLL_INTERVAL);
         Ok(Self {
             seen: paths.iter().map(|path| Stamp::of(path)).collect(),
             paths: paths.iter().map(|path| (*path).to_owned()).collect(),

@@ -1,6 +1,6 @@
 //! Join token, which an administrator carries from the relay to the agent's host, once.
 //!
-//! It contains the relay's address, the pin of the relay's key, and a secret that works once and for
+//! The token contains the relay's address, the pin of the relay's key, and a secret that works once and for
 //! 24 hours. Its text is `hookward1.` and the base64url of a JSON object.
 
 use data_encoding::BASE64URL_NOPAD;

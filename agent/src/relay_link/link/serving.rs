@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hookward_core::limits::CONTROL_BYTES;
+use hookward_runtime::interval::every;
 use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{MessageReader, MessageWriter, SessionError, StreamError};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::wait::{first, is_reached, of, other_than};
@@ -117,8 +118,7 @@ impl<'l> ServingLoop<'l> {
 
     /// Serves until the connection ends.
     pub(super) async fn run(mut self, stop: &CancellationToken) -> LinkEnd {
-        let mut checks = interval(SUSPEND_CHECK);
-        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut checks = every(SUSPEND_CHECK);
         let mut stopped_for_long = pin!(async {
             stop.cancelled().await;
             sleep(DRAIN_TIMEOUT).await;

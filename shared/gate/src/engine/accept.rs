@@ -24,6 +24,8 @@ pub(crate) struct AcceptRule {
     side: Side,
     /// Number of the rule in its route.
     number: usize,
+    /// `true` on a route that stores deliveries, whose permits name the verified signatures.
+    stores: bool,
     allow: Option<AddressRule>,
     tokens: Vec<TokenCheck>,
     content_types: Vec<String>,
@@ -45,6 +47,7 @@ impl AcceptRule {
         Ok(Self {
             side,
             number,
+            stores,
             allow: accept.allow_ips.as_ref().map(AddressRule::new),
             tokens: accept.token.iter().chain(&accept.basic).cloned().collect(),
             content_types: accept.content_types.clone(),
@@ -243,8 +246,10 @@ impl AcceptRule {
                     evidence.signed |= verified.signs;
                     evidence.secrets.push(name.to_owned());
                     evidence.identity.extend(rule.delivery(request, &verified));
-                    let digest = rule.content_digest(request, &verified);
-                    evidence.note_signature(self.number, rule, digest);
+                    if self.stores {
+                        let digest = rule.content_digest(request, &verified);
+                        evidence.note_signature(self.number, rule, digest);
+                    }
                 }
                 Err(refusal) => match vouch(rule) {
                     Some(digest) => evidence.note_signature(self.number, rule, Some(digest)),

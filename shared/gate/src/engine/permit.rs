@@ -62,7 +62,7 @@ pub struct Permit {
     pub(super) tokens: Vec<TokenSpan>,
     pub(super) secrets: Vec<String>,
     pub(super) observed: Option<Refusal>,
-    /// Signatures that were verified, on a route that stores or remembers deliveries.
+    /// Signatures that were verified, on a route that stores deliveries.
     pub(super) signatures: Vec<VerifiedSignature>,
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Evidence {
     pub(crate) identity: Vec<DeliveryIdentity>,
     /// `true` if all signatures were checked here and match, and at least one is not a token.
     pub(crate) signed: bool,
-    /// Signatures that were verified, on a route that stores or remembers deliveries.
+    /// Signatures that were verified, on a route that stores deliveries.
     pub(crate) signatures: Vec<VerifiedSignature>,
     /// First failed check, on a route that only observes.
     pub(crate) failed: Option<Refusal>,

@@ -15,9 +15,8 @@ pub(crate) struct DeliveryIdentity {
 }
 
 impl SignatureRule {
-    /// Returns the digest of the signed content, on a route that stores or remembers deliveries.
-    /// Where one signature may cover several deliveries, as with a JSON Web Token, the body
-    /// contributes.
+    /// Returns the digest of the signed content, on a route that stores or remembers deliveries. The
+    /// body contributes where one signature may cover several deliveries, as with a JSON Web Token.
     pub(crate) fn content_digest(
         &self,
         request: &Request<'_>,
