@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hookward_core::limits::Limits;
+use hookward_observe::audit::RawAudit;
 
 use crate::settings::RawSettings;
 
@@ -14,9 +15,10 @@ Exit codes:
   0  done, or stopped by SIGINT or SIGTERM
   1  a port, a file, a certificate or the baseline policy failed
   2  wrong command line or settings; nothing was started
+  3  the audit log is not intact
 
 Environment:
-  HOOKWARD_LOG  log on standard error: info (default), debug, or info,audit=debug";
+  HOOKWARD_LOG  log on standard error: info (default), debug, or info,requests=debug";
 
 /// Example and settings, for `hookward-relay serve --help`.
 fn serve_help() -> String {
@@ -56,7 +58,7 @@ impl Cli {
     pub fn log_format(&self) -> LogFormat {
         match &self.command {
             Command::Serve(args) => args.log_format,
-            Command::Agent(_) => LogFormat::Text,
+            Command::Agent(_) | Command::Audit(_) => LogFormat::Text,
         }
     }
 }
@@ -69,6 +71,9 @@ pub(crate) enum Command {
     /// Add, list and remove agents
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// Verify the audit log
+    #[command(subcommand)]
+    Audit(AuditCommand),
 }
 
 /// Format of output.
@@ -133,6 +138,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "HOST=AGENT", value_parser = parse_pair)]
     pub reserve_host: Vec<(String, String)>,
 
+    /// File of the audit log, or "off" (default: audit.log in the data directory)
+    #[arg(long, value_name = "FILE")]
+    pub audit: Option<String>,
+
     /// Rename damaged files and create new ones; agents must join again after a loss of relay.db or identity.pem
     #[arg(long)]
     pub reset: bool,
@@ -151,6 +160,40 @@ pub(crate) enum AgentCommand {
     Remove(AgentArgs),
     /// List agents and their hosts
     List(DataDir),
+}
+
+/// Commands of `hookward-relay audit`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Find records that were changed, removed, inserted or cut off
+    Verify(VerifyArgs),
+}
+
+/// Arguments of `hookward-relay audit verify`.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct VerifyArgs {
+    /// Files of one audit log, in any order
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// Last record as another system kept it: the log line audit_head, a metric, or the status (repeatable)
+    #[arg(long, value_name = "SEQ:HASH")]
+    pub last: Vec<String>,
+
+    /// Format of the report
+    #[arg(long, value_enum, default_value_t)]
+    pub format: OutputFormat,
+}
+
+/// Format of a command's result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: JSON.
+    Json,
 }
 
 /// Name of an agent, and the relay's data.
@@ -185,6 +228,7 @@ impl ServeArgs {
             hosts: self.reserve_host.clone(),
             proxy_protocol: self.proxy_protocol.then_some(true),
             baseline_policy: self.baseline_policy.clone(),
+            audit: RawAudit::default().with_file(self.audit.clone()),
             reset: self.reset,
             ..RawSettings::default()
         }

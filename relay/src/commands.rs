@@ -1,11 +1,13 @@
 //! One file for each command.
 
 mod agent;
+mod audit;
 mod serve;
 
 use std::io;
 
 use hookward_core::diagnostics::Diagnostics;
+use hookward_observe::audit::AuditError;
 use hookward_runtime::process::{self, LogError};
 
 use crate::StartError;
@@ -22,6 +24,12 @@ pub enum CommandError {
     /// The command line is wrong.
     #[error(transparent)]
     Mistake(#[from] agent::AgentCommandError),
+    /// The audit log is not intact, or its command line is wrong.
+    #[error(transparent)]
+    Flawed(#[from] audit::AuditCommandError),
+    /// A file of the audit log failed.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The log could not be set up.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -51,7 +59,19 @@ impl CommandError {
     /// Returns `true` if the command line or the settings are wrong, and nothing was started.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::Settings(_) | Self::Mistake(_) | Self::Log(_))
+        matches!(
+            self,
+            Self::Settings(_)
+                | Self::Mistake(_)
+                | Self::Log(_)
+                | Self::Flawed(audit::AuditCommandError::Head(_))
+        )
+    }
+
+    /// Returns `true` if an audit log is not as it was written.
+    #[must_use]
+    pub const fn is_flawed(&self) -> bool {
+        matches!(self, Self::Flawed(audit::AuditCommandError::Flawed(_)))
     }
 
     /// Wraps a system error with its operation.
@@ -73,6 +93,7 @@ pub async fn run(cli: Cli) -> Result<(), CommandError> {
             serve::run(*args).await
         }
         Command::Agent(command) => agent::run(command),
+        Command::Audit(command) => audit::run(command),
     }
 }
 

@@ -21,7 +21,11 @@ async fn main() -> ExitCode {
     match hookward_relay::run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let code = if error.is_usage() { USAGE } else { FAILED };
+            let code = match &error {
+                error if error.is_usage() => USAGE,
+                error if error.is_flawed() => FLAWED,
+                _ => FAILED,
+            };
             tell(format, &error);
             ExitCode::from(code)
         }
@@ -31,6 +35,8 @@ async fn main() -> ExitCode {
 const FAILED: u8 = 1;
 
 const USAGE: u8 = 2;
+
+const FLAWED: u8 = 3;
 
 #[expect(
     clippy::print_stderr,

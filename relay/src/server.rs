@@ -17,12 +17,14 @@ use hookward_core::rate::ByteMeter;
 use hookward_core::secret::Secret;
 use hookward_core::text::printable;
 use hookward_gate::engine::GateState;
+use hookward_observe::audit::{Actor, AuditLog};
 use hookward_runtime::body_memory::BodyMemory;
 use hookward_runtime::offload::Offload;
 use hookward_runtime::process::{self, DirLock, LockError};
 use hookward_runtime::reload::Reloads;
 use hookward_tunnel::join_token::JoinToken;
 use hookward_tunnel::transport::identity::Pin;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,7 +44,7 @@ use crate::edge::tls::TlsAcceptors;
 use crate::fetch::client::Fetcher;
 use crate::fetch::ip_sets::IpSetUpdater;
 use crate::fetch::keys::KeyCache;
-use crate::observe::agent_changes;
+use crate::observe::acts;
 use crate::observe::{Observer, Subscription};
 use crate::overload::per_client::PerClientLimiter;
 use crate::sessions::context::{PoliciesInForce, SessionContext};
@@ -100,6 +102,7 @@ impl Relay {
             })?;
 
         data_dir::clean_up(&settings.data_dir);
+        let audit = AuditLog::start(&settings.audit, PROGRAM, clock.clone())?;
         let (store, identity) = data_dir::open(&settings.data_dir, settings.reset, &clock)?;
         let pin = identity.pin;
         let source = certificate_source(&settings);
@@ -111,7 +114,8 @@ impl Relay {
         let self_signed = source.self_signed();
         let resolver = Arc::new(CertificateResolver::new(loaded.pair)?);
         let certificates =
-            CertificateWatch::new(source, Arc::clone(&resolver), wanted, clock.clone());
+            CertificateWatch::new(source, Arc::clone(&resolver), wanted, clock.clone())
+                .recorded_in(audit.clone());
 
         let tls = TlsAcceptors::new(
             resolver,
@@ -135,6 +139,7 @@ impl Relay {
         // baseline policy, SIGHUP changes nothing.
         let policy_file = settings.baseline_policy.as_deref();
         let reloads = Reloads::new(policy_file.as_slice()).map_err(StartError::Signal)?;
+        let hangups = Reloads::new(&[]).map_err(StartError::Signal)?;
         let baseline = BaselinePolicy::load(settings.baseline_policy.as_deref(), &clock, &lists)?;
         let dedup = DedupWriter::open(
             &settings.data_dir.join(DEDUP_FILE),
@@ -153,7 +158,13 @@ impl Relay {
 
         let (drain_edge, stop_agents) = (CancellationToken::new(), CancellationToken::new());
         let budget = BodyMemory::new(settings.limits.body_memory);
-        let observer = Arc::new(Observer::new(clock.clone()));
+        let started = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pin": pin.to_string(),
+            "baseline_policy": baseline.summary(),
+            "settings": settings.summary(),
+        });
+        let observer = Arc::new(Observer::new(clock.clone(), audit.clone()));
         let host = Arc::new(SessionContext {
             registry: registry.clone(),
             store: store.clone(),
@@ -218,13 +229,15 @@ impl Relay {
         });
 
         tasks.spawn(certificates.run(certificate_reloads, stop_agents.clone()));
-        tasks.spawn(agent_changes::log_changes(
+        tasks.spawn(acts::record_stored(
             store.clone(),
+            Arc::clone(&observer),
             stop_agents.clone(),
         ));
+        tasks.spawn(reopen_audit(audit.clone(), hangups, stop_agents.clone()));
 
         let (counted, stop_counts) = (Arc::clone(&observer), stop_agents.clone());
-        tasks.spawn(async move { counted.audit().write_counts(stop_counts).await });
+        tasks.spawn(async move { counted.log().write_counts(stop_counts).await });
         let edge = EdgeListener::start(
             listener,
             EdgeEntry {
@@ -249,9 +262,12 @@ impl Relay {
                 clock.clone(),
                 lists.clone(),
                 reloads,
+                audit.clone(),
                 stop_agents.clone(),
             ));
         }
+
+        audit.act("started", Actor::current_user(), started);
 
         Ok(Self {
             edge,
@@ -345,18 +361,34 @@ impl Relay {
     /// Stops accepting requests, drains those in flight for up to `patience`, then ends the agents'
     /// sessions.
     pub async fn shutdown(self, patience: Duration) {
+        let audit = self.observer.audit().clone();
+        audit.act("draining", Actor::program(), json!({}));
         self.drain_edge.cancel();
         self.edge.join(patience).await;
         self.stop_agents.cancel();
         self.agents.join().await;
         self.tasks.close();
         self.tasks.wait().await;
+        audit.act("stopped", Actor::program(), json!({}));
+        audit.close().await;
     }
 
     /// Returns the named address sets in use.
     #[must_use]
     pub const fn address_sets(&self) -> &NamedSets {
         &self.lists.sets
+    }
+}
+
+/// Opens the audit log again after SIGHUP, until `stop` is cancelled.
+async fn reopen_audit(audit: AuditLog, mut hangups: Reloads, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = hangups.next() => {}
+            () = stop.cancelled() => return,
+        }
+        audit.act("reload", Actor::program(), json!({ "cause": "SIGHUP" }));
+        audit.reopen();
     }
 }
 
@@ -412,6 +444,9 @@ fn bind_both(listen: SocketAddr, tunnel: SocketAddr) -> io::Result<(TcpListener,
         }
     }
 }
+
+/// Name of the program in syslog.
+const PROGRAM: &str = "hookward-relay";
 
 /// Lock file of a data directory in use; it names the owner.
 const LOCK_FILE: &str = "relay.lock";

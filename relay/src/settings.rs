@@ -22,6 +22,9 @@
 //! [hosts]                              # exact hosts: the bare domain, a CNAME
 //! "hooks.example.com" = "flexdeploy"
 //!
+//! [audit]                              # see hookward_observe::audit
+//! file = "/var/log/hookward/audit.log"
+//!
 //! [limits]                             # every bound of shared/src/limits.rs, by its name
 //! request_head_timeout = "9s"
 //! ```
@@ -34,7 +37,9 @@ use std::path::PathBuf;
 
 use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
+use hookward_observe::audit::AuditSettings;
 use ipnet::IpNet;
+use serde_json::{Value, json};
 
 pub(crate) use self::raw::{RawSettings, read_file};
 use crate::edge::client_address::ForwardedField;
@@ -46,6 +51,9 @@ pub(crate) const LISTEN: &str = "[::]:443";
 const MAX_HEAD_BYTES: u64 = 60 * 1024;
 /// Default of `data_dir`.
 pub(crate) const DATA_DIR: &str = "/var/lib/hookward";
+
+/// Default file of the audit log in the data directory.
+pub(crate) const AUDIT_FILE: &str = "audit.log";
 
 /// Validated settings.
 #[derive(Debug, Clone)]
@@ -77,10 +85,36 @@ pub struct Settings {
     pub fetch: FetchSettings,
     /// Exact hosts, and the agents that own them.
     pub hosts: BTreeMap<HostName, AgentName>,
+    /// Settings of the audit log.
+    pub audit: AuditSettings,
     /// `true` to replace damaged or missing files of the data directory.
     pub reset: bool,
     /// Limits, with their defaults.
     pub limits: Limits,
+}
+
+impl Settings {
+    /// Returns the settings without file contents, for the audit log. They hold no secret.
+    pub(crate) fn summary(&self) -> Value {
+        let changed: BTreeMap<_, _> = self.limits.changed().into_iter().collect();
+        let certificate = self
+            .certificate
+            .as_ref()
+            .map(|(chain, _)| chain.display().to_string());
+        let networks = self.trusted_proxies.iter().map(ToString::to_string);
+        json!({
+            "domain": self.domain.as_str(),
+            "listen": self.listen.to_string(),
+            "tunnel_address": self.tunnel_address,
+            "data_dir": self.data_dir.display().to_string(),
+            "certificate": certificate,
+            "trusted_proxies": networks.collect::<Vec<_>>(),
+            "proxy_protocol": self.proxy_protocol,
+            "hosts": self.hosts.iter().map(|(host, agent)| (host.as_str(), agent.as_str())).collect::<BTreeMap<_, _>>(),
+            "on_audit_failure": self.audit.on_failure.as_str(),
+            "limits": changed,
+        })
+    }
 }
 
 #[cfg(test)]

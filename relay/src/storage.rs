@@ -1,9 +1,11 @@
 //! The relay's persistent state, in SQLite.
 //!
 //! [`Store`] is the state file: agents and join tokens ([`agents`]), the hosts that agents own
-//! ([`hosts`]), address sets and facts about the relay ([`facts`]). It keeps only hashes of secrets.
+//! ([`hosts`]), address sets and facts about the relay ([`facts`]), and acts that wait for their audit
+//! records ([`acts`]). It keeps only hashes of secrets.
 //! [`dedup`] keeps accepted deliveries in a second file. Each file has one [`writer`].
 
+pub(crate) mod acts;
 pub(crate) mod agents;
 pub(crate) mod dedup;
 pub(crate) mod facts;
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
+use hookward_observe::audit::Actor;
 use hookward_runtime::sqlite::{self, Durability, Schema, SqliteError};
 use rusqlite::{Connection, Transaction};
 
@@ -88,6 +91,8 @@ fn state_remedy(error: &SqliteError) -> &'static str {
 pub struct Store {
     writer: Arc<Writer<Job>>,
     path: Arc<Path>,
+    /// Actor of the changes through this value.
+    actor: Actor,
 }
 
 impl Store {
@@ -134,7 +139,17 @@ impl Store {
         Ok(Self {
             writer: Arc::new(Writer::start(connection, StateJobs, options)?),
             path: path.into(),
+            actor: Actor::program(),
         })
+    }
+
+    /// Returns the same store for changes by another actor.
+    #[must_use]
+    pub fn acting_as(&self, actor: Actor) -> Self {
+        Self {
+            actor,
+            ..self.clone()
+        }
     }
 
     /// Runs `work` on a thread that may block.
@@ -203,7 +218,7 @@ pub(crate) const STATE_FILE: &str = "relay.db";
 /// Schema of the state file.
 const STATE_SCHEMA: Schema = Schema {
     durability: Durability::Full,
-    migrations: &[create_state, add_used_by],
+    migrations: &[create_state, add_used_by, add_acts],
 };
 
 fn create_state(db: &Transaction<'_>) -> rusqlite::Result<()> {
@@ -245,6 +260,21 @@ fn add_used_by(db: &Transaction<'_>) -> rusqlite::Result<()> {
         db.execute_batch("ALTER TABLE join_tokens ADD COLUMN used_by BLOB")?;
     }
     Ok(())
+}
+
+fn add_acts(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "
+        CREATE TABLE acts (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            time_ms INTEGER NOT NULL,
+            event TEXT NOT NULL,                     -- of the audit record
+            agent TEXT NOT NULL,
+            actor TEXT NOT NULL,
+            details TEXT
+        ) STRICT;
+    ",
+    )
 }
 
 #[cfg(test)]

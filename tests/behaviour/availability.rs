@@ -4,6 +4,7 @@ use hookward_agent::events::Event;
 use hookward_agent::{LinkSettings, RelayEndpoint, join};
 use std::sync::Arc;
 
+use hookward_core::clock::Clock;
 use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::Secret;
 use hookward_tests::application::{Application, Input, Reply};
@@ -156,7 +157,7 @@ async fn hosts_of_an_agent_removed_while_disconnected_are_free() {
     let mut edge = stage.edge.clone();
     edge.host = host.to_string();
     until(&edge, 503).await;
-    assert!(store.remove_agent(&name).unwrap());
+    assert!(store.remove_agent(&name, Clock::System.now()).unwrap());
     until(&edge, 404).await;
 }
 

@@ -482,7 +482,14 @@ async fn another_relay_at_the_same_address() {
 async fn a_credential_that_was_withdrawn() {
     let joined = Joined::new(Plan::default()).await;
     let name = AgentName::parse(&joined.credential.agent).unwrap();
-    assert!(joined.stage.relay().store().remove_agent(&name).unwrap());
+    assert!(
+        joined
+            .stage
+            .relay()
+            .store()
+            .remove_agent(&name, Clock::System.now())
+            .unwrap()
+    );
     let found = joined.diagnose(&[]).await;
     assert_eq!(found.code, Some(1));
     found.assert(&[(QUIC, "ok"), (TLS, "ok"), ("credential", "failed")]);

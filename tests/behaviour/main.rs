@@ -18,6 +18,7 @@ macro_rules! over_all_transports {
     };
 }
 
+mod audit;
 mod availability;
 mod certificates;
 mod challenges;

@@ -15,6 +15,7 @@ use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::Secret;
 use hookward_gate::policy::file;
 use hookward_gate::policy::{Accept, Policy, Route, TokenCheck, TokenLocation};
+use hookward_observe::audit::AuditSettings;
 use hookward_relay::FetchSettings;
 use hookward_relay::ForwardedField;
 use hookward_relay::Relay;
@@ -45,6 +46,7 @@ pub struct Plan {
     pub proxy_protocol: bool,
     pub baseline: Option<PathBuf>,
     pub fetch: FetchSettings,
+    pub audit: AuditSettings,
     pub clock: Clock,
     pub link: LinkSettings,
     /// Application, if it is not a local port in clear text.
@@ -65,6 +67,7 @@ impl Default for Plan {
             proxy_protocol: false,
             baseline: None,
             fetch: FetchSettings::default(),
+            audit: AuditSettings::off(),
             clock: Clock::System,
             link: LinkSettings::default(),
             upstream: None,
@@ -531,6 +534,7 @@ fn agent_name() -> AgentName {
 
 fn settings(plan: &Plan, dir: &Path, listen: SocketAddr, tunnel_listen: SocketAddr) -> Settings {
     Settings {
+        audit: plan.audit.clone(),
         domain: HostName::parse("example.test").unwrap(),
         listen,
         tunnel_listen,

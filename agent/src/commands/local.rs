@@ -8,6 +8,7 @@ use hookward_core::clock::Clock;
 use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::Secret;
+use hookward_observe::audit::AuditSettings;
 use hookward_relay::FetchSettings;
 use hookward_relay::ForwardedField;
 use hookward_relay::Settings;
@@ -89,6 +90,7 @@ impl Local {
         }
 
         let settings = Settings {
+            audit: AuditSettings::off(),
             domain,
             listen: edge,
             tunnel_listen: (Ipv4Addr::LOCALHOST, 0).into(), // the edge's number

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use hookward_core::clock::Clock;
 use hookward_core::reason::Reason;
+use hookward_observe::audit::{Actor, AuditLog};
 use hookward_runtime::interval::every;
 use hookward_runtime::reload::Reloads;
 use rustls_pki_types::CertificateDer;
+use serde_json::json;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -93,24 +95,31 @@ pub(crate) struct CertificateWatch<W> {
     /// Returns the names that the certificate must cover now.
     wanted: W,
     clock: Clock,
+    audit: AuditLog,
     /// Reason for which the files were refused last; the watch tries them again.
     refused: Option<Reason>,
 }
 
 impl<W: Fn() -> WantedNames + Clone + Send + 'static> CertificateWatch<W> {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         source: CertificateSource,
         resolver: Arc<CertificateResolver>,
         wanted: W,
         clock: Clock,
     ) -> Self {
         Self {
+            audit: AuditLog::off(clock.clone()),
             source,
             resolver,
             wanted,
             clock,
             refused: None,
         }
+    }
+
+    /// Records changes of the certificate in this log.
+    pub(crate) fn recorded_in(self, audit: AuditLog) -> Self {
+        Self { audit, ..self }
     }
 
     /// Runs until `stop` is cancelled. Reloads the files after a change and on SIGHUP. Renews a
@@ -154,12 +163,25 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> CertificateWatch<W> {
         match loaded.and_then(|loaded| self.replace(loaded)) {
             Ok(expires) => {
                 self.refused = None;
-                tracing::info!(expires, "certificate reloaded");
+                tracing::info!(
+                    event = "certificate_loaded",
+                    expires,
+                    "certificate reloaded"
+                );
+                let details = json!({ "expires": expires });
+                self.audit
+                    .act("certificate_loaded", Actor::program(), details);
             }
             // Logged once, although the watch tries again.
             Err(reason) if self.refused.as_ref() == Some(&reason) => {}
             Err(reason) => {
-                tracing::error!(%reason, "the new certificate is unusable; the previous one stays in force");
+                tracing::error!(
+                    event = "certificate_refused", %reason,
+                    "the new certificate is unusable; the previous one stays in force"
+                );
+                let details = json!({ "reason": reason.to_string() });
+                self.audit
+                    .act("certificate_refused", Actor::program(), details);
                 self.refused = Some(reason);
             }
         }

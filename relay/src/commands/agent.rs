@@ -6,6 +6,7 @@ use std::path::Path;
 use hookward_core::clock::Clock;
 use hookward_core::names::AgentName;
 use hookward_core::secret::Secret;
+use hookward_observe::audit::Actor;
 use hookward_tunnel::join_token::JoinToken;
 
 use crate::certs::TunnelIdentity;
@@ -62,7 +63,7 @@ pub(super) fn run(command: AgentCommand) -> Result<(), CommandError> {
         }
         AgentCommand::Remove(args) => {
             let (name, store) = open(&args)?;
-            if !store.remove_agent(&name)? {
+            if !store.remove_agent(&name, Clock::System.now())? {
                 return Err(AgentCommandError::Unknown(name).into());
             }
             say(&format!(
@@ -100,7 +101,8 @@ fn note(text: &str) {
 fn open(args: &AgentArgs) -> Result<(AgentName, Store), CommandError> {
     let name =
         AgentName::parse(&args.name).ok_or_else(|| AgentCommandError::Name(args.name.clone()))?;
-    Ok((name, open_store(&args.data_dir.data_dir)?))
+    let store = open_store(&args.data_dir.data_dir)?;
+    Ok((name, store.acting_as(Actor::current_user())))
 }
 
 fn open_store(dir: &Path) -> Result<Store, CommandError> {

@@ -9,9 +9,12 @@ use arc_swap::ArcSwapOption;
 use hookward_core::clock::Clock;
 use hookward_core::diagnostics::{Diagnostic, Diagnostics};
 use hookward_gate::engine::{Gate, Side};
+use hookward_gate::policy::summary::Summary;
 use hookward_gate::policy::{Accept, Mode, Policy, file};
+use hookward_observe::audit::{Actor, AuditLog};
 use hookward_runtime::reload::Reloads;
 use hookward_runtime::secrets::VettedSecrets;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::fetch::ip_sets::IpSetUpdater;
@@ -19,7 +22,13 @@ use crate::fetch::ip_sets::IpSetUpdater;
 /// The baseline policy in use; clones share it.
 #[derive(Clone)]
 pub(crate) struct BaselinePolicy {
-    gate: Arc<ArcSwapOption<Gate>>,
+    loaded: Arc<ArcSwapOption<LoadedBaseline>>,
+}
+
+/// A baseline policy, with its summary for the audit log.
+struct LoadedBaseline {
+    gate: Arc<Gate>,
+    summary: Summary,
 }
 
 impl BaselinePolicy {
@@ -32,16 +41,26 @@ impl BaselinePolicy {
         clock: &Clock,
         lists: &IpSetUpdater,
     ) -> Result<Self, Diagnostics> {
-        let gate = path.map(|path| read(path, clock, lists)).transpose()?;
+        let loaded = path.map(|path| read(path, clock, lists)).transpose()?;
         Ok(Self {
-            gate: Arc::new(ArcSwapOption::new(gate)),
+            loaded: Arc::new(ArcSwapOption::from_pointee(loaded)),
         })
     }
 
     /// Returns the gate, if there is a baseline policy.
     #[must_use]
     pub(crate) fn gate(&self) -> Option<Arc<Gate>> {
-        self.gate.load_full()
+        let loaded = self.loaded.load();
+        loaded.as_ref().map(|loaded| Arc::clone(&loaded.gate))
+    }
+
+    /// Returns digest and content of the baseline policy, for the audit log and the admin API.
+    pub(crate) fn summary(&self) -> Option<serde_json::Value> {
+        let loaded = self.loaded.load();
+        loaded.as_ref().map(|loaded| {
+            let Summary { digest, lines, .. } = &loaded.summary;
+            json!({ "policy": digest, "lets_in": lines })
+        })
     }
 
     /// Rereads the file when it changes, until `stop` is cancelled. After an error the previous
@@ -52,6 +71,7 @@ impl BaselinePolicy {
         clock: Clock,
         lists: IpSetUpdater,
         mut reloads: Reloads,
+        audit: AuditLog,
         stop: CancellationToken,
     ) {
         loop {
@@ -61,19 +81,22 @@ impl BaselinePolicy {
             }
 
             match read(&path, &clock, &lists) {
-                Ok(gate) => {
-                    self.gate.store(Some(gate));
-                    tracing::warn!(path = %path.display(), "baseline policy reloaded");
+                Ok(loaded) => {
+                    self.loaded.store(Some(Arc::new(loaded)));
+                    tracing::warn!(event = "baseline_policy_loaded", path = %path.display(), "baseline policy reloaded");
+                    audit.act("baseline_policy_loaded", Actor::program(), self.summary());
                 }
                 Err(problems) => {
-                    tracing::error!(path = %path.display(), %problems, "the new baseline policy is invalid; the previous one stays in force");
+                    let details = json!({ "reason": problems.to_string() });
+                    audit.act("baseline_policy_refused", Actor::program(), details);
+                    tracing::error!(event = "baseline_policy_refused", path = %path.display(), %problems, "the new baseline policy is invalid; the previous one stays in force");
                 }
             }
         }
     }
 }
 
-fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<Arc<Gate>, Diagnostics> {
+fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<LoadedBaseline, Diagnostics> {
     let name = path.display().to_string();
     let problem = |what: String| Diagnostics(vec![Diagnostic::new(&name, what)]);
     let text = std::fs::read_to_string(path)
@@ -86,7 +109,10 @@ fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<Arc<Gate>, D
         .map_err(|mistakes| problem(mistakes.join("; ")))?;
     lists.want(&gate.named_sets());
 
-    Ok(Arc::new(gate))
+    Ok(LoadedBaseline {
+        gate: Arc::new(gate),
+        summary: Summary::of(&loaded.policy),
+    })
 }
 
 /// Rejects settings that have no meaning in a baseline policy.

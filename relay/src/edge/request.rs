@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hookward_core::fetched_keys::FetchedKeys;
+use hookward_core::headers::TRACEPARENT;
 use hookward_core::limits::KIB;
 use hookward_core::names::HostName;
 use hookward_core::reason::Code;
+use hookward_core::trace::TraceId;
 use hookward_gate::engine::Gate;
 use hookward_tunnel::protocol::head::{ExchangeRequest as TunnelRequest, HeaderCase, RequestMeta};
 use http::request::Parts;
@@ -26,7 +28,7 @@ use crate::edge::response;
 use crate::edge::state::{ConnectionContext, EdgeState};
 use crate::forward::upgrade;
 use crate::forward::{self, ForwardError, RequestBody};
-use crate::observe::outcome::{UpstreamResult, Verdict};
+use crate::observe::outcome::{Permitted, UpstreamResult, Verdict};
 use crate::overload::connections::HeaderMemory;
 
 /// A response in preparation, or a reset of the stream.
@@ -110,7 +112,12 @@ fn context(request: &Request<Incoming>, connection: &ConnectionContext) -> Reque
         Bytes::copy_from_slice(target.as_str().as_bytes())
     });
     let method = request.method().clone();
-    RequestContext::new(&connection.edge, connection.peer.address, method, target)
+    let trace = request.headers().get(TRACEPARENT);
+    let trace = trace.and_then(|value| TraceId::from_traceparent(value.as_bytes()));
+    RequestContext {
+        trace,
+        ..RequestContext::new(&connection.edge, connection.peer.address, method, target)
+    }
 }
 
 /// Returns `true` if an HTTP/1.1 connection must close after this response. Marks a body that must
@@ -187,6 +194,11 @@ async fn handle(
 
     context.body_bytes = outgoing.length();
     context.observed = permit.observed().cloned();
+    context.permitted = Some(Permitted {
+        route: permit.settings().name.clone(),
+        checks: permit.checks(),
+        secrets: permit.secrets().to_vec(),
+    });
     if wants_upgrade && !permit.settings().websocket {
         context.note = Some("WebSocket requested, which this route does not allow: --websocket");
     }
@@ -194,6 +206,10 @@ async fn handle(
     if edge.last_call.is_cancelled() {
         // The sender will not wait for the response, and will retry.
         return Err(Verdict::offline());
+    }
+
+    if !edge.observer.audit().accepts() {
+        return Err(Verdict::unaudited());
     }
 
     let upgrade = matches!(outgoing, RequestBody::Upgrade);

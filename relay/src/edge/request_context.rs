@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hookward_core::clock::Moment;
 use hookward_core::names::HostName;
 use hookward_core::reason::Refusal;
+use hookward_core::trace::TraceId;
 use hookward_gate::request::RequestHead;
 use hookward_tunnel::protocol::head::RequestId;
 use http::Method;
@@ -15,7 +16,7 @@ use http::request::Parts;
 
 use crate::edge::state::EdgeState;
 use crate::observe::Observer;
-use crate::observe::outcome::{BodySizes, RequestFacts, RequestOutcome, Verdict};
+use crate::observe::outcome::{BodySizes, Permitted, RequestFacts, RequestOutcome, Verdict};
 use crate::sessions::registry::TunnelEndpoint;
 
 /// State of a request at the edge, as far as it is known.
@@ -32,7 +33,11 @@ pub(crate) struct RequestContext {
     pub(crate) client: IpAddr,
     /// Path and query.
     pub(crate) target: Bytes,
+    /// Trace of the sender (`traceparent`).
+    pub(crate) trace: Option<TraceId>,
     pub(crate) tunnel: TunnelEndpoint,
+    /// Facts of the permit, once the gate has given one.
+    pub(crate) permitted: Option<Permitted>,
     /// Check that would have refused the request, if its route did not only observe.
     pub(crate) observed: Option<Refusal>,
     /// Hint for the tunnel's owner.
@@ -52,7 +57,9 @@ impl RequestContext {
             host: None,
             client,
             target,
+            trace: None,
             tunnel: TunnelEndpoint::default(),
+            permitted: None,
             observed: None,
             note: None,
             body_bytes: None,
@@ -116,13 +123,17 @@ impl OpenRequest {
             note: context.note.take(),
         };
 
+        let owner = context.tunnel.owner();
         let facts = RequestFacts {
             id: context.id,
             host: context.host.as_ref().map_or("", HostName::as_str),
             method: &context.method,
             target: &context.target,
             client: context.client,
-            owner: context.tunnel.owner().map(|live| &live.owner_events),
+            trace: context.trace,
+            agent: owner.map(|live| live.agent.name.as_str()),
+            permitted: context.permitted.as_ref(),
+            owner: owner.map(|live| &live.owner_events),
         };
         self.observer.request(facts, &outcome);
     }

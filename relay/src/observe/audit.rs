@@ -1,188 +1,118 @@
-//! Log of requests: one event for each, with the client, the target, and the check that refused.
-//!
-//! Paths have no query, because queries carry tokens; text from senders is escaped. Senders cannot
-//! fill the log: it has up to 20 requests a second that reached no application, and counts the
-//! rest.
+//! Audit records of requests. Those that passed the gate get a record each. Requests that strangers
+//! can send at will have a bound, beyond which they are counted.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use hookward_core::quota::Quota;
 use hookward_core::reason::{Check, Code};
 use hookward_core::text::{Escaped, shown_path};
-use hookward_runtime::interval::every;
-use http::StatusCode;
-use tokio_util::sync::CancellationToken;
+use hookward_observe::audit::{AuditLog, RefusalKind};
+use serde::Serialize;
 
+use crate::observe::millis;
 use crate::observe::outcome::{RequestFacts, RequestOutcome, Verdict};
 
-/// The log of requests. Each event has its own quota, so that refused requests never hide failures.
-/// Requests for unknown hosts have another quota.
-#[derive(Default)]
-pub(crate) struct AuditLog {
-    // A std mutex: it guards a short list, and nothing waits while it is held.
-    quotas: Mutex<BTreeMap<&'static str, Quota<&'static str>>>,
-}
-
-/// Fields of a record. Absent ones are left out.
-struct Record<'r> {
-    facts: RequestFacts<'r>,
-    event: &'static str,
-    what: Option<&'static str>,
-    refused_by: Option<&'static str>,
-    status: Option<StatusCode>,
+/// Fields of a record. There is no query, no header and no body, because those carry secrets.
+#[derive(Serialize)]
+struct RequestFields<'r> {
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<String>,
+    client: std::net::IpAddr,
+    /// Public host of the tunnel, as requested.
+    tunnel: &'r str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<&'r str>,
+    method: String,
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'r str>,
+    /// Checks that the request passed.
+    #[serde(skip_serializing_if = "<[Check]>::is_empty")]
+    checks: &'r [Check],
+    /// Names of the secrets that matched.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    secrets: &'r [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    /// Check that refused, or that answered instead of the application.
+    #[serde(skip_serializing_if = "Option::is_none")]
     check: Option<Check>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<Code>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'r str>,
-    ms: Option<u64>,
+    /// Check that would have refused the request on a route that does not only observe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed: Option<Observed<'r>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_bytes: Option<u64>,
+    ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<usize>,
 }
 
-impl<'r> Record<'r> {
-    fn of(facts: RequestFacts<'r>, outcome: &'r RequestOutcome) -> Self {
-        let verdict = &outcome.verdict;
-        let (what, refused_by) = match verdict {
-            Verdict::Challenge(_) => (Some("challenge"), None),
-            Verdict::Duplicate => (Some("duplicate"), None),
-            Verdict::RefusedByAgent { .. } => (None, Some("agent")),
-            _ => (None, None),
-        };
-        let is_refusal = matches!(verdict, Verdict::Refused(_));
-        let is_answer = what.is_some();
-
-        Self {
-            facts,
-            event: verdict.event(),
-            what,
-            refused_by,
-            status: outcome.status,
-            check: verdict.check().filter(|_| is_refusal),
-            code: verdict.code().filter(|_| !is_refusal),
-            reason: verdict.reason().filter(|_| !is_answer),
-            ms: matches!(verdict, Verdict::Forwarded(_) | Verdict::Aborted)
-                .then(|| u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX)),
-        }
-    }
+#[derive(Serialize)]
+struct Observed<'r> {
+    check: Check,
+    reason: &'r str,
 }
 
-/// Logs a record at a level, which tracing wants as a constant.
-macro_rules! log {
-    ($level:ident, $record:expr) => {{
-        let record = $record;
-        tracing::$level!(
-            target: "audit",
-            event = record.event,
-            what = record.what,
-            refused_by = record.refused_by,
-            id = %record.facts.id,
-            host = if record.facts.host.is_empty() { "-" } else { record.facts.host },
-            method = %Escaped(record.facts.method.as_str().as_bytes()),
-            path = shown_path(record.facts.target),
-            client = %record.facts.client,
-            status = record.status.map(|status| status.as_u16()),
-            check = record.check.map(Check::as_str),
-            code = record.code.map(Code::as_str),
-            reason = record.reason,
-            ms = record.ms,
-        );
-    }};
-}
-impl AuditLog {
-    /// Logs the outcome of a request.
-    pub(crate) fn request(&self, facts: RequestFacts<'_>, outcome: &RequestOutcome) {
-        if let Some(refusal) = &outcome.observed
-            && self.take("observed", refusal.check.as_str())
-        {
-            let record = Record {
-                event: "observed",
-                status: Some(refusal.status),
-                check: Some(refusal.check),
-                reason: Some(&refusal.reason),
-                ..Record::of(facts, outcome)
-            };
-            log!(info, record);
-        }
-
-        let record = Record::of(facts, outcome);
-        match &outcome.verdict {
-            // The agent shows each of them.
-            Verdict::Forwarded(_) | Verdict::Aborted => log!(debug, record),
-            Verdict::Failed(failure) => {
-                if self.take("failed", failure.code.as_str()) {
-                    log!(warn, record);
-                }
-            }
-            Verdict::Challenge(_) | Verdict::Duplicate => {
-                if self.take("answered", record.what.unwrap_or_default()) {
-                    log!(info, record);
-                }
-            }
-            Verdict::Refused(refusal) => {
-                let quota = match refusal.check {
-                    Check::Host => "refused_host",
-                    _ => "refused",
-                };
-                if self.take(quota, refusal.check.as_str()) {
-                    log!(info, record);
-                }
-            }
-            Verdict::RefusedByAgent { .. } => {
-                if self.take("refused", "agent") {
-                    log!(info, record);
-                }
-            }
-            Verdict::Overloaded => {
-                if self.take("overloaded", "client") {
-                    log!(info, record);
-                }
-            }
-        }
+/// Records the outcome of a request.
+pub(super) fn request(audit: &AuditLog, facts: RequestFacts<'_>, outcome: &RequestOutcome) {
+    if audit.is_off() {
+        return;
     }
 
-    /// Logs a connection that failed to authenticate as an agent.
-    pub(crate) fn agent_failed(&self, kind: &'static str, reason: &str) {
-        if self.take("agent_failed", kind) {
-            tracing::info!(target: "audit", event = "agent_failed", kind, reason, "the connection ended before it authenticated as an agent");
-        }
+    let verdict = &outcome.verdict;
+    let is_bounded =
+        facts.permitted.is_some() || matches!(verdict, Verdict::Challenge(_) | Verdict::Duplicate);
+    if is_bounded {
+        audit.record(verdict.event(), &fields(facts, outcome));
+        return;
     }
 
-    /// Logs the counts every second, until `stop` is cancelled.
-    pub(crate) async fn write_counts(&self, stop: CancellationToken) {
-        let mut due = every(SUMMARY_INTERVAL);
-
-        while !stop.is_cancelled() {
-            tokio::select! {
-                _ = due.tick() => {}
-                () = stop.cancelled() => {}
-            }
-
-            let counted: Vec<_> = self
-                .lock()
-                .iter_mut()
-                .map(|(event, quota)| (*event, quota.take_counted()))
-                .collect();
-            for (event, kinds) in counted {
-                for (kind, count) in kinds {
-                    tracing::info!(target: "audit", event = "more", of = event, kind, count, "requests counted only");
-                }
-            }
-        }
-    }
-
-    fn take(&self, event: &'static str, kind: &'static str) -> bool {
-        self.lock()
-            .entry(event)
-            .or_insert_with(|| Quota::new(RECORDS_PER_SECOND))
-            .take(kind)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Quota<&'static str>>> {
-        self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    let reason = verdict.check().map(Check::as_str);
+    let reason = reason.or_else(|| verdict.code().map(Code::as_str));
+    let kind = RefusalKind {
+        event: verdict.event(),
+        reason: reason.unwrap_or("sender_left"),
+    };
+    audit.refusal(facts.client, kind, || fields(facts, outcome));
 }
 
-/// Maximum number of records a second for requests that reached no application, as on the agent's
-/// screen.
-const RECORDS_PER_SECOND: usize = 20;
-/// Interval between two summaries.
-const SUMMARY_INTERVAL: Duration = Duration::from_secs(1);
+fn fields<'r>(facts: RequestFacts<'r>, outcome: &'r RequestOutcome) -> RequestFields<'r> {
+    let verdict = &outcome.verdict;
+    let upstream = match verdict {
+        Verdict::Forwarded(upstream) => Some(*upstream),
+        _ => None,
+    };
+    let observed = outcome.observed.as_ref();
+
+    RequestFields {
+        id: facts.id.to_string(),
+        trace: facts.trace.map(|trace| trace.to_string()),
+        client: facts.client,
+        tunnel: facts.host,
+        agent: facts.agent,
+        method: Escaped(facts.method.as_str().as_bytes()).to_string(),
+        path: shown_path(facts.target),
+        route: facts.permitted.map(|permitted| permitted.route.as_str()),
+        checks: facts.permitted.map_or(&[], |permitted| &permitted.checks),
+        secrets: facts.permitted.map_or(&[], |permitted| &permitted.secrets),
+        status: outcome.status.map(|status| status.as_u16()),
+        check: verdict.check(),
+        code: verdict.code(),
+        reason: verdict.reason(),
+        observed: observed.map(|refusal| Observed {
+            check: refusal.check,
+            reason: &refusal.reason,
+        }),
+        request_bytes: outcome.sizes.request,
+        response_bytes: outcome.sizes.response,
+        ms: millis(outcome.took),
+        upstream_ms: upstream.map(|upstream| millis(upstream.took)),
+        attempts: upstream.map(|upstream| upstream.attempts),
+    }
+}

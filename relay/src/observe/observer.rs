@@ -1,29 +1,36 @@
-//! Consumes the outcome of every request: one audit record, one event for the tunnel's owner, and
-//! one event for subscribers.
+//! Consumes the outcome of every request: one audit record, one log line, one event for the tunnel's
+//! owner, and one event for subscribers.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hookward_core::clock::Clock;
 use hookward_core::reason::{Check, Refusal};
-use hookward_core::text::{Escaped, shown_path};
+use hookward_core::text::{Escaped, printable, shown_path};
+use hookward_observe::audit::{AuditLog, RefusalKind};
 use hookward_tunnel::protocol::control::RefusedRequest;
 use http::StatusCode;
+use serde_json::json;
 
-use crate::observe::audit::AuditLog;
+use crate::observe::audit;
 use crate::observe::events::{EventBus, EventStamp, RelayEventKind, RequestRecord, Subscription};
+use crate::observe::millis;
 use crate::observe::outcome::{Reporter, RequestFacts, RequestOutcome, Verdict};
 use crate::observe::owner_events::OwnerEvents;
+use crate::observe::request_log::RequestLog;
 
 /// Observer of requests and sessions. Nothing else reports the outcome of a request.
 pub(crate) struct Observer {
     audit: AuditLog,
+    log: RequestLog,
     events: EventBus,
 }
 
 impl Observer {
-    pub(crate) fn new(clock: Clock) -> Self {
+    pub(crate) fn new(clock: Clock, audit: AuditLog) -> Self {
         Self {
-            audit: AuditLog::default(),
+            audit,
+            log: RequestLog::default(),
             events: EventBus::new(clock),
         }
     }
@@ -31,6 +38,11 @@ impl Observer {
     /// Returns the audit log.
     pub(crate) const fn audit(&self) -> &AuditLog {
         &self.audit
+    }
+
+    /// Returns the log of requests.
+    pub(crate) const fn log(&self) -> &RequestLog {
+        &self.log
     }
 
     /// Subscribes to the events from now on.
@@ -43,9 +55,22 @@ impl Observer {
         self.events.publish(kind);
     }
 
+    /// Observes a connection that failed to authenticate as an agent.
+    pub(crate) fn agent_failed(&self, client: IpAddr, kind: &'static str, reason: &str) {
+        self.log.agent_failed(kind, reason);
+        let kind = RefusalKind {
+            event: "agent_failed",
+            reason: kind,
+        };
+        let fields =
+            || json!({ "client": client, "kind": kind.reason, "reason": printable(reason) });
+        self.audit.refusal(client, kind, fields);
+    }
+
     /// Observes the outcome of a request.
     pub(crate) fn request(&self, facts: RequestFacts<'_>, outcome: &RequestOutcome) {
-        self.audit.request(facts, outcome);
+        audit::request(&self.audit, facts, outcome);
+        self.log.request(facts, outcome);
         let stamp = self
             .events
             .publish(|| RelayEventKind::Request(Box::new(record(facts, outcome))));
@@ -163,8 +188,4 @@ fn record(facts: RequestFacts<'_>, outcome: &RequestOutcome) -> RequestRecord {
         upstream_ms: upstream.map(|upstream| millis(upstream.took)),
         attempts: upstream.map(|upstream| upstream.attempts),
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,9 +1,11 @@
 //! Outcome of a request. The edge produces one for each request, and the observer consumes it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hookward_core::reason::{Check, Code, Refusal};
+use hookward_core::trace::TraceId;
 use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_tunnel::protocol::head::RequestId;
 use http::{Method, StatusCode};
@@ -21,8 +23,24 @@ pub(crate) struct RequestFacts<'r> {
     pub target: &'r [u8],
     /// Client address.
     pub client: IpAddr,
+    /// Trace of the sender.
+    pub trace: Option<TraceId>,
+    /// Name of the agent that serves the tunnel, while one is connected.
+    pub agent: Option<&'r str>,
+    /// Facts of the permit, if the gate gave one.
+    pub permitted: Option<&'r Permitted>,
     /// Events of the tunnel's owner, while an agent is connected.
     pub owner: Option<&'r OwnerEvents>,
+}
+
+/// Facts of a permit.
+pub(crate) struct Permitted {
+    /// Name of the route.
+    pub route: String,
+    /// Checks that the request passed.
+    pub checks: Arc<[Check]>,
+    /// Names of the secrets that matched.
+    pub secrets: Vec<String>,
 }
 
 /// Outcome of a request.
@@ -107,6 +125,16 @@ impl Verdict {
             status: Code::AgentOffline.status(),
             reason: "no agent is connected for this host".to_owned(),
             reported_by: Reporter::Nobody,
+        })
+    }
+
+    /// Returns the verdict on a permitted request while the audit log fails.
+    pub(crate) fn unaudited() -> Self {
+        Self::Failed(Failure {
+            code: Code::AuditFailing,
+            status: Code::AuditFailing.status(),
+            reason: "the relay's audit log fails, and its settings refuse requests then".to_owned(),
+            reported_by: Reporter::Relay,
         })
     }
 

@@ -5,6 +5,7 @@ use crate::certs::CertError;
 use crate::fetch::client::FetchError;
 use crate::storage::StorageError;
 use hookward_core::diagnostics::Diagnostics;
+use hookward_observe::audit::AuditError;
 use hookward_tunnel::transport::quic::EndpointError;
 use std::io;
 use std::net::SocketAddr;
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The state file failed.
     #[error(transparent)]
     Store(#[from] StorageError),
+    /// The audit log failed.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The HTTPS port is not available.
     #[error("can't listen on TCP {address}: {source}{}", port_hint(*.address, .source))]
     Listen {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hookward_core::limits::UNAUTHENTICATED_PER_CLIENT;
+use hookward_observe::audit::Actor;
 use hookward_tunnel::transport::Session;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -29,9 +30,12 @@ pub(crate) struct AgentAcceptor {
 }
 
 /// Slot of a connection whose peer is not yet authenticated.
-pub(crate) struct UnauthenticatedSlot(
-    #[allow(dead_code, reason = "held, not read")] (ClientSlot, OwnedSemaphorePermit),
-);
+pub(crate) struct UnauthenticatedSlot {
+    /// Address of the peer.
+    source: IpAddr,
+    _of_client: ClientSlot,
+    _of_all: OwnedSemaphorePermit,
+}
 
 impl AgentAcceptor {
     /// Creates an acceptor. Its sessions ask their agents to leave when `drain` is cancelled, and
@@ -69,13 +73,14 @@ impl AgentAcceptor {
     pub(crate) fn acquire(&self, source: IpAddr) -> Option<UnauthenticatedSlot> {
         // A QUIC handshake validates the address, so spoofed packets cannot use up another client's
         // slots.
-        let place = self
+        let of_client = self
             .per_client
             .try_acquire(source, UNAUTHENTICATED_PER_CLIENT)?;
-        Some(UnauthenticatedSlot((
-            place,
-            Arc::clone(&self.unauthenticated).try_acquire_owned().ok()?,
-        )))
+        Some(UnauthenticatedSlot {
+            source,
+            _of_client: of_client,
+            _of_all: Arc::clone(&self.unauthenticated).try_acquire_owned().ok()?,
+        })
     }
 
     /// Runs a connection in its own task: `connecting` opens it, then come authentication and
@@ -100,6 +105,7 @@ impl AgentAcceptor {
                 () = this.stop.cancelled() => return,
             };
 
+            let source = place.source;
             drop(place);
             match greeted {
                 Ok(Ok((session, admitted))) => {
@@ -112,21 +118,31 @@ impl AgentAcceptor {
                     )
                     .await;
                 }
-                Ok(Err(HandshakeError::Joined(agent))) => tracing::info!(agent, "agent joined"),
+                Ok(Err(HandshakeError::Joined(agent))) => {
+                    tracing::info!(event = "agent_joined", agent, "agent joined");
+                    let details = serde_json::json!({ "agent": agent, "peer": source });
+                    let observer = &this.host.observer;
+                    observer
+                        .audit()
+                        .act("agent_joined", Actor::agent(&agent), details);
+                }
                 // Agents try several transports at once and drop all but one.
                 Ok(Err(error @ HandshakeError::Session(_))) => {
                     tracing::debug!(%error, "agent closed its connection during the handshake")
                 }
-                Ok(Err(error)) => this
-                    .host
-                    .observer
-                    .audit()
-                    .agent_failed("ended", &error.to_string()),
-                Err(_) => this
-                    .host
-                    .observer
-                    .audit()
-                    .agent_failed("silent", "the connection sent no greeting in time"),
+                Ok(Err(error)) => {
+                    let kind = match error {
+                        HandshakeError::Refused(_) => "refused",
+                        _ => "ended",
+                    };
+                    this.host
+                        .observer
+                        .agent_failed(source, kind, &error.to_string());
+                }
+                Err(_) => {
+                    let reason = "the connection sent no greeting in time";
+                    this.host.observer.agent_failed(source, "silent", reason);
+                }
             }
         });
     }

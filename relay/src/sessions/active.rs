@@ -17,6 +17,8 @@ pub(crate) struct SessionIdentity {
     pub connection: ConnectionId,
     /// `true` if the agent shares its tunnels with others.
     pub is_pooled: bool,
+    /// Version of the agent, printable and bounded.
+    pub version: String,
     /// `true` if the previous connection of this link was lost.
     pub replaces_lost: bool,
 }
@@ -134,6 +136,12 @@ impl ActiveSession {
     #[must_use]
     pub(crate) const fn replaces_lost_link(&self) -> bool {
         self.identity.replaces_lost
+    }
+
+    /// Returns the version of its agent.
+    #[must_use]
+    pub(crate) fn version(&self) -> &str {
+        &self.identity.version
     }
 
     /// Returns the name of its instance.

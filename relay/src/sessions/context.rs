@@ -8,7 +8,10 @@ use hookward_core::clock::Clock;
 use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
 use hookward_gate::policy::summary::Summary;
+use hookward_observe::audit::{Actor, AuditLog};
 use hookward_tunnel::transport::liveness::Liveness;
+
+use serde_json::json;
 
 use crate::fetch::ip_sets::IpSetUpdater;
 use crate::observe::Observer;
@@ -33,34 +36,59 @@ pub(crate) struct SessionContext {
     pub ip_sets: IpSetUpdater,
     /// Trusted proxies, which are never locked out.
     pub trusted_proxies: AddressSet,
-    /// Policies in force, for the log.
+    /// Policies in force, for the audit log and the admin API.
     pub in_force: PoliciesInForce,
     /// Observer of requests and sessions.
     pub observer: Arc<Observer>,
 }
 
-/// The last logged policy of each host, so that each change is logged once.
+/// The policy in force of each host, so that each change is recorded once.
 #[derive(Default)]
 pub(crate) struct PoliciesInForce(
     // A std mutex: it guards a small map, and nothing waits while it is held.
-    Mutex<HashMap<HostName, String>>,
+    Mutex<HashMap<HostName, Arc<Summary>>>,
 );
 
 impl PoliciesInForce {
     /// Returns the digest of the policy in force for a host.
     pub(crate) fn digest(&self, host: &HostName) -> Option<String> {
+        self.summary(host).map(|summary| summary.digest.clone())
+    }
+
+    /// Returns the summary of the policy in force for a host.
+    pub(crate) fn summary(&self, host: &HostName) -> Option<Arc<Summary>> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(host).cloned()
     }
 
-    /// Logs the policy of a host, unless it was logged before.
-    pub(crate) fn note(&self, host: &HostName, agent: &AgentName, summary: &Summary) {
+    /// Records and logs the policy of a host, unless it was in force before.
+    pub(crate) fn note(
+        &self,
+        host: &HostName,
+        agent: &AgentName,
+        summary: Arc<Summary>,
+        audit: &AuditLog,
+    ) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.insert(host.clone(), summary.digest.clone()).as_ref() == Some(&summary.digest) {
+        let before = known.insert(host.clone(), Arc::clone(&summary));
+        drop(known);
+        let before = before.map(|before| before.digest.clone());
+        if before.as_ref() == Some(&summary.digest) {
             return;
         }
-        drop(known);
-        tracing::info!(%agent, %host, policy = summary.digest, lets_in = summary.lines.join("; "), "policy in force");
+
+        tracing::info!(
+            event = "policy_in_force", %agent, %host, policy = summary.digest,
+            lets_in = summary.lines.join("; "), "policy in force"
+        );
+        let details = json!({
+            "tunnel": host.as_str(),
+            "agent": agent.as_str(),
+            "policy": summary.digest,
+            "previous": before,
+            "lets_in": summary.lines,
+        });
+        audit.act("policy_in_force", Actor::agent(agent), details);
     }
 }
 

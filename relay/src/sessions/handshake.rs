@@ -5,6 +5,7 @@ use crate::sessions::AgentMessage;
 use data_encoding::HEXLOWER;
 use hookward_core::limits::GREETING_BYTES;
 use hookward_core::secret::{Secret, SecretDigest};
+use hookward_core::text::printable;
 use hookward_tunnel::protocol::control::{Deadlines, RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamError};
 
@@ -69,13 +70,12 @@ pub(crate) async fn authenticate(
                                Ask for a new join token (hookward-relay agent add NAME) and run hookward join";
                 return refuse(control, RefusedReason::Credential, message).await;
             };
-            tracing::debug!(agent = %agent.name, version = version.escape_debug().to_string(), "hello");
-
             control.send(&welcome(&agent, host)).await?;
 
             let identity = SessionIdentity {
                 connection,
                 is_pooled: pool,
+                version: printable(&version).chars().take(VERSION_CHARS).collect(),
                 replaces_lost: lost,
             };
 
@@ -99,6 +99,9 @@ pub(crate) async fn authenticate(
         .into()),
     }
 }
+
+/// Maximum length of an agent's version to keep, in characters.
+const VERSION_CHARS: usize = 40;
 
 fn welcome(agent: &Agent, host: &SessionContext) -> RelayMessage {
     RelayMessage::Welcome {

@@ -13,10 +13,13 @@ use crate::sessions::AgentMessage;
 use hookward_core::limits::CONTROL_BYTES;
 use hookward_core::names::HostName;
 use hookward_core::secret::SecretDigest;
+use hookward_core::text::printable;
 use hookward_gate::policy::Policy;
+use hookward_observe::audit::Actor;
 use hookward_runtime::interval::every;
 use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamError};
+use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -55,7 +58,10 @@ pub(crate) async fn serve(
     session.close(&reason);
 
     drop(serving);
-    tracing::info!(agent = %name, reason, "agent left");
+    tracing::info!(event = "agent_disconnected", agent = %name, reason, "agent left");
+    let details = json!({ "agent": name.as_str(), "reason": printable(&reason) });
+    let audit = context.observer.audit();
+    audit.act("agent_disconnected", Actor::agent(&name), details);
     context
         .observer
         .publish(|| RelayEventKind::AgentDisconnected {
@@ -211,7 +217,18 @@ impl<'c> SessionLoop<'c> {
 
     fn report_connected(&self) {
         let (name, session) = (&self.live.agent.name, &self.session);
-        tracing::info!(agent = %name, peer = %session.peer(), transport = %session.transport(), "agent connected");
+        tracing::info!(
+            event = "agent_connected", agent = %name, peer = %session.peer(),
+            transport = %session.transport(), "agent connected"
+        );
+        let details = json!({
+            "agent": name.as_str(),
+            "peer": session.peer().to_string(),
+            "transport": session.transport().to_string(),
+            "version": self.live.version(),
+        });
+        let audit = self.context.observer.audit();
+        audit.act("agent_connected", Actor::agent(name), details);
         self.context
             .observer
             .publish(|| RelayEventKind::AgentConnected {

@@ -4,6 +4,7 @@ mod resolve;
 
 use hookward_core::diagnostics::{Diagnostic, TableReader, TomlDocument};
 use hookward_core::limits::Limits;
+use hookward_observe::audit::RawAudit;
 use std::path::PathBuf;
 
 /// Settings as written, in a file or as flags. A flag wins over the file.
@@ -36,6 +37,8 @@ pub(crate) struct RawSettings {
     /// Certificates to trust when fetching.
     pub fetch_ca: Option<PathBuf>,
     pub fetch_resolve: Vec<(String, String)>,
+    /// Settings of the audit log.
+    pub audit: RawAudit,
     /// `true` to replace damaged or missing files of the data directory; a flag only.
     pub reset: bool,
 }
@@ -85,6 +88,11 @@ pub(crate) fn read_file(
             written.hosts = hosts.entries();
         }
 
+        if let Some(mut table) = top.table("audit") {
+            written.audit = RawAudit::read(&mut table);
+            table.finish();
+        }
+
         if let Some(mut table) = top.table("limits") {
             limits = Limits::read(&mut table);
             table.finish();
@@ -117,6 +125,7 @@ impl RawSettings {
             fetch_hosts: [file.fetch_hosts, self.fetch_hosts].concat(),
             fetch_ca: self.fetch_ca.or(file.fetch_ca),
             fetch_resolve: [file.fetch_resolve, self.fetch_resolve].concat(),
+            audit: file.audit.with_file(self.audit.file),
             reset: self.reset,
         }
     }

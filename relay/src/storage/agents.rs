@@ -6,7 +6,7 @@ use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::{Secret, SecretDigest};
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{StorageError, Store};
+use super::{StorageError, Store, acts};
 
 /// Identifies an agent for the lifetime of the data directory. Names can be reused, ids cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,8 +27,6 @@ pub struct AgentRow {
     pub joined: bool,
     /// The hosts it owns.
     pub hosts: Vec<String>,
-    /// Changes with each agent of this name and with each of its credentials.
-    pub(crate) identity: (i64, Option<Vec<u8>>),
 }
 
 /// Host that moved to the newly added agent of the same name.
@@ -65,7 +63,7 @@ impl Store {
         now: UnixMillis,
     ) -> Result<Option<TakenHost>, StorageError> {
         let host = self.domain()?.map(|domain| domain.child(name));
-        let (name, digest) = (name.clone(), secret.digest());
+        let (name, digest, actor) = (name.clone(), secret.digest(), self.actor.clone());
         self.write(move |tx| {
             tx.execute(
                 "INSERT INTO agents (name) VALUES (?1) ON CONFLICT DO NOTHING",
@@ -107,6 +105,17 @@ impl Store {
                 }
             }
 
+            let details = taken
+                .as_ref()
+                .map(|TakenHost { host, from }| format!("{host} moved from the agent {from}"));
+            acts::add(
+                tx,
+                "agent_added",
+                name.as_str(),
+                &actor,
+                details.as_deref(),
+                now,
+            )?;
             Ok(taken)
         })
     }
@@ -115,10 +124,14 @@ impl Store {
     ///
     /// # Errors
     /// [`StorageError::State`].
-    pub fn remove_agent(&self, name: &AgentName) -> Result<bool, StorageError> {
-        let name = name.clone();
+    pub fn remove_agent(&self, name: &AgentName, now: UnixMillis) -> Result<bool, StorageError> {
+        let (name, actor) = (name.clone(), self.actor.clone());
         self.write(move |db| {
-            Ok(db.execute("DELETE FROM agents WHERE name = ?1", [name.as_str()])? > 0)
+            let removed = db.execute("DELETE FROM agents WHERE name = ?1", [name.as_str()])? > 0;
+            if removed {
+                acts::add(db, "agent_removed", name.as_str(), &actor, None, now)?;
+            }
+            Ok(removed)
         })
     }
 
@@ -129,8 +142,7 @@ impl Store {
     pub fn list_agents(&self) -> Result<Vec<AgentRow>, StorageError> {
         self.read(|db| {
             let mut query = db.prepare(
-                "SELECT name, credential_digest IS NOT NULL, coalesce(group_concat(host, ' '), ''),
-                        agents.id, credential_digest
+                "SELECT name, credential_digest IS NOT NULL, coalesce(group_concat(host, ' '), '')
                  FROM agents LEFT JOIN hosts ON agents.id = hosts.agent GROUP BY agents.id ORDER BY name",
             )?;
             let rows = query.query_map([], |row| {
@@ -139,7 +151,6 @@ impl Store {
                     name: row.get(0)?,
                     joined: row.get(1)?,
                     hosts: hosts.split_whitespace().map(str::to_owned).collect(),
-                    identity: (row.get(3)?, row.get(4)?),
                 })
             })?;
             rows.collect()
@@ -292,7 +303,7 @@ mod tests {
                 .name,
             name
         );
-        assert!(store.remove_agent(&name).unwrap());
+        assert!(store.remove_agent(&name, NOW).unwrap());
 
         assert!(store.authenticate(&credential.digest()).unwrap().is_none());
     }
@@ -315,7 +326,7 @@ mod tests {
             HostClaim::Taken("a".to_owned())
         );
 
-        assert!(store.remove_agent(&a.name).unwrap());
+        assert!(store.remove_agent(&a.name, NOW).unwrap());
         assert_eq!(
             store.claim_host(&host, None, b.id).unwrap(),
             HostClaim::Owned

@@ -10,6 +10,8 @@ use http::{HeaderMap, HeaderValue};
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("hookward-request-id");
 /// Stable error code of a response of the relay itself.
 pub const ERROR_CODE: HeaderName = HeaderName::from_static("hookward-error");
+/// Trace of the sender (www.w3.org/TR/trace-context), forwarded as sent.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Client address, replaced by the relay.
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Public port, replaced by the relay.

@@ -18,4 +18,5 @@ pub mod reason;
 pub mod secret;
 pub mod syntax;
 pub mod text;
+pub mod trace;
 pub mod url;

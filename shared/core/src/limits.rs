@@ -47,6 +47,17 @@ macro_rules! limits {
                 ),)+]
             }
 
+            /// Returns the limits that are not the default, with their values.
+            #[must_use]
+            pub fn changed(&self) -> Vec<(&'static str, String)> {
+                let default = Self::default();
+                let mut changed = Vec::new();
+                $(if self.$name != default.$name {
+                    changed.push((stringify!($name), limits!(@text self, $name, $kind)));
+                })+
+                changed
+            }
+
             /// Reads the `[limits]` table. The reader collects the errors.
             pub fn read(reader: &mut crate::diagnostics::TableReader<'_>) -> Self {
                 let mut limits = Self::default();
@@ -55,9 +66,9 @@ macro_rules! limits {
             }
         }
     };
-    (@text $limits:ident, $name:ident, time) => { format!("{}s", $limits.$name.as_secs()) };
-    (@text $limits:ident, $name:ident, size) => { size_text($limits.$name) };
-    (@text $limits:ident, $name:ident, count) => { $limits.$name.to_string() };
+    (@text $limits:expr, $name:ident, time) => { format!("{}s", $limits.$name.as_secs()) };
+    (@text $limits:expr, $name:ident, size) => { size_text($limits.$name) };
+    (@text $limits:expr, $name:ident, count) => { $limits.$name.to_string() };
     (@type time) => { Duration };
     (@type size) => { u64 };
     (@type count) => { usize };

@@ -139,6 +139,8 @@ words! {
         AgentOffline = "agent_offline",
         /// Too many bodies or requests are in memory.
         Overloaded = "overloaded",
+        /// The audit log fails, and the relay's settings refuse requests then.
+        AuditFailing = "audit_failing",
         /// The application did not respond in time.
         UpstreamTimeout = "upstream_timeout",
     }
@@ -173,7 +175,9 @@ impl Code {
             Self::UpstreamUnreachable | Self::UpstreamError | Self::TunnelError => {
                 StatusCode::BAD_GATEWAY
             }
-            Self::AgentOffline | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::AgentOffline | Self::Overloaded | Self::AuditFailing => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -198,7 +202,7 @@ impl Code {
             Self::UpstreamError => "The application aborted its response",
             Self::TunnelError => "The tunnel or the agent aborted the exchange",
             Self::AgentOffline => "The agent is not connected",
-            Self::Overloaded => "Cannot be processed now; try again later",
+            Self::Overloaded | Self::AuditFailing => "Cannot be processed now; try again later",
             Self::UpstreamTimeout => "The application took too long",
         }
     }

@@ -42,7 +42,7 @@ pub(super) async fn open(
         if !beyond.is_empty() {
             return Err(beyond);
         }
-        Gate::compile(&policy, Side::Relay, now).map(|gate| (gate, Summary::of(&policy)))
+        Gate::compile(&policy, Side::Relay, now).map(|gate| (gate, Arc::new(Summary::of(&policy))))
     });
 
     let compiled = compiled.await.map_err(|_| {
@@ -119,14 +119,16 @@ pub(super) async fn open(
         .and_then(|tunnel| tunnel.gate)
         .is_some_and(|used| Arc::ptr_eq(&used, &gate));
     if is_in_force {
-        host.in_force.note(&name, &live.agent.name, &summary);
+        let audit = host.observer.audit();
+        host.in_force
+            .note(&name, &live.agent.name, Arc::clone(&summary), audit);
     }
 
     Ok(RelayMessage::Opened {
         host: name.to_string(),
         port: host.public_port,
         digest: match is_in_force {
-            true => Some(summary.digest),
+            true => Some(summary.digest.clone()),
             false => host.in_force.digest(&name),
         },
     })

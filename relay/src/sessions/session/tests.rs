@@ -7,6 +7,7 @@ use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::limits::Limits;
 use hookward_core::names::AgentName;
 use hookward_core::secret::Secret;
+use hookward_observe::audit::AuditLog;
 use hookward_tunnel::protocol::control::ConnectionId;
 use hookward_tunnel::transport::liveness::Liveness;
 use hookward_tunnel::transport::{ControlStream, Session};
@@ -74,6 +75,7 @@ impl SessionStage {
                     generation: 0,
                 },
                 is_pooled: false,
+                version: "1.0".to_owned(),
                 replaces_lost: false,
             },
             control: control.unwrap(),
@@ -117,7 +119,7 @@ fn context(domain: &str) -> SessionContext {
         public_port: 443,
         trusted_proxies: AddressSet::default(),
         in_force: PoliciesInForce::default(),
-        observer: Arc::new(Observer::new(clock.clone())),
+        observer: Arc::new(Observer::new(clock.clone(), AuditLog::off(clock.clone()))),
         clock,
     }
 }
@@ -188,7 +190,13 @@ async fn a_withdrawn_credential_ends_the_session_and_a_failing_store_does_not() 
     ));
 
     let name = AgentName::parse("jira").unwrap();
-    assert!(stage.context.store.remove_agent(&name).unwrap());
+    assert!(
+        stage
+            .context
+            .store
+            .remove_agent(&name, UnixMillis(0))
+            .unwrap()
+    );
     let review = session.review().await;
     let ControlFlow::Break(end) = session.on_review(review) else {
         panic!("the session goes on")

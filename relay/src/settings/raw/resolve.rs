@@ -1,6 +1,6 @@
 //! Validates settings, and collects all errors.
 
-use super::super::{DATA_DIR, LISTEN, MAX_HEAD_BYTES, Settings};
+use super::super::{AUDIT_FILE, DATA_DIR, LISTEN, MAX_HEAD_BYTES, Settings};
 use super::RawSettings;
 use crate::edge::client_address::ForwardedField;
 use crate::fetch::client::FetchSettings;
@@ -179,6 +179,7 @@ impl RawSettings {
         }
 
         let data_dir = self.data_dir();
+        let audit_file = data_dir.join(AUDIT_FILE);
         let certificate = match (self.certificate, self.key) {
             (Some(chain), Some(key)) => Some((chain, key)),
             (None, None) => None,
@@ -210,6 +211,7 @@ impl RawSettings {
                 baseline_policy: self.baseline_policy,
                 fetch,
                 hosts,
+                audit: self.audit.resolve(Some(&audit_file)),
                 reset: self.reset,
                 limits,
             }),

@@ -61,6 +61,20 @@ impl AcceptRule {
         })
     }
 
+    /// Returns the names of its checks, in their order.
+    pub(super) fn checks(&self) -> impl Iterator<Item = Check> + use<> {
+        let has = [
+            (self.allow.is_some(), Check::Address),
+            (!self.tokens.is_empty(), Check::Token),
+            (!self.content_types.is_empty(), Check::ContentType),
+            (!self.headers.is_empty(), Check::Header),
+            (!self.signatures.is_empty(), Check::Signature),
+            (!self.body.is_empty(), Check::BodyRule),
+        ];
+        has.into_iter()
+            .filter_map(|(has, check)| has.then_some(check))
+    }
+
     /// Returns `true` if the checks need the body.
     pub(crate) fn needs_body(&self) -> bool {
         !self.body.is_empty() || self.signatures.iter().any(SignatureRule::needs_body)
@@ -98,7 +112,10 @@ impl AcceptRule {
         head: RequestHead<'_>,
         evaluation: Evaluation<'_>,
     ) -> Result<Evidence, Refusal> {
-        let mut evidence = Evidence::default();
+        let mut evidence = Evidence {
+            rule: self.number,
+            ..Evidence::default()
+        };
         if let Err(refusal) = self.check_address(deny, evaluation) {
             evidence.record_or_fail(refusal, evaluation)?;
         }
@@ -145,7 +162,10 @@ impl AcceptRule {
         evaluation: Evaluation<'_>,
         vouch: &Voucher<'_>,
     ) -> Result<Evidence, Refusal> {
-        let mut evidence = Evidence::default();
+        let mut evidence = Evidence {
+            rule: self.number,
+            ..Evidence::default()
+        };
         if let Err(refusal) = self.check_address(deny, evaluation) {
             evidence.record_or_fail(refusal, evaluation)?;
         }

@@ -265,6 +265,7 @@ impl Gate {
         head: RequestHead<'_>,
     ) -> Permit {
         let Evidence {
+            rule,
             mut tokens,
             secrets,
             signatures,
@@ -287,6 +288,7 @@ impl Gate {
         Permit {
             gate: Arc::clone(self),
             route,
+            rule,
             tokens,
             secrets,
             observed: failed,

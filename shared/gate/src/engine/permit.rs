@@ -59,6 +59,8 @@ pub enum Decision {
 pub struct Permit {
     pub(super) gate: Arc<Gate>,
     pub(super) route: usize,
+    /// Number of the accept rule in the route.
+    pub(super) rule: usize,
     pub(super) tokens: Vec<TokenSpan>,
     pub(super) secrets: Vec<String>,
     pub(super) observed: Option<Refusal>,
@@ -149,6 +151,16 @@ impl Permit {
         } else {
             &self.tokens
         }
+    }
+
+    /// Returns the checks that the request passed, in their order. On a route that only observes,
+    /// [`Permit::observed`] names one that it failed.
+    #[must_use]
+    pub fn checks(&self) -> Arc<[Check]> {
+        let route = self.gate.routes.get(self.route);
+        route
+            .and_then(|route| route.checks.get(self.rule))
+            .map_or_else(|| Arc::from([]), Arc::clone)
     }
 
     /// Returns the names of the secrets and tokens that matched: `env:NAME` or `file:PATH`.

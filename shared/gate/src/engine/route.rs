@@ -23,8 +23,24 @@ pub(super) struct CompiledRoute {
     pub(super) replay: Option<ReplayProtection>,
     pub(super) mode: Mode,
     pub(super) accept: Vec<AcceptRule>,
+    /// Checks of each accept rule, in their order.
+    pub(super) checks: Vec<Arc<[Check]>>,
     /// Body fields that its checks read.
     pub(super) body_fields: Arc<BodyFields>,
+}
+
+/// Returns the checks of an accept rule together with those of its route.
+fn checks_of(route: &Route, rule: &AcceptRule, side: Side) -> Arc<[Check]> {
+    let mut checks = vec![Check::Path, Check::Method];
+    if !route.deny_ips.is_empty() {
+        checks.push(Check::Address);
+    }
+    checks.extend(rule.checks());
+    if side == Side::Relay && route.replay.is_some() {
+        checks.push(Check::Replay);
+    }
+    checks.dedup();
+    checks.into()
 }
 
 pub(super) fn no_route() -> Refusal {
@@ -56,6 +72,11 @@ impl CompiledRoute {
             .iter()
             .for_each(|rule| rule.add_body_fields(&mut places));
 
+        let checks = accept
+            .iter()
+            .map(|rule| checks_of(route, rule, side))
+            .collect();
+
         Ok(Self {
             settings: RouteSettings {
                 name: route.name.clone(),
@@ -76,6 +97,7 @@ impl CompiledRoute {
             replay: route.replay.filter(|_| side == Side::Relay),
             mode: route.mode,
             accept,
+            checks,
             body_fields: Arc::new(places.finish()),
         })
     }

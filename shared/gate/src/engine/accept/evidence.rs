@@ -10,6 +10,8 @@ use http::StatusCode;
 /// Findings of the checks of an accept rule.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Evidence {
+    /// Number of the rule in its route.
+    pub(crate) rule: usize,
     /// Spans of valid tokens.
     pub(crate) tokens: Vec<TokenSpan>,
     /// Names of the secrets and tokens that matched.

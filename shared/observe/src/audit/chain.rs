@@ -1,0 +1,103 @@
+//! Hash chain of the records. The hash of a record is the SHA-256 of its line without the line feed.
+//! The next record names it, so `sha256sum` is enough to follow the chain.
+
+use std::fmt;
+
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// Number and hash of the last record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChainHead {
+    /// Number of the record, from 1; 0 before the first.
+    pub seq: u64,
+    /// SHA-256 of its line; zeros before the first.
+    pub hash: [u8; 32],
+}
+
+impl fmt::Display for ChainHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.seq, self.hash_text())
+    }
+}
+
+impl ChainHead {
+    /// Returns the hash in hexadecimal digits.
+    #[must_use]
+    pub fn hash_text(&self) -> String {
+        HEXLOWER.encode(&self.hash)
+    }
+
+    /// Parses `SEQ:HASH`, as the metric and the log line show it.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (seq, hash) = text.trim().split_once(':')?;
+        Some(Self {
+            seq: seq.parse().ok()?,
+            hash: parse_hash(hash)?,
+        })
+    }
+
+    /// Appends the line of the next record. `fields` is a JSON object with at least one field.
+    pub(super) fn seal(&mut self, fields: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        let number = self.seq + 1;
+        out.extend_from_slice(format!("{{\"seq\":{number},\"prev\":\"").as_bytes());
+        out.extend_from_slice(self.hash_text().as_bytes());
+        out.extend_from_slice(b"\",");
+        out.extend_from_slice(fields.get(1..).unwrap_or_default());
+
+        *self = Self {
+            seq: number,
+            hash: hash(out.get(start..).unwrap_or_default()),
+        };
+        out.push(b'\n');
+    }
+}
+
+/// Fields of a line that the chain needs.
+#[derive(Deserialize, Serialize)]
+pub(super) struct ChainFields {
+    pub seq: u64,
+    pub prev: String,
+    pub time: String,
+    pub event: String,
+}
+
+/// Returns the head after this line, which has no line feed.
+pub(super) fn head_of(line: &[u8]) -> Option<ChainHead> {
+    let fields: ChainFields = serde_json::from_slice(line).ok()?;
+    Some(ChainHead {
+        seq: fields.seq,
+        hash: hash(line),
+    })
+}
+
+pub(super) fn hash(line: &[u8]) -> [u8; 32] {
+    Sha256::digest(line).into()
+}
+
+pub(super) fn parse_hash(text: &str) -> Option<[u8; 32]> {
+    HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_the_hash_of_the_line_before() {
+        let (mut head, mut out) = (ChainHead::default(), Vec::new());
+        head.seal(br#"{"time":"t","event":"a"}"#, &mut out);
+        let first = head;
+        head.seal(br#"{"time":"t","event":"b"}"#, &mut out);
+
+        let lines: Vec<_> = out.split(|byte| *byte == b'\n').collect();
+        assert_eq!(head_of(lines[0]), Some(first));
+        assert_eq!(head_of(lines[1]), Some(head));
+        let second: ChainFields = serde_json::from_slice(lines[1]).unwrap();
+        assert_eq!((second.seq, second.prev), (2, first.hash_text()));
+        assert_eq!(ChainHead::parse(&head.to_string()), Some(head));
+    }
+}

@@ -1,0 +1,441 @@
+//! The file of the log: continues its chain, rotates, and keeps a bounded number of old files.
+//!
+//! The file `NAME.head` holds the head of the chain, so that a new or shortened file is noticed.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hookward_core::clock::UnixMillis;
+use hookward_core::limits::MIB;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::chain::{ChainFields, ChainHead, head_of};
+use super::error::AuditError;
+use super::record::timestamp;
+use super::settings::FileSettings;
+
+/// The open file.
+pub(super) struct LogFile {
+    settings: FileSettings,
+    file: File,
+    inode: (u64, u64),
+    length: u64,
+    /// Time of the first record in the file.
+    first: Option<UnixMillis>,
+    is_dirty: bool,
+}
+
+/// State of a file that was opened.
+pub(super) struct Opened {
+    pub file: LogFile,
+    /// Head of the chain to continue.
+    pub head: ChainHead,
+    /// Bytes of an incomplete last line, which were removed.
+    pub torn: u64,
+    /// Head that `NAME.head` names, if records up to it are missing in the file.
+    pub missing: Option<ChainHead>,
+}
+
+/// A rotation: names of the new old file and of those that were deleted.
+pub(super) struct Rotated {
+    pub to: PathBuf,
+    pub deleted: Vec<PathBuf>,
+}
+
+/// Number of bytes at the end of a file in which the last line must begin: many times the longest
+/// record.
+const TAIL_BYTES: u64 = MIB;
+
+impl LogFile {
+    /// Opens or creates the file, and finds the head of its chain.
+    pub(super) fn open(settings: &FileSettings) -> Result<Opened, AuditError> {
+        let path = &settings.path;
+        let failed = AuditError::file(path);
+        let mut file = Self::attach(settings).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => AuditError::InUse { path: path.clone() },
+            _ => failed(error),
+        })?;
+        let (found, torn) = file.repair()?;
+
+        let kept = read_head(path);
+        let head = match (found, kept) {
+            (Some(found), _) => found,
+            // A file that was rotated: the chain goes on.
+            (None, kept) => kept.unwrap_or_default(),
+        };
+        let missing = kept.filter(|kept| found.is_some_and(|found| found.seq < kept.seq));
+        Ok(Opened {
+            head: missing.unwrap_or(head),
+            file,
+            torn,
+            missing,
+        })
+    }
+
+    /// Opens and locks the file.
+    fn attach(settings: &FileSettings) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&settings.path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+
+        let metadata = file.metadata()?;
+        let first = first_time(&settings.path);
+        Ok(Self {
+            settings: settings.clone(),
+            file,
+            inode: (metadata.dev(), metadata.ino()),
+            length: metadata.len(),
+            first,
+            is_dirty: false,
+        })
+    }
+
+    /// Removes an incomplete last line, which a crash left. Returns the head of the last record, and
+    /// the number of bytes removed.
+    fn repair(&mut self) -> Result<(Option<ChainHead>, u64), AuditError> {
+        let path = self.settings.path.clone();
+        let failed = AuditError::file(&path);
+        let start = self.length.saturating_sub(TAIL_BYTES);
+        let mut tail = Vec::new();
+        self.file.seek(SeekFrom::Start(start)).map_err(&failed)?;
+        (&mut self.file)
+            .take(TAIL_BYTES)
+            .read_to_end(&mut tail)
+            .map_err(&failed)?;
+
+        let complete = tail
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
+        let torn = (tail.len() - complete) as u64;
+        if complete == 0 && (start > 0 || torn > 0 && !tail.starts_with(b"{\"seq\":")) {
+            return Err(AuditError::Foreign { path });
+        }
+        if torn > 0 {
+            self.length -= torn;
+            self.file.set_len(self.length).map_err(&failed)?;
+        }
+
+        let lines = tail.get(..complete.saturating_sub(1)).unwrap_or_default();
+        match lines.rsplit(|byte| *byte == b'\n').next() {
+            None | Some([]) => Ok((None, torn)),
+            Some(last) => match head_of(last) {
+                Some(head) => Ok((Some(head), torn)),
+                None => Err(AuditError::Foreign { path }),
+            },
+        }
+    }
+
+    /// Appends bytes. Returns how many were written, which may be fewer before an error.
+    pub(super) fn append(&mut self, bytes: &[u8], now: UnixMillis) -> (usize, io::Result<()>) {
+        let mut written = 0;
+        while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+            match self.file.write(rest) {
+                Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+                Ok(count) => {
+                    written += count;
+                    self.length += count as u64;
+                    self.is_dirty = true;
+                    self.first.get_or_insert(now);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (written, Err(error)),
+            }
+        }
+        (written, Ok(()))
+    }
+
+    /// Flushes what was written to the disk.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        if self.is_dirty {
+            self.file.sync_data()?;
+            self.is_dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Opens the path again if it names another file now, as after logrotate. The chain goes on.
+    pub(super) fn reopen_if_moved(&mut self) -> io::Result<bool> {
+        let inode = fs::metadata(&self.settings.path).map(|file| (file.dev(), file.ino()));
+        if inode.is_ok_and(|inode| inode == self.inode) {
+            // logrotate's copytruncate shortens the same file.
+            self.length = self.file.metadata()?.len();
+            return Ok(false);
+        }
+
+        self.sync()?;
+        *self = Self::attach(&self.settings)?;
+        Ok(true)
+    }
+
+    /// Returns `true` if the file is due for rotation.
+    pub(super) fn is_due(&self, now: UnixMillis) -> bool {
+        let age = self
+            .first
+            .map(|first| Duration::from_millis(now.0.saturating_sub(first.0)));
+        let is_old = match (age, self.settings.rotate_age) {
+            (Some(age), Some(limit)) => age >= limit,
+            _ => false,
+        };
+        self.length > 0 && (self.length >= self.settings.rotate_size || is_old)
+    }
+
+    /// Renames the file, begins a new one, and deletes files beyond the retention.
+    pub(super) fn rotate(&mut self, head: ChainHead, now: UnixMillis) -> io::Result<Rotated> {
+        self.sync()?;
+        write_head(&self.settings.path, head)?;
+        let to = rotated_path(&self.settings.path, head, now);
+        fs::rename(&self.settings.path, &to)?;
+        *self = Self::attach(&self.settings)?;
+        sync_dir(&self.settings.path)?;
+
+        let deleted = self.expired(now)?;
+        deleted.iter().try_for_each(fs::remove_file)?;
+        Ok(Rotated { to, deleted })
+    }
+
+    /// Stores the head of the chain beside the file.
+    pub(super) fn keep_head(&self, head: ChainHead) -> io::Result<()> {
+        write_head(&self.settings.path, head)
+    }
+
+    /// Returns the rotated files beyond the retention.
+    fn expired(&self, now: UnixMillis) -> io::Result<Vec<PathBuf>> {
+        let mut old = rotated_files(&self.settings.path)?;
+        let over = old.len().saturating_sub(self.settings.keep);
+        let mut expired: Vec<_> = old.drain(..over).collect();
+
+        let is_expired = |path: &PathBuf| {
+            let modified = fs::metadata(path).and_then(|file| file.modified());
+            let age = modified
+                .ok()
+                .and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok())
+                .map(|at| Duration::from_millis(now.0).saturating_sub(at));
+            age.zip(self.settings.keep_for)
+                .is_some_and(|(age, limit)| age > limit)
+        };
+        expired.extend(old.into_iter().filter(is_expired));
+        Ok(expired)
+    }
+}
+
+/// Returns `NAME.TIME.SEQ`: sorted by name, the files are in the order of their records.
+fn rotated_path(path: &Path, head: ChainHead, now: UnixMillis) -> PathBuf {
+    let compact: String = timestamp(UnixMillis(now.seconds() * 1000))
+        .chars()
+        .filter(|c| !matches!(c, '-' | ':'))
+        .collect();
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{compact}.{:012}", head.seq));
+    PathBuf::from(name)
+}
+
+/// Returns the files that [`LogFile::rotate`] made from this one, oldest first.
+pub(super) fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(Vec::new());
+    };
+    let dir = match dir.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => dir,
+    };
+    let is_rotated = |file: &str| {
+        let rest = file
+            .strip_prefix(&*name.to_string_lossy())
+            .and_then(|rest| rest.strip_prefix('.'));
+        rest.and_then(|rest| rest.split_once('.'))
+            .is_some_and(|(time, seq)| {
+                time.ends_with('Z')
+                    && seq.len() >= 12
+                    && seq.bytes().all(|byte| byte.is_ascii_digit())
+            })
+    };
+
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(is_rotated) {
+            files.push(entry.path());
+        }
+    }
+    // The number of the last record orders them, also if the clock was set back.
+    files.sort_by_key(|file| {
+        let name = file.to_string_lossy();
+        name.rsplit('.')
+            .next()
+            .and_then(|seq| seq.parse::<u64>().ok())
+    });
+    Ok(files)
+}
+
+fn head_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".head");
+    PathBuf::from(name)
+}
+
+/// Returns the head that was stored beside the file.
+pub(super) fn read_head(path: &Path) -> Option<ChainHead> {
+    ChainHead::parse(&fs::read_to_string(head_path(path)).ok()?)
+}
+
+fn write_head(path: &Path, head: ChainHead) -> io::Result<()> {
+    let target = head_path(path);
+    let mut temporary = target.clone().into_os_string();
+    temporary.push(".new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    writeln!(file, "{head}")?;
+    file.sync_all()?;
+    fs::rename(&temporary, target)
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    match path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => File::open(".")?.sync_all(),
+    }
+}
+
+/// Returns the time of the first record in a file.
+fn first_time(path: &Path) -> Option<UnixMillis> {
+    let mut start = Vec::new();
+    File::open(path)
+        .ok()?
+        .take(TAIL_BYTES)
+        .read_to_end(&mut start)
+        .ok()?;
+    let line = start.split(|byte| *byte == b'\n').next()?;
+    let fields: ChainFields = serde_json::from_slice(line).ok()?;
+    let time = OffsetDateTime::parse(&fields.time, &Rfc3339).ok()?;
+    u64::try_from(time.unix_timestamp_nanos() / 1_000_000)
+        .ok()
+        .map(UnixMillis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    fn settings(dir: &TempDir) -> FileSettings {
+        FileSettings {
+            path: dir.path().join("audit.log"),
+            rotate_size: 64 * 1024,
+            rotate_age: Some(Duration::from_secs(3600)),
+            keep: 2,
+            keep_for: None,
+        }
+    }
+
+    fn write(file: &mut LogFile, head: &mut ChainHead, now: UnixMillis) {
+        let mut line = Vec::new();
+        let fields = format!("{{\"time\":\"{}\",\"event\":\"test\"}}", timestamp(now));
+        head.seal(fields.as_bytes(), &mut line);
+        let (_, written) = file.append(&line, now);
+        written.unwrap();
+    }
+
+    #[test]
+    fn the_chain_goes_on_after_a_restart_and_a_rotation() {
+        let dir = TempDir::new().unwrap();
+        let now = UnixMillis(1_800_000_000_000);
+        let Opened {
+            mut file, mut head, ..
+        } = LogFile::open(&settings(&dir)).unwrap();
+        write(&mut file, &mut head, now);
+        drop(file);
+
+        let opened = LogFile::open(&settings(&dir)).unwrap();
+        assert_eq!((opened.head, opened.torn), (head, 0));
+        let mut file = opened.file;
+        assert!(!file.is_due(now));
+        assert!(file.is_due(UnixMillis(now.0 + 3_600_000)));
+        file.rotate(head, now).unwrap();
+        drop(file);
+
+        let opened = LogFile::open(&settings(&dir)).unwrap();
+        assert_eq!(opened.head, head);
+        assert!(opened.missing.is_none());
+    }
+
+    #[test]
+    fn old_files_are_deleted() {
+        let dir = TempDir::new().unwrap();
+        let now = UnixMillis(1_800_000_000_000);
+        let Opened {
+            mut file, mut head, ..
+        } = LogFile::open(&settings(&dir)).unwrap();
+        for _ in 0..4 {
+            write(&mut file, &mut head, now);
+            file.rotate(head, now).unwrap();
+        }
+        let kept = rotated_files(&settings(&dir).path).unwrap();
+        assert_eq!(kept.len(), 2);
+        assert!(
+            kept[1]
+                .to_string_lossy()
+                .ends_with(".20270115T080000Z.000000000004"),
+            "{kept:?}"
+        );
+    }
+
+    #[test]
+    fn a_torn_line_is_removed_and_missing_records_are_noticed() {
+        let dir = TempDir::new().unwrap();
+        let now = UnixMillis(1_800_000_000_000);
+        let path = settings(&dir).path;
+        let Opened {
+            mut file, mut head, ..
+        } = LogFile::open(&settings(&dir)).unwrap();
+        write(&mut file, &mut head, now);
+        let first = head;
+        write(&mut file, &mut head, now);
+        file.keep_head(head).unwrap();
+        drop(file);
+
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, &text[..text.len() - 5]).unwrap();
+        let opened = LogFile::open(&settings(&dir)).unwrap();
+        assert!(opened.torn > 0);
+        assert_eq!(opened.missing, Some(head));
+        assert_eq!(
+            head_of(fs::read_to_string(&path).unwrap().trim_end().as_bytes()),
+            Some(first)
+        );
+    }
+
+    #[test]
+    fn a_foreign_file_and_a_second_writer_are_refused() {
+        let dir = TempDir::new().unwrap();
+        let path = settings(&dir).path;
+        fs::write(&path, "127.0.0.1 - - GET /\n").unwrap();
+        assert!(matches!(
+            LogFile::open(&settings(&dir)),
+            Err(AuditError::Foreign { .. })
+        ));
+
+        fs::remove_file(&path).unwrap();
+        let _first = LogFile::open(&settings(&dir)).unwrap();
+        assert!(matches!(
+            LogFile::open(&settings(&dir)),
+            Err(AuditError::InUse { .. })
+        ));
+    }
+}

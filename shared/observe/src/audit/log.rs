@@ -1,0 +1,320 @@
+//! Handle of the audit log: queues records for the writer thread. Recording never waits.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hookward_core::clock::{Clock, UnixMillis};
+use hookward_core::limits::MIB;
+use serde::Serialize;
+
+use super::chain::ChainHead;
+use super::error::AuditError;
+use super::record::{Act, Actor, encode, timestamp};
+use super::refusals::{Counted, RefusalCounts, RefusalKind};
+use super::settings::{AuditSettings, OnFailure};
+use super::writer::Writer;
+
+/// The log; clones share it.
+#[derive(Clone)]
+pub struct AuditLog {
+    shared: Option<Arc<Shared>>,
+    clock: Clock,
+}
+
+/// State that requests and the writer thread share.
+pub(super) struct Shared {
+    // Std mutexes: they guard buffers, and nothing waits while one is held.
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    refusals: Mutex<RefusalCounts>,
+    status: Mutex<AuditStatus>,
+    /// `true` while a sink fails and the settings refuse requests then.
+    is_refusing: AtomicBool,
+    /// Number of records without a line, or that a sink lost.
+    lost: AtomicU64,
+    on_failure: OnFailure,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Records that wait for the writer.
+#[derive(Default)]
+pub(super) struct Queue {
+    /// Records without their chain, each with a line feed.
+    pub lines: Vec<u8>,
+    /// `true` to open the file again.
+    pub reopen: bool,
+    /// `true` once the log must end.
+    pub stop: bool,
+    /// `true` once the writer has taken its last records.
+    is_closed: bool,
+}
+
+/// State of the log, for metrics and the status.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditStatus {
+    /// Number and hash of the last record that was written.
+    pub head: ChainHead,
+    /// Size of all records since the start, in bytes.
+    pub bytes: u64,
+    /// Number of records that have no line, or that a sink lost.
+    pub lost: u64,
+    /// Reason of the present failure.
+    pub failure: Option<String>,
+    /// Number of failures since the start.
+    pub failures: u64,
+}
+
+/// Maximum size of the queue, in bytes: a second at 10,000 records a second.
+const QUEUE_BYTES: usize = 8 * MIB as usize;
+
+/// Maximum size of the queue for records of refusals, so that they never displace others.
+const REFUSAL_BYTES: usize = QUEUE_BYTES / 2;
+
+impl AuditLog {
+    /// Starts the log of a program.
+    ///
+    /// # Errors
+    /// If a sink fails.
+    pub fn start(
+        settings: &AuditSettings,
+        program: &'static str,
+        clock: Clock,
+    ) -> Result<Self, AuditError> {
+        if settings.is_off() {
+            return Ok(Self::off(clock));
+        }
+
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            refusals: Mutex::default(),
+            status: Mutex::default(),
+            is_refusing: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+            on_failure: settings.on_failure,
+            thread: Mutex::default(),
+        });
+        let log = Self {
+            shared: Some(Arc::clone(&shared)),
+            clock: clock.clone(),
+        };
+
+        let writer = Writer::open(settings, program, Arc::clone(&shared), clock)?;
+        let thread = std::thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || writer.run())
+            .map_err(AuditError::Thread)?;
+        *lock(&shared.thread) = Some(thread);
+        Ok(log)
+    }
+
+    /// Returns a log without sinks.
+    #[must_use]
+    pub const fn off(clock: Clock) -> Self {
+        Self {
+            shared: None,
+            clock,
+        }
+    }
+
+    /// Returns `true` if nothing is recorded.
+    #[must_use]
+    pub const fn is_off(&self) -> bool {
+        self.shared.is_none()
+    }
+
+    /// Returns `false` while no request may be forwarded, because a sink fails.
+    #[must_use]
+    pub fn accepts(&self) -> bool {
+        let is_refusing = |shared: &Arc<Shared>| shared.is_refusing.load(Ordering::Relaxed);
+        !self.shared.as_ref().is_some_and(is_refusing)
+    }
+
+    /// Records an event with the fields of an object.
+    pub fn record(&self, event: &'static str, fields: &impl Serialize) {
+        if let Some(shared) = &self.shared {
+            shared.push(encode(self.clock.now(), event, fields), QUEUE_BYTES);
+        }
+    }
+
+    /// Records an administrative act.
+    pub fn act(&self, event: &'static str, actor: Actor, details: impl Serialize) {
+        self.record(event, &Act { actor, details });
+    }
+
+    /// Records a refusal, or counts it if this second has too many.
+    pub fn refusal<F: Serialize>(
+        &self,
+        client: IpAddr,
+        kind: RefusalKind,
+        fields: impl FnOnce() -> F,
+    ) {
+        let Some(shared) = &self.shared else {
+            return;
+        };
+        let now = self.clock.now();
+        let mut refusals = lock(&shared.refusals);
+        let earlier = refusals.advance(now.seconds());
+        let is_single = refusals.take(client, kind);
+        drop(refusals);
+
+        shared.push_counts(earlier, now);
+        if is_single {
+            shared.push(encode(now, kind.event, &fields()), REFUSAL_BYTES);
+        }
+    }
+
+    /// Opens the file again, as after logrotate.
+    pub fn reopen(&self) {
+        if let Some(shared) = &self.shared {
+            lock(&shared.queue).reopen = true;
+            shared.changed.notify_one();
+        }
+    }
+
+    /// Returns the state of the log; `None` if it is off.
+    #[must_use]
+    pub fn status(&self) -> Option<AuditStatus> {
+        let shared = self.shared.as_ref()?;
+        let status = lock(&shared.status).clone();
+        Some(AuditStatus {
+            lost: shared.lost.load(Ordering::Relaxed),
+            ..status
+        })
+    }
+
+    /// Writes what is queued, and ends the log. Records after that are lost.
+    pub async fn close(&self) {
+        let Some(shared) = &self.shared else {
+            return;
+        };
+        lock(&shared.queue).stop = true;
+        shared.changed.notify_one();
+        let thread = lock(&shared.thread).take();
+        if let Some(thread) = thread {
+            // The writer ends within its own deadline.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+impl Shared {
+    fn push(&self, line: serde_json::Result<Vec<u8>>, most: usize) {
+        let mut queue = lock(&self.queue);
+        match line {
+            Ok(line) if queue.lines.len() + line.len() < most && !queue.is_closed => {
+                let was_empty = queue.lines.is_empty();
+                queue.lines.extend_from_slice(&line);
+                queue.lines.push(b'\n');
+                drop(queue);
+                if was_empty {
+                    self.changed.notify_one();
+                }
+            }
+            _ => {
+                drop(queue);
+                self.lose(1);
+            }
+        }
+    }
+
+    /// Records the counts of refusals of the seconds before `second`.
+    pub(super) fn flush_counts(&self, second: u64, now: UnixMillis) {
+        let earlier = lock(&self.refusals).advance(second);
+        self.push_counts(earlier, now);
+    }
+
+    fn push_counts(&self, counts: Vec<Counted>, now: UnixMillis) {
+        for counted in counts {
+            let fields = CountedFields {
+                of: counted.kind.event,
+                reason: counted.kind.reason,
+                client: counted.client,
+                second: timestamp(UnixMillis(counted.second * 1000)),
+                count: counted.count,
+            };
+            self.push(encode(now, "counted", &fields), QUEUE_BYTES);
+        }
+    }
+
+    /// Counts records that are lost.
+    pub(super) fn lose(&self, records: u64) {
+        self.lost.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// Returns the number of lost records, in all.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Waits for records, an order, or the end of the period. Then takes the queue, unless the writer
+    /// still has a backlog.
+    pub(super) fn wait(&self, period: Duration, has_backlog: bool) -> Queue {
+        let is_idle = |queue: &mut Queue| {
+            (queue.lines.is_empty() || has_backlog) && !queue.reopen && !queue.stop
+        };
+        let waited = self
+            .changed
+            .wait_timeout_while(lock(&self.queue), period, is_idle);
+        let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let lines = match has_backlog {
+            true => Vec::new(),
+            false => std::mem::take(&mut queue.lines),
+        };
+        Queue {
+            lines,
+            reopen: std::mem::take(&mut queue.reopen),
+            stop: queue.stop,
+            is_closed: queue.is_closed,
+        }
+    }
+
+    /// Returns the records that were queued since [`Shared::wait`].
+    pub(super) fn take_more(&self) -> Vec<u8> {
+        std::mem::take(&mut lock(&self.queue).lines)
+    }
+
+    /// Returns the last records, and refuses further ones.
+    pub(super) fn take_last(&self) -> Vec<u8> {
+        let mut queue = lock(&self.queue);
+        queue.is_closed = true;
+        std::mem::take(&mut queue.lines)
+    }
+
+    /// Publishes the state after a write.
+    pub(super) fn publish(&self, head: ChainHead, bytes: u64) {
+        let mut status = lock(&self.status);
+        status.head = head;
+        status.bytes += bytes;
+    }
+
+    /// Publishes a failure, or its end. Returns the failure before.
+    pub(super) fn set_failure(&self, failure: Option<String>) -> Option<String> {
+        let is_refusing = failure.is_some() && self.on_failure == OnFailure::Refuse;
+        self.is_refusing.store(is_refusing, Ordering::Relaxed);
+        let mut status = lock(&self.status);
+        if failure.is_some() && status.failure.is_none() {
+            status.failures += 1;
+        }
+        std::mem::replace(&mut status.failure, failure)
+    }
+}
+
+/// Fields of the record for refusals that were only counted.
+#[derive(Serialize)]
+struct CountedFields {
+    of: &'static str,
+    reason: &'static str,
+    /// Absent for the sum of all further clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<IpAddr>,
+    second: String,
+    count: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,152 @@
+//! Bounds on the records of refused requests, so that strangers cannot fill the disk.
+//!
+//! In each second the log has up to [`RECORDS_PER_CLIENT`] refusals of one client, and
+//! [`RECORDS_PER_SECOND`] of all, one by one. It counts further ones exactly, by client and reason.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use hookward_core::address::source;
+
+/// Kind of a refusal: names from fixed lists, never text of a sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RefusalKind {
+    /// Event of the record, such as `refused`.
+    pub event: &'static str,
+    /// Check or code that explains it.
+    pub reason: &'static str,
+}
+
+/// Maximum number of single records of one client (IPv6: its /64) a second.
+const RECORDS_PER_CLIENT: u32 = 20;
+/// Maximum number of single records of all clients a second.
+const RECORDS_PER_SECOND: u32 = 200;
+/// Maximum number of counts a second. Further clients share one count for each reason.
+const COUNTS_PER_SECOND: usize = 200;
+
+/// Counts of one second.
+#[derive(Default)]
+pub(super) struct RefusalCounts {
+    /// Second of the counts, since 1970.
+    second: u64,
+    singles: u32,
+    by_client: HashMap<IpAddr, u32>,
+    counts: BTreeMap<(Option<IpAddr>, RefusalKind), u64>,
+}
+
+/// Number of refusals of one client, kind and second that have no record of their own.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// Second since 1970.
+    pub second: u64,
+    /// Client address (IPv6: its /64); `None` for all further clients.
+    pub client: Option<IpAddr>,
+    pub kind: RefusalKind,
+    pub count: u64,
+}
+
+impl RefusalCounts {
+    /// Returns the counts of an earlier second, once.
+    pub(super) fn advance(&mut self, second: u64) -> Vec<Counted> {
+        // A clock that is set back ends the second, too.
+        if self.second == second {
+            return Vec::new();
+        }
+
+        let earlier = std::mem::take(self);
+        self.second = second;
+        let counts = earlier.counts.into_iter();
+        counts
+            .map(|((client, kind), count)| Counted {
+                second: earlier.second,
+                client,
+                kind,
+                count,
+            })
+            .collect()
+    }
+
+    /// Returns `true` if the refusal gets a record of its own; otherwise counts it.
+    pub(super) fn take(&mut self, client: IpAddr, kind: RefusalKind) -> bool {
+        let client = source(client);
+        if self.singles < RECORDS_PER_SECOND && self.has_room_for(client) {
+            self.singles += 1;
+            *self.by_client.entry(client).or_default() += 1;
+            return true;
+        }
+
+        let own = (Some(client), kind);
+        let key = match self.counts.contains_key(&own) || self.counts.len() < COUNTS_PER_SECOND {
+            true => own,
+            false => (None, kind),
+        };
+        *self.counts.entry(key).or_default() += 1;
+        false
+    }
+
+    fn has_room_for(&self, client: IpAddr) -> bool {
+        let taken = self.by_client.get(&client);
+        taken.is_none_or(|taken| *taken < RECORDS_PER_CLIENT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: RefusalKind = RefusalKind {
+        event: "refused",
+        reason: "token",
+    };
+
+    fn client(n: u32) -> IpAddr {
+        IpAddr::from([10, 0, (n >> 8) as u8, n as u8])
+    }
+
+    #[test]
+    fn a_flood_of_one_client_is_counted_exactly() {
+        let mut refusals = RefusalCounts::default();
+        refusals.advance(7);
+        let single = (0..1000)
+            .filter(|_| refusals.take(client(1), TOKEN))
+            .count();
+        assert_eq!(single, 20);
+        assert!(
+            refusals.take(client(2), TOKEN),
+            "another client has its own records"
+        );
+
+        assert!(refusals.advance(7).is_empty());
+        let counted = refusals.advance(8);
+        assert_eq!(
+            counted,
+            [Counted {
+                second: 7,
+                client: Some(client(1)),
+                kind: TOKEN,
+                count: 980
+            }]
+        );
+        assert!(refusals.take(client(1), TOKEN));
+    }
+
+    #[test]
+    fn many_clients_cost_a_bounded_number_of_lines_and_no_count_is_lost() {
+        let mut refusals = RefusalCounts::default();
+        refusals.advance(7);
+        let sent = 50_000_u32;
+        let single = (0..sent)
+            .filter(|n| refusals.take(client(*n), TOKEN))
+            .count();
+        let counted = refusals.advance(8);
+        assert!(
+            single + counted.len() <= 401 + 1,
+            "{single} {}",
+            counted.len()
+        );
+
+        let total: u64 = counted.iter().map(|counted| counted.count).sum();
+        assert_eq!(single as u64 + total, u64::from(sent));
+        assert!(counted.iter().any(|counted| counted.client.is_none()));
+    }
+}

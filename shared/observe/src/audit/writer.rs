@@ -1,0 +1,347 @@
+//! Writer thread of the audit log: seals records in their order, and writes them to the sinks.
+//!
+//! The file is the sink that loses nothing: what it could not take stays in a backlog, and the writer
+//! tries again every second. The others miss what they could not take, and the loss is counted.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hookward_core::clock::{Clock, UnixMillis};
+use serde_json::json;
+
+use super::chain::ChainHead;
+use super::error::AuditError;
+use super::file::{LogFile, Opened, Rotated};
+use super::log::Shared;
+use super::record::encode;
+use super::settings::AuditSettings;
+use super::sinks::{StdoutSink, SyslogSink};
+
+/// The writer, with its sinks.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    clock: Clock,
+    head: ChainHead,
+    file: Option<LogFile>,
+    stdout: Option<StdoutSink>,
+    syslog: Option<SyslogSink>,
+    /// Sealed lines that the file has not taken, and how much of them it has.
+    backlog: Vec<u8>,
+    written: usize,
+    /// Failure of each sink at its last attempt.
+    file_failure: Option<String>,
+    other_failure: Option<String>,
+    /// Number of lost records that a record has reported.
+    reported_lost: u64,
+    logged_failure: Option<Instant>,
+    logged_head: (ChainHead, Instant),
+}
+
+/// Pause after the first record, in which others join its batch: at most 100 writes a second.
+const BATCH_TIME: Duration = Duration::from_millis(10);
+
+/// Interval of flushes to the disk, of rotation checks, and of attempts after a failure.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Interval of log lines with the head of the chain. The same interval stores it beside the file.
+const HEAD_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Interval of log lines about a failure.
+const FAILURE_INTERVAL: Duration = Duration::from_secs(10);
+
+impl Writer {
+    /// Opens the sinks.
+    pub(super) fn open(
+        settings: &AuditSettings,
+        program: &'static str,
+        shared: Arc<Shared>,
+        clock: Clock,
+    ) -> Result<Self, AuditError> {
+        let opened = settings.file.as_ref().map(LogFile::open).transpose()?;
+        let syslog = settings.syslog.clone();
+        let syslog = syslog
+            .map(|target| SyslogSink::connect(target, program))
+            .transpose()?;
+        let head = opened
+            .as_ref()
+            .map_or(ChainHead::default(), |opened| opened.head);
+
+        let mut writer = Self {
+            shared,
+            clock,
+            head,
+            file: None,
+            stdout: settings.stdout.then(StdoutSink::new),
+            syslog,
+            backlog: Vec::new(),
+            written: 0,
+            file_failure: None,
+            other_failure: None,
+            reported_lost: 0,
+            logged_failure: None,
+            logged_head: (head, Instant::now()),
+        };
+        if let Some(Opened {
+            file,
+            torn,
+            missing,
+            ..
+        }) = opened
+        {
+            writer.file = Some(file);
+            writer.note_opened(torn, missing);
+        }
+        writer.shared.publish(writer.head, 0);
+        Ok(writer)
+    }
+
+    /// Records what was found in the file.
+    fn note_opened(&mut self, torn: u64, missing: Option<ChainHead>) {
+        if torn > 0 {
+            tracing::warn!(
+                event = "audit_repaired",
+                bytes = torn,
+                "removed an incomplete last line of the audit log, which a crash left"
+            );
+            self.seal("audit_repaired", &json!({ "removed_bytes": torn }));
+        }
+        if let Some(missing) = missing {
+            tracing::error!(
+                event = "audit_gap",
+                expected = missing.seq,
+                "records are missing at the end of the audit log: it was shortened while it was closed"
+            );
+            self.seal("audit_gap", &json!({ "missing_up_to": missing.seq }));
+        }
+    }
+
+    /// Runs until the log is closed.
+    pub(super) fn run(mut self) {
+        let mut due = Instant::now() + TICK;
+        loop {
+            let period = due.saturating_duration_since(Instant::now());
+            let mut queue = self.shared.wait(period, !self.backlog.is_empty());
+            if !queue.lines.is_empty() && !queue.stop {
+                std::thread::sleep(BATCH_TIME);
+                queue.lines.extend(self.shared.take_more());
+            }
+
+            if queue.reopen {
+                self.reopen();
+            }
+            self.seal_all(&queue.lines);
+            self.write_file();
+            if queue.stop {
+                return self.finish();
+            }
+            if Instant::now() >= due {
+                due = Instant::now() + TICK;
+                self.tick();
+            }
+        }
+    }
+
+    /// Seals records, and sends them to the sinks that keep nothing.
+    fn seal_all(&mut self, lines: &[u8]) {
+        for fields in lines
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+        {
+            let start = self.backlog.len();
+            self.head.seal(fields, &mut self.backlog);
+            let line = self.backlog.get(start..).unwrap_or_default();
+
+            if let Some(stdout) = &mut self.stdout {
+                let lost = stdout.write(line);
+                if lost > 0 {
+                    self.shared.lose(lost as u64);
+                    self.other_failure = Some("standard output is not read".to_owned());
+                }
+            }
+            if let Some(syslog) = &mut self.syslog {
+                let text = String::from_utf8_lossy(line);
+                match self.other_failure {
+                    // The next tick tries again, so that a dead server costs one wait a second.
+                    Some(_) => self.shared.lose(1),
+                    None => {
+                        if let Err(error) = syslog.write(text.trim_end()) {
+                            self.shared.lose(1);
+                            self.other_failure = Some(error.to_string());
+                        }
+                    }
+                }
+            }
+        }
+
+        if self.file.is_none() {
+            self.shared.publish(self.head, self.backlog.len() as u64);
+            self.backlog.clear();
+        }
+        self.report_failure();
+    }
+
+    /// Writes the backlog to the file.
+    fn write_file(&mut self) {
+        let Some(file) = &mut self.file else {
+            return;
+        };
+        if self.backlog.is_empty() {
+            return;
+        }
+        let rest = self.backlog.get(self.written..).unwrap_or_default();
+        let (written, result) = file.append(rest, self.clock.now());
+        self.written += written;
+
+        match result {
+            Ok(()) => {
+                self.shared.publish(self.head, self.backlog.len() as u64);
+                self.backlog.clear();
+                self.written = 0;
+                self.file_failure = None;
+            }
+            Err(error) => self.file_failure = Some(error.to_string()),
+        }
+        self.report_failure();
+    }
+
+    /// Does the periodic work: flushes, rotates, tries failed sinks again, and reports.
+    fn tick(&mut self) {
+        let now = self.clock.now();
+        self.shared.flush_counts(now.seconds(), now);
+        if self.other_failure.is_some() {
+            let probed = self.syslog.as_mut().map_or(Ok(()), SyslogSink::probe);
+            self.other_failure = probed.err().map(|error| error.to_string());
+        }
+
+        let lost = self.shared.lost();
+        if lost > self.reported_lost && self.backlog.is_empty() {
+            self.seal(
+                "audit_lost",
+                &json!({ "records": lost - self.reported_lost }),
+            );
+            self.reported_lost = lost;
+        }
+        self.write_file();
+
+        if self.backlog.is_empty() {
+            self.file_failure = self.keep_file(now).err().map(|error| error.to_string());
+        }
+        self.report_failure();
+        self.log_head();
+    }
+
+    /// Flushes the file, and rotates it if it is due.
+    fn keep_file(&mut self, now: UnixMillis) -> std::io::Result<()> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        if let Err(error) = file.sync() {
+            // The kernel may have dropped what it could not write, and reports it only once.
+            let details = json!({ "reason": error.to_string() });
+            self.seal("audit_sync_failed", &details);
+            return Err(error);
+        }
+        file.reopen_if_moved()?;
+        if file.is_due(now) {
+            let Rotated { to, deleted } = file.rotate(self.head, now)?;
+            let deleted: Vec<_> = deleted
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            tracing::info!(event = "audit_rotated", file = %to.display(), "audit log rotated");
+            let details = json!({ "file": to.display().to_string(), "deleted": deleted });
+            self.seal("audit_rotated", &details);
+            self.write_file();
+        }
+        Ok(())
+    }
+
+    fn reopen(&mut self) {
+        let reopened = match &mut self.file {
+            Some(file) if self.backlog.is_empty() => file.reopen_if_moved(),
+            _ => return,
+        };
+        match reopened {
+            Ok(true) => tracing::info!(event = "audit_reopened", "audit log opened again"),
+            Ok(false) => {}
+            Err(error) => self.file_failure = Some(error.to_string()),
+        }
+        self.report_failure();
+    }
+
+    /// Seals a record of the log itself.
+    fn seal(&mut self, event: &'static str, details: &serde_json::Value) {
+        if let Ok(fields) = encode(self.clock.now(), event, details) {
+            self.seal_all(&fields);
+        }
+    }
+
+    /// Publishes the failure of a sink, and logs it at intervals.
+    fn report_failure(&mut self) {
+        let failure = self
+            .file_failure
+            .clone()
+            .or_else(|| self.other_failure.clone());
+        let before = self.shared.set_failure(failure.clone());
+        match failure {
+            Some(reason) => {
+                let is_due = self
+                    .logged_failure
+                    .is_none_or(|at| at.elapsed() >= FAILURE_INTERVAL);
+                if is_due {
+                    self.logged_failure = Some(Instant::now());
+                    let lost = self.shared.lost();
+                    tracing::error!(event = "audit_failing", reason, lost, "THE AUDIT LOG FAILS");
+                }
+            }
+            None if before.is_some() => {
+                self.logged_failure = None;
+                tracing::warn!(event = "audit_recovered", "the audit log works again");
+            }
+            None => {}
+        }
+    }
+
+    /// Logs the head of the chain at intervals, so that another system holds it too.
+    fn log_head(&mut self) {
+        let (logged, at) = self.logged_head;
+        if at.elapsed() < HEAD_INTERVAL {
+            return;
+        }
+        self.logged_head = (self.head, Instant::now());
+        if logged != self.head {
+            self.announce_head();
+        }
+    }
+
+    fn announce_head(&mut self) {
+        tracing::info!(event = "audit_head", head = %self.head, "last record of the audit log");
+        let kept = self.file.as_ref().map(|file| file.keep_head(self.head));
+        if let Some(Err(error)) = kept {
+            self.file_failure = Some(error.to_string());
+        }
+    }
+
+    /// Writes the last records. Gives up after a failure, because the program ends.
+    fn finish(mut self) {
+        // Also the counts of the present second.
+        self.shared.flush_counts(u64::MAX, self.clock.now());
+        let rest = self.shared.take_last();
+        self.seal_all(&rest);
+        self.write_file();
+        if let Some(file) = &mut self.file
+            && self.backlog.is_empty()
+            && let Err(error) = file.sync()
+        {
+            self.file_failure = Some(error.to_string());
+        }
+        self.announce_head();
+        if let Some(reason) = &self.file_failure {
+            tracing::error!(
+                event = "audit_failing",
+                reason,
+                "the last audit records are lost"
+            );
+        }
+    }
+}

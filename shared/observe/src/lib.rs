@@ -1,0 +1,3 @@
+//! Observation of both programs: the [`audit`] log.
+
+pub mod audit;
