@@ -58,7 +58,7 @@ impl Cli {
     pub fn log_format(&self) -> LogFormat {
         match &self.command {
             Command::Serve(args) => args.log_format,
-            Command::Agent(_) | Command::Audit(_) => LogFormat::Text,
+            Command::Agent(_) | Command::Audit(_) | Command::Status(_) => LogFormat::Text,
         }
     }
 }
@@ -71,6 +71,8 @@ pub(crate) enum Command {
     /// Add, list and remove agents
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// Show the state of the running relay
+    Status(StatusArgs),
     /// Verify the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -138,6 +140,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "HOST=AGENT", value_parser = parse_pair)]
     pub reserve_host: Vec<(String, String)>,
 
+    /// Loopback address of the admin API, or "off" (default: 127.0.0.1:4041)
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin: Option<String>,
+
+    /// Address of /livez, /readyz and /metrics for other machines
+    #[arg(long, value_name = "ADDRESS")]
+    pub monitoring: Option<String>,
+
     /// File of the audit log, or "off" (default: audit.log in the data directory)
     #[arg(long, value_name = "FILE")]
     pub audit: Option<String>,
@@ -158,8 +168,35 @@ pub(crate) enum AgentCommand {
     Add(AgentArgs),
     /// Withdraw an agent's credential; its session ends within seconds
     Remove(AgentArgs),
-    /// List agents and their hosts
-    List(DataDir),
+    /// List agents: state, address, transport, round-trip time, version, hosts
+    List(ListArgs),
+}
+
+/// Arguments of `hookward-relay agent list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub data_dir: DataDir,
+
+    /// Format of the list
+    #[arg(long, value_enum, default_value_t)]
+    pub format: OutputFormat,
+}
+
+/// Arguments of `hookward-relay status`.
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub data_dir: DataDir,
+
+    /// Repeat every 2 s
+    #[arg(long)]
+    pub watch: bool,
+
+    /// Format of the status
+    #[arg(long, value_enum, default_value_t)]
+    pub format: OutputFormat,
 }
 
 /// Commands of `hookward-relay audit`.
@@ -228,6 +265,8 @@ impl ServeArgs {
             hosts: self.reserve_host.clone(),
             proxy_protocol: self.proxy_protocol.then_some(true),
             baseline_policy: self.baseline_policy.clone(),
+            admin: self.admin.clone(),
+            monitoring: self.monitoring.clone(),
             audit: RawAudit::default().with_file(self.audit.clone()),
             reset: self.reset,
             ..RawSettings::default()

@@ -3,10 +3,14 @@
 mod agent;
 mod audit;
 mod serve;
+mod status;
+mod table;
 
 use std::io;
+use std::path::PathBuf;
 
 use hookward_core::diagnostics::Diagnostics;
+use hookward_observe::api::client::CallError;
 use hookward_observe::audit::AuditError;
 use hookward_runtime::process::{self, LogError};
 
@@ -30,6 +34,17 @@ pub enum CommandError {
     /// A file of the audit log failed.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// No relay serves the data directory.
+    #[error("no relay is running with this data directory ({}: {source}); name another one with --data-dir", .socket.display())]
+    NotRunning {
+        /// Unix socket of the admin API.
+        socket: PathBuf,
+        /// Error of the system.
+        source: io::Error,
+    },
+    /// The relay did not answer as expected.
+    #[error("the relay: {0}")]
+    Call(CallError),
     /// The log could not be set up.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -92,7 +107,8 @@ pub async fn run(cli: Cli) -> Result<(), CommandError> {
             let _flushed_on_drop = process::log_to_stderr(is_json, "info")?;
             serve::run(*args).await
         }
-        Command::Agent(command) => agent::run(command),
+        Command::Agent(command) => agent::run(command).await,
+        Command::Status(args) => status::run(args).await,
         Command::Audit(command) => audit::run(command),
     }
 }

@@ -7,6 +7,7 @@
 #![doc = ""]
 #![doc = include_str!("../README.md")]
 
+mod admin;
 mod body;
 mod certs;
 mod cli;
@@ -22,6 +23,7 @@ mod sessions;
 mod settings;
 mod storage;
 
+pub use admin::listeners::{AdminAddresses, AdminError, AdminListen, AdminSettings};
 pub use certs::TunnelIdentity;
 pub use cli::{Cli, LogFormat};
 pub use commands::{CommandError, run};

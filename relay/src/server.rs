@@ -5,8 +5,9 @@ mod error;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hookward_core::address::AddressSet;
 use hookward_core::clock::Clock;
@@ -30,6 +31,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::StartError;
+use crate::admin::health::StorageProbe;
+use crate::admin::listeners::{AdminAddresses, BoundAdmin};
+use crate::admin::overview::Overview;
 use crate::certs::resolver::CertificateResolver;
 use crate::certs::review::{Finding, WantedNames};
 use crate::certs::self_signed;
@@ -46,6 +50,7 @@ use crate::fetch::ip_sets::IpSetUpdater;
 use crate::fetch::keys::KeyCache;
 use crate::observe::acts;
 use crate::observe::{Observer, Subscription};
+use crate::overload::connections::ConnectionTable;
 use crate::overload::per_client::PerClientLimiter;
 use crate::sessions::context::{PoliciesInForce, SessionContext};
 use crate::sessions::{AgentAcceptor, AgentListener, Registry};
@@ -71,6 +76,8 @@ pub struct Relay {
     tasks: TaskTracker,
     lists: IpSetUpdater,
     dedup: DedupWriter,
+    addresses: AdminAddresses,
+    drain_requested: CancellationToken,
     _lock: DirLock,
 }
 
@@ -118,7 +125,7 @@ impl Relay {
                 .recorded_in(audit.clone());
 
         let tls = TlsAcceptors::new(
-            resolver,
+            Arc::clone(&resolver),
             identity.certificate.clone(),
             identity.key.clone_key(),
         )?;
@@ -129,6 +136,7 @@ impl Relay {
         let listener_port = listener.local_addr().map_err(listen)?.port();
         let public_port = settings.public_port.unwrap_or(listener_port);
 
+        let admin = BoundAdmin::bind(&settings.admin, &settings.data_dir)?;
         let domain = settings.domain.clone();
         let tasks = TaskTracker::new();
         let fetcher = Fetcher::new(settings.fetch.clone(), settings.limits.fetch_timeout)?;
@@ -200,7 +208,7 @@ impl Relay {
         store.set_tunnel_address(&join_address)?;
         store.set_domain(&domain)?;
 
-        let edge = Arc::new(EdgeState {
+        let edge_state = Arc::new(EdgeState {
             registry,
             clock: clock.clone(),
             baseline_state: Arc::new(GateState::new(lists.sets.clone(), trusted_proxies.clone())),
@@ -216,6 +224,9 @@ impl Relay {
             proxy_warned: Mutex::default(),
             offload: Offload::default(),
             body_memory: budget.clone(),
+            connections: ConnectionTable::new(settings.limits.max_connections),
+            connections_refused: AtomicU64::new(0),
+            accepting: AtomicBool::new(true),
             requests_per_client: PerClientLimiter::default(),
             ports: Ports {
                 listener: listener_port,
@@ -242,9 +253,9 @@ impl Relay {
             listener,
             EdgeEntry {
                 tls,
-                agents: acceptor,
+                agents: Arc::clone(&acceptor),
             },
-            edge,
+            Arc::clone(&edge_state),
             drain_edge.clone(),
         )
         .map_err(listen)?;
@@ -267,6 +278,30 @@ impl Relay {
             ));
         }
 
+        let addresses = admin
+            .as_ref()
+            .map(BoundAdmin::addresses)
+            .unwrap_or_default();
+        let drain_requested = CancellationToken::new();
+        if let Some(admin) = admin {
+            let overview = Overview {
+                edge: edge_state,
+                agents: Arc::clone(&acceptor),
+                store: store.clone(),
+                certificates: resolver,
+                ip_sets: lists.clone(),
+                clock: clock.clone(),
+                data_dir: settings.data_dir,
+                edge_address: edge.address(),
+                tunnel_address: agents.address(),
+                pin: pin.to_string(),
+                started: (clock.now(), Instant::now()),
+                storage_probe: StorageProbe::default(),
+                drain: drain_requested.clone(),
+            };
+            admin.serve(overview, &tasks, &stop_agents);
+        }
+
         audit.act("started", Actor::current_user(), started);
 
         Ok(Self {
@@ -284,6 +319,8 @@ impl Relay {
             tasks,
             lists,
             dedup,
+            addresses,
+            drain_requested,
             _lock: lock,
         })
     }
@@ -298,6 +335,17 @@ impl Relay {
     #[must_use]
     pub const fn tunnel_address(&self) -> SocketAddr {
         self.agents.address()
+    }
+
+    /// Returns the addresses of the private side.
+    #[must_use]
+    pub const fn admin_addresses(&self) -> AdminAddresses {
+        self.addresses
+    }
+
+    /// Resolves when the admin API requests the relay's end.
+    pub async fn drain_requested(&self) {
+        self.drain_requested.cancelled().await;
     }
 
     /// Returns the pin of the relay's key.
@@ -452,4 +500,4 @@ const PROGRAM: &str = "hookward-relay";
 const LOCK_FILE: &str = "relay.lock";
 
 /// File of deliveries in the data directory.
-const DEDUP_FILE: &str = "deliveries.db";
+pub(crate) const DEDUP_FILE: &str = "deliveries.db";

@@ -15,7 +15,7 @@ pub(crate) mod session;
 
 pub(crate) use acceptor::AgentAcceptor;
 pub(crate) use listener::AgentListener;
-pub(crate) use registry::Registry;
+pub(crate) use registry::{Registry, TunnelEndpoint};
 
 /// Message of an agent to the relay, with its policy.
 pub(crate) type AgentMessage =

@@ -22,6 +22,12 @@
 //! [hosts]                              # exact hosts: the bare domain, a CNAME
 //! "hooks.example.com" = "flexdeploy"
 //!
+//! [admin]
+//! listen = "127.0.0.1:4041"            # loopback only, or "off"
+//!
+//! [monitoring]
+//! listen = "10.0.0.5:4042"             # health and metrics for other machines
+//!
 //! [audit]                              # see hookward_observe::audit
 //! file = "/var/log/hookward/audit.log"
 //!
@@ -42,6 +48,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 pub(crate) use self::raw::{RawSettings, read_file};
+use crate::admin::listeners::AdminSettings;
 use crate::edge::client_address::ForwardedField;
 use crate::fetch::client::FetchSettings;
 
@@ -85,6 +92,8 @@ pub struct Settings {
     pub fetch: FetchSettings,
     /// Exact hosts, and the agents that own them.
     pub hosts: BTreeMap<HostName, AgentName>,
+    /// Settings of the private side.
+    pub admin: AdminSettings,
     /// Settings of the audit log.
     pub audit: AuditSettings,
     /// `true` to replace damaged or missing files of the data directory.

@@ -218,7 +218,7 @@ pub(crate) const STATE_FILE: &str = "relay.db";
 /// Schema of the state file.
 const STATE_SCHEMA: Schema = Schema {
     durability: Durability::Full,
-    migrations: &[create_state, add_used_by, add_acts],
+    migrations: &[create_state, add_used_by, add_acts, add_seen],
 };
 
 fn create_state(db: &Transaction<'_>) -> rusqlite::Result<()> {
@@ -260,6 +260,16 @@ fn add_used_by(db: &Transaction<'_>) -> rusqlite::Result<()> {
         db.execute_batch("ALTER TABLE join_tokens ADD COLUMN used_by BLOB")?;
     }
     Ok(())
+}
+
+fn add_seen(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "
+        ALTER TABLE agents ADD COLUMN seen_ms INTEGER;
+        ALTER TABLE agents ADD COLUMN seen_address TEXT;
+        ALTER TABLE agents ADD COLUMN seen_version TEXT;
+    ",
+    )
 }
 
 fn add_acts(db: &Transaction<'_>) -> rusqlite::Result<()> {

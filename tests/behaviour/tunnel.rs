@@ -744,6 +744,7 @@ impl ByHand {
                 connection,
                 pool: false,
                 lost,
+                time_ms: 0,
             })
             .await
             .unwrap();

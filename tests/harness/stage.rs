@@ -16,6 +16,7 @@ use hookward_core::secret::Secret;
 use hookward_gate::policy::file;
 use hookward_gate::policy::{Accept, Policy, Route, TokenCheck, TokenLocation};
 use hookward_observe::audit::AuditSettings;
+use hookward_relay::AdminSettings;
 use hookward_relay::FetchSettings;
 use hookward_relay::ForwardedField;
 use hookward_relay::Relay;
@@ -534,6 +535,7 @@ fn agent_name() -> AgentName {
 
 fn settings(plan: &Plan, dir: &Path, listen: SocketAddr, tunnel_listen: SocketAddr) -> Settings {
     Settings {
+        admin: AdminSettings::off(),
         audit: plan.audit.clone(),
         domain: HostName::parse("example.test").unwrap(),
         listen,

@@ -13,7 +13,7 @@ use hookward_relay::FetchSettings;
 use hookward_relay::ForwardedField;
 use hookward_relay::Settings;
 use hookward_relay::StorageError;
-use hookward_relay::{Relay, StartError};
+use hookward_relay::{AdminSettings, Relay, StartError};
 
 use super::CommandError;
 use crate::config::state_dir::StateDir;
@@ -90,6 +90,7 @@ impl Local {
         }
 
         let settings = Settings {
+            admin: AdminSettings::off(),
             audit: AuditSettings::off(),
             domain,
             listen: edge,

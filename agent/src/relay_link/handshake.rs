@@ -65,6 +65,7 @@ pub(crate) async fn greet(
         },
         pool: shared.link.pool,
         lost,
+        time_ms: shared.clock.now().0,
     };
     control.send(&hello).await?;
 

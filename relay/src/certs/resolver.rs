@@ -43,7 +43,7 @@ impl CertificateResolver {
     }
 
     /// Returns the certificate in use.
-    pub(super) fn current(&self) -> Arc<CertifiedKey> {
+    pub(crate) fn current(&self) -> Arc<CertifiedKey> {
         self.current.load_full()
     }
 }

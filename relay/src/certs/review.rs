@@ -10,7 +10,7 @@ use hookward_core::names::HostName;
 use hookward_tunnel::transport::identity::crypto_provider;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, ServerName};
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::{CertError, CertificatePair};
 
@@ -240,13 +240,21 @@ fn uncovered(certificate: &CertificateDer<'_>, wanted: &WantedNames) -> Vec<Stri
 /// Label that no tunnel has. A certificate that covers it covers every tunnel below the domain.
 const ANY_LABEL: &str = "hookward-any";
 
-fn names(certificate: &X509Certificate<'_>) -> String {
+/// Returns the names that a certificate covers.
+pub(crate) fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let names = certificate.subject_alternative_name().ok().flatten();
-    let names: Vec<_> = names
+    names
         .iter()
         .flat_map(|names| &names.value.general_names)
-        .map(ToString::to_string)
-        .collect();
+        .map(|name| match name {
+            GeneralName::DNSName(name) => (*name).to_owned(),
+            other => other.to_string(),
+        })
+        .collect()
+}
+
+fn names(certificate: &X509Certificate<'_>) -> String {
+    let names = dns_names(certificate);
     match names.is_empty() {
         true => "for no name (it has no subjectAltName)".to_owned(),
         false => format!("for {}", names.join(", ")),

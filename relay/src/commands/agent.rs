@@ -9,10 +9,11 @@ use hookward_core::secret::Secret;
 use hookward_observe::audit::Actor;
 use hookward_tunnel::join_token::JoinToken;
 
+use crate::admin::status::AgentStatus;
 use crate::certs::TunnelIdentity;
-use crate::cli::{AgentArgs, AgentCommand, DataDir};
+use crate::cli::{AgentArgs, AgentCommand, ListArgs, OutputFormat};
 use crate::commands::CommandError;
-use crate::commands::say;
+use crate::commands::{say, status};
 use crate::storage::STATE_FILE;
 use crate::storage::Store;
 use crate::storage::agents::TakenHost;
@@ -35,7 +36,7 @@ pub enum AgentCommandError {
 ///
 /// # Errors
 /// [`CommandError`].
-pub(super) fn run(command: AgentCommand) -> Result<(), CommandError> {
+pub(super) async fn run(command: AgentCommand) -> Result<(), CommandError> {
     match command {
         AgentCommand::Add(args) => {
             let (name, store) = open(&args)?;
@@ -70,23 +71,25 @@ pub(super) fn run(command: AgentCommand) -> Result<(), CommandError> {
                 "agent {name} is removed; its session ends within seconds"
             ))
         }
-        AgentCommand::List(DataDir { data_dir }) => {
-            for agent in open_store(&data_dir)?.list_agents()? {
-                let state = if agent.joined {
-                    "joined"
-                } else {
-                    "not joined yet"
-                };
+        AgentCommand::List(args) => list(&args).await,
+    }
+}
 
-                say(&format!(
-                    "{}\t{state}\t{}",
-                    agent.name,
-                    agent.hosts.join(" ")
-                ))?;
-            }
-
-            Ok(())
+/// Lists the agents: as the running relay sees them, or as the store has them.
+async fn list(args: &ListArgs) -> Result<(), CommandError> {
+    let dir = &args.data_dir.data_dir;
+    let store = open_store(dir)?;
+    let agents: Vec<AgentStatus> = match status::get(dir, "/api/v1/agents").await {
+        Ok(agents) => agents,
+        Err(CommandError::NotRunning { .. }) => {
+            let rows = store.list_agents()?;
+            rows.into_iter().map(AgentStatus::offline).collect()
         }
+        Err(error) => return Err(error),
+    };
+    match args.format {
+        OutputFormat::Json => say(&serde_json::json!(agents).to_string()),
+        OutputFormat::Text => say(&status::agents(&agents, Clock::System.now())),
     }
 }
 

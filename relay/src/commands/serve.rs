@@ -38,7 +38,10 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let first = first_token(&relay, &data_dir.join(TOKEN_FILE), args.log_format)?;
     announce(&relay, &domain, first, files, args.log_format)?;
 
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        () = relay.drain_requested() => {}
+    }
     tracing::info!("stopping");
 
     // A second signal aborts the drain.

@@ -82,6 +82,7 @@ pub(super) fn find_tunnel(
     context.host = Some(host);
     context.tunnel = found
         .ok_or_else(|| Refusal::new(Check::Host, Code::NotFound, "no tunnel has this host"))?;
+    context.has_tunnel = true;
 
     let peer = connection.peer.address;
     context.client = match edge.proxy_protocol {

@@ -7,7 +7,7 @@ mod accept;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hookward_core::address::canonical;
 use hookward_tunnel::transport::{Session, tcp};
@@ -23,6 +23,7 @@ use super::connection;
 use super::proxy_protocol;
 use super::tls::{self, AcceptedTls, TlsAcceptors};
 use crate::edge::state::{EdgeState, Peer};
+use crate::observe::metrics;
 use crate::overload::connections::ConnectionSlot;
 use crate::overload::write_timeout::{UnreadBody, WriteTimeout};
 use crate::sessions::AgentAcceptor;
@@ -177,6 +178,7 @@ async fn handshake_and_serve(
         }
     }
 
+    let begun = Instant::now();
     let unread = UnreadBody::default();
     let stall = edge.limits.write_timeout;
     let opening = async {
@@ -196,6 +198,7 @@ async fn handshake_and_serve(
         }
     };
 
+    let metrics = edge.observer.metrics();
     let tls = match timeout(edge.limits.tls_handshake_timeout, opening).await {
         Ok(Ok(OpenedStream::ClearText(stream))) => {
             return clear_text::respond(
@@ -210,13 +213,18 @@ async fn handshake_and_serve(
             )
             .await;
         }
-        Ok(Ok(OpenedStream::Tls(tls))) => tls,
+        Ok(Ok(OpenedStream::Tls(tls))) => {
+            metrics.tls_handshake(metrics::OK, begun.elapsed());
+            tls
+        }
         Ok(Err(error)) => {
             let error: io::Error = error;
+            metrics.tls_handshake("failed", begun.elapsed());
             tracing::debug!(%peer, %error, "TLS handshake failed");
             return;
         }
         Err(_) => {
+            metrics.tls_handshake("timeout", begun.elapsed());
             tracing::debug!(%peer, "TLS handshake took too long");
             return;
         }

@@ -36,6 +36,8 @@ pub(crate) struct RequestContext {
     /// Trace of the sender (`traceparent`).
     pub(crate) trace: Option<TraceId>,
     pub(crate) tunnel: TunnelEndpoint,
+    /// `true` if an agent owns the host.
+    pub(crate) has_tunnel: bool,
     /// Facts of the permit, once the gate has given one.
     pub(crate) permitted: Option<Permitted>,
     /// Check that would have refused the request, if its route did not only observe.
@@ -59,6 +61,7 @@ impl RequestContext {
             target,
             trace: None,
             tunnel: TunnelEndpoint::default(),
+            has_tunnel: false,
             permitted: None,
             observed: None,
             note: None,
@@ -131,6 +134,11 @@ impl OpenRequest {
             target: &context.target,
             client: context.client,
             trace: context.trace,
+            tunnel: context
+                .host
+                .as_ref()
+                .filter(|_| context.has_tunnel)
+                .map(HostName::as_str),
             agent: owner.map(|live| live.agent.name.as_str()),
             permitted: context.permitted.as_ref(),
             owner: owner.map(|live| &live.owner_events),

@@ -1,7 +1,7 @@
 //! State for requests: the edge, which all connections share, and the connection itself.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use crate::fetch::client::Fetcher;
 use crate::fetch::keys::KeyCache;
 use crate::observe::Observer;
 use crate::overload::activity::ConnectionActivity;
-use crate::overload::connections::ConnectionSlot;
+use crate::overload::connections::{ConnectionSlot, ConnectionTable};
 use crate::overload::per_client::{ClientSlot, PerClientLimiter};
 use crate::overload::write_timeout::UnreadBody;
 use crate::sessions::registry::Registry;
@@ -45,6 +45,12 @@ pub(crate) struct EdgeState {
     /// `true` if connections of trusted proxies begin with the PROXY protocol.
     pub proxy_protocol: bool,
     pub body_memory: BodyMemory,
+    /// Table of all connections.
+    pub connections: Arc<ConnectionTable>,
+    /// Number of connections that were refused.
+    pub connections_refused: AtomicU64,
+    /// `false` after `accept` failed for lack of resources, until it succeeds.
+    pub accepting: AtomicBool,
     /// Requests in progress, by client address.
     pub requests_per_client: PerClientLimiter,
     /// Ports that a host may carry.

@@ -126,7 +126,8 @@ impl IpSetUpdater {
         }
     }
 
-    fn wanted(&self) -> Vec<&'static str> {
+    /// Returns the sets that policies name.
+    pub(crate) fn wanted(&self) -> Vec<&'static str> {
         let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
         wanted.iter().copied().collect()
     }

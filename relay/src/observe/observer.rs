@@ -1,5 +1,5 @@
-//! Consumes the outcome of every request: one audit record, one log line, one event for the tunnel's
-//! owner, and one event for subscribers.
+//! Consumes the outcome of every request: one audit record, one log line, counters, one event for the
+//! tunnel's owner, and one event for subscribers.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,7 +13,9 @@ use http::StatusCode;
 use serde_json::json;
 
 use crate::observe::audit;
+use crate::observe::clients::{ClientCount, ClientCounts};
 use crate::observe::events::{EventBus, EventStamp, RelayEventKind, RequestRecord, Subscription};
+use crate::observe::metrics::RelayMetrics;
 use crate::observe::millis;
 use crate::observe::outcome::{Reporter, RequestFacts, RequestOutcome, Verdict};
 use crate::observe::owner_events::OwnerEvents;
@@ -23,6 +25,9 @@ use crate::observe::request_log::RequestLog;
 pub(crate) struct Observer {
     audit: AuditLog,
     log: RequestLog,
+    metrics: RelayMetrics,
+    clients: ClientCounts,
+    clock: Clock,
     events: EventBus,
 }
 
@@ -31,6 +36,9 @@ impl Observer {
         Self {
             audit,
             log: RequestLog::default(),
+            metrics: RelayMetrics::new(),
+            clients: ClientCounts::default(),
+            clock: clock.clone(),
             events: EventBus::new(clock),
         }
     }
@@ -43,6 +51,20 @@ impl Observer {
     /// Returns the log of requests.
     pub(crate) const fn log(&self) -> &RequestLog {
         &self.log
+    }
+
+    /// Returns the counters.
+    pub(crate) const fn metrics(&self) -> &RelayMetrics {
+        &self.metrics
+    }
+
+    /// Returns the `most` most active clients, and the sum of those that are not counted.
+    pub(crate) fn top_clients(&self, most: usize) -> (Vec<(IpAddr, ClientCount)>, ClientCount) {
+        self.clients.top(most, self.minute())
+    }
+
+    fn minute(&self) -> u64 {
+        self.clock.now().seconds() / 60
     }
 
     /// Subscribes to the events from now on.
@@ -58,6 +80,7 @@ impl Observer {
     /// Observes a connection that failed to authenticate as an agent.
     pub(crate) fn agent_failed(&self, client: IpAddr, kind: &'static str, reason: &str) {
         self.log.agent_failed(kind, reason);
+        self.metrics.agent_handshake(kind);
         let kind = RefusalKind {
             event: "agent_failed",
             reason: kind,
@@ -71,6 +94,8 @@ impl Observer {
     pub(crate) fn request(&self, facts: RequestFacts<'_>, outcome: &RequestOutcome) {
         audit::request(&self.audit, facts, outcome);
         self.log.request(facts, outcome);
+        self.metrics.request(facts, outcome);
+        self.clients.request(facts, outcome, self.minute());
         let stamp = self
             .events
             .publish(|| RelayEventKind::Request(Box::new(record(facts, outcome))));

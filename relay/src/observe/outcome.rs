@@ -25,6 +25,8 @@ pub(crate) struct RequestFacts<'r> {
     pub client: IpAddr,
     /// Trace of the sender.
     pub trace: Option<TraceId>,
+    /// Host of the tunnel, if an agent owns it.
+    pub tunnel: Option<&'r str>,
     /// Name of the agent that serves the tunnel, while one is connected.
     pub agent: Option<&'r str>,
     /// Facts of the permit, if the gate gave one.

@@ -37,10 +37,23 @@ pub(crate) struct ConnectionTable {
     state: Mutex<TableState>,
 }
 
+/// Use of the table.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ConnectionStats {
+    pub unverified: usize,
+    pub verified: usize,
+    pub limit: usize,
+    /// Bytes of unverified connections' heads, and the bound from which connections are evicted.
+    pub head_bytes: u64,
+    pub head_limit: u64,
+    pub evicted: u64,
+}
+
 #[derive(Default)]
 struct TableState {
     taken: usize,
     next: u64,
+    evicted: u64,
     /// Unverified connections, oldest first.
     unverified: BTreeMap<u64, Unverified>,
     verified: HashMap<u64, Verified>,
@@ -128,6 +141,19 @@ impl ConnectionTable {
         !evicted.is_empty()
     }
 
+    /// Returns the use of the table.
+    pub(crate) fn stats(&self) -> ConnectionStats {
+        let state = self.lock();
+        ConnectionStats {
+            unverified: state.unverified.len(),
+            verified: state.verified.len(),
+            limit: self.limit,
+            head_bytes: state.held + state.leaving_held,
+            head_limit: HEADERS_UNVERIFIED,
+            evicted: state.evicted,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, TableState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -150,6 +176,7 @@ impl TableState {
     fn evict(&mut self, number: u64) -> Option<CancellationToken> {
         let entry = self.unverified.remove(&number)?;
         self.taken -= 1;
+        self.evicted += 1;
         self.held -= entry.held;
         self.evicting.insert(number, entry.held);
         self.leaving_held += entry.held;
@@ -183,6 +210,7 @@ impl TableState {
         found.truncate(most);
         self.all_busy = found.is_empty().then(Instant::now);
         self.taken -= found.len();
+        self.evicted += found.len() as u64;
 
         found
             .iter()

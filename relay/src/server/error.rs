@@ -1,6 +1,7 @@
 //! Failure to start a relay.
 
 use crate::DataDirError;
+use crate::admin::listeners::AdminError;
 use crate::certs::CertError;
 use crate::fetch::client::FetchError;
 use crate::storage::StorageError;
@@ -58,6 +59,9 @@ pub enum StartError {
     /// The audit log failed.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The private side failed.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// The HTTPS port is not available.
     #[error("can't listen on TCP {address}: {source}{}", port_hint(*.address, .source))]
     Listen {

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::observe::metrics;
 use crate::overload::per_client::{ClientSlot, PerClientLimiter};
 use crate::sessions::context::SessionContext;
 use crate::sessions::handshake::{self, HandshakeError};
@@ -109,6 +110,7 @@ impl AgentAcceptor {
             drop(place);
             match greeted {
                 Ok(Ok((session, admitted))) => {
+                    this.host.observer.metrics().agent_handshake(metrics::OK);
                     session::serve(
                         session,
                         admitted,
@@ -128,7 +130,8 @@ impl AgentAcceptor {
                 }
                 // Agents try several transports at once and drop all but one.
                 Ok(Err(error @ HandshakeError::Session(_))) => {
-                    tracing::debug!(%error, "agent closed its connection during the handshake")
+                    this.host.observer.metrics().agent_handshake("closed");
+                    tracing::debug!(%error, "agent closed its connection during the handshake");
                 }
                 Ok(Err(error)) => {
                     let kind = match error {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use hookward_core::clock::UnixMillis;
 use hookward_tunnel::protocol::control::ConnectionId;
 use hookward_tunnel::transport::Session;
 
@@ -17,6 +18,10 @@ pub(crate) struct SessionIdentity {
     pub connection: ConnectionId,
     /// `true` if the agent shares its tunnels with others.
     pub is_pooled: bool,
+    /// Time at which it connected.
+    pub connected: UnixMillis,
+    /// Time by which the agent's clock is ahead of the relay's, in milliseconds.
+    pub clock_offset_ms: Option<i64>,
     /// Version of the agent, printable and bounded.
     pub version: String,
     /// `true` if the previous connection of this link was lost.
@@ -138,10 +143,22 @@ impl ActiveSession {
         self.identity.replaces_lost
     }
 
+    /// Returns the identity that its agent stated.
+    #[must_use]
+    pub(crate) const fn identity(&self) -> &SessionIdentity {
+        &self.identity
+    }
+
     /// Returns the version of its agent.
     #[must_use]
     pub(crate) fn version(&self) -> &str {
         &self.identity.version
+    }
+
+    /// Returns its number, which grows with each session of the process.
+    #[must_use]
+    pub(crate) const fn number(&self) -> u64 {
+        self.id
     }
 
     /// Returns the name of its instance.

@@ -62,6 +62,7 @@ pub(crate) async fn authenticate(
             connection,
             pool,
             lost,
+            time_ms,
         } => {
             let digest = credential.digest();
             let wanted = digest.clone();
@@ -72,7 +73,11 @@ pub(crate) async fn authenticate(
             };
             control.send(&welcome(&agent, host)).await?;
 
+            let now = host.clock.now();
             let identity = SessionIdentity {
+                connected: now,
+                // The time that the message took counts as a part of it.
+                clock_offset_ms: (time_ms > 0).then(|| offset(now.0, time_ms)),
                 connection,
                 is_pooled: pool,
                 version: printable(&version).chars().take(VERSION_CHARS).collect(),
@@ -98,6 +103,12 @@ pub(crate) async fn authenticate(
         )
         .into()),
     }
+}
+
+/// Returns how far another clock is ahead of this one, in milliseconds.
+fn offset(own: u64, other: u64) -> i64 {
+    let ahead = i128::from(other) - i128::from(own);
+    i64::try_from(ahead).unwrap_or_default()
 }
 
 /// Maximum length of an agent's version to keep, in characters.

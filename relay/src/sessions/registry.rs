@@ -7,7 +7,7 @@
 
 mod endpoint;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ pub(crate) struct Registry {
     tunnels: Arc<Mutex<HashMap<HostName, TunnelEndpoint>>>,
     /// Incremented when a tunnel is opened.
     opened: Arc<watch::Sender<u64>>,
+    /// All sessions, also those without a tunnel, by number.
+    sessions: Arc<Mutex<BTreeMap<u64, Arc<ActiveSession>>>>,
     /// Number of sessions of each agent.
     of_agent: Arc<Mutex<HashMap<AgentId, usize>>>,
 }
@@ -259,7 +261,34 @@ impl Registry {
         }
     }
 
-    /// Removes a session that ended from all its hosts.
+    /// Adds a session that begins.
+    pub(crate) fn enter(&self, session: &Arc<ActiveSession>) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.insert(session.number(), Arc::clone(session));
+    }
+
+    /// Removes a session that ended.
+    pub(crate) fn remove(&self, session: &ActiveSession) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.remove(&session.number());
+        drop(sessions);
+        self.leave(session);
+    }
+
+    /// Returns all sessions, oldest first.
+    pub(crate) fn sessions(&self) -> Vec<Arc<ActiveSession>> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.values().cloned().collect()
+    }
+
+    /// Returns all tunnels, by host.
+    pub(crate) fn tunnels(&self) -> BTreeMap<HostName, TunnelEndpoint> {
+        let tunnels = self.lock();
+        let copy = |(host, tunnel): (&HostName, &TunnelEndpoint)| (host.clone(), tunnel.clone());
+        tunnels.iter().map(copy).collect()
+    }
+
+    /// Removes a session that gets no more requests from all its hosts.
     pub(crate) fn leave(&self, session: &ActiveSession) {
         let mut tunnels = self.lock();
         for tunnel in tunnels.values_mut() {

@@ -31,6 +31,7 @@ use crate::sessions::context::SessionContext;
 use crate::sessions::handshake::Authenticated;
 use crate::sessions::registry::Registry;
 use crate::storage::Store;
+use crate::storage::agents::AgentSeen;
 
 /// Guard that removes a session from the registry when it ends.
 struct RegisteredTunnels<'c> {
@@ -40,7 +41,7 @@ struct RegisteredTunnels<'c> {
 
 impl Drop for RegisteredTunnels<'_> {
     fn drop(&mut self) {
-        self.registry.leave(&self.live);
+        self.registry.remove(&self.live);
     }
 }
 
@@ -57,6 +58,7 @@ pub(crate) async fn serve(
     let reason = serving.run(&drain, &stop).await;
     session.close(&reason);
 
+    serving.note_seen().await;
     drop(serving);
     tracing::info!(event = "agent_disconnected", agent = %name, reason, "agent left");
     let details = json!({ "agent": name.as_str(), "reason": printable(&reason) });
@@ -173,7 +175,9 @@ impl<'c> SessionLoop<'c> {
 
         self.session.trust();
         self.report_connected();
+        self.note_seen().await;
         let live = Arc::clone(&self.live);
+        registry.enter(&live);
         let _registered = RegisteredTunnels {
             registry,
             live: Arc::clone(&live),
@@ -234,6 +238,23 @@ impl<'c> SessionLoop<'c> {
             .publish(|| RelayEventKind::AgentConnected {
                 agent: name.to_string(),
             });
+    }
+
+    /// Stores time, address and version of the agent, for the administrator's list.
+    async fn note_seen(&self) {
+        let seen = AgentSeen {
+            at: self.context.clock.now(),
+            address: self.session.peer().to_string(),
+            version: self.live.version().to_owned(),
+        };
+        let agent = self.live.agent.id;
+        let noted = self
+            .context
+            .store
+            .run(move |store| store.note_seen(agent, &seen));
+        if let Err(error) = noted.await {
+            tracing::debug!(%error, "the time of the agent could not be stored");
+        }
     }
 
     /// Handles a message of the agent.
@@ -368,6 +389,7 @@ impl<'c> SessionLoop<'c> {
 
         let evicted = self.live.response_backlog.count_evicted();
         if evicted > 0 {
+            self.context.observer.metrics().responses_evicted(evicted);
             tracing::warn!(agent = %self.live.agent.name, responses = evicted, "evicted responses of slow readers");
         }
 

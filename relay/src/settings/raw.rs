@@ -37,6 +37,10 @@ pub(crate) struct RawSettings {
     /// Certificates to trust when fetching.
     pub fetch_ca: Option<PathBuf>,
     pub fetch_resolve: Vec<(String, String)>,
+    /// Address of the admin API, or `off`.
+    pub admin: Option<String>,
+    /// Address of health and metrics for other machines.
+    pub monitoring: Option<String>,
     /// Settings of the audit log.
     pub audit: RawAudit,
     /// `true` to replace damaged or missing files of the data directory; a flag only.
@@ -88,6 +92,16 @@ pub(crate) fn read_file(
             written.hosts = hosts.entries();
         }
 
+        if let Some(mut table) = top.table("admin") {
+            written.admin = table.string("listen");
+            table.finish();
+        }
+
+        if let Some(mut table) = top.table("monitoring") {
+            written.monitoring = table.string("listen");
+            table.finish();
+        }
+
         if let Some(mut table) = top.table("audit") {
             written.audit = RawAudit::read(&mut table);
             table.finish();
@@ -125,6 +139,8 @@ impl RawSettings {
             fetch_hosts: [file.fetch_hosts, self.fetch_hosts].concat(),
             fetch_ca: self.fetch_ca.or(file.fetch_ca),
             fetch_resolve: [file.fetch_resolve, self.fetch_resolve].concat(),
+            admin: self.admin.or(file.admin),
+            monitoring: self.monitoring.or(file.monitoring),
             audit: file.audit.with_file(self.audit.file),
             reset: self.reset,
         }

@@ -27,6 +27,19 @@ pub struct AgentRow {
     pub joined: bool,
     /// The hosts it owns.
     pub hosts: Vec<String>,
+    /// Its last connection or its end.
+    pub seen: Option<AgentSeen>,
+}
+
+/// Last connection of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentSeen {
+    /// Time at which it connected or left.
+    pub at: UnixMillis,
+    /// Address and port from which it connected.
+    pub address: String,
+    /// Version of its program.
+    pub version: String,
 }
 
 /// Host that moved to the newly added agent of the same name.
@@ -142,7 +155,8 @@ impl Store {
     pub fn list_agents(&self) -> Result<Vec<AgentRow>, StorageError> {
         self.read(|db| {
             let mut query = db.prepare(
-                "SELECT name, credential_digest IS NOT NULL, coalesce(group_concat(host, ' '), '')
+                "SELECT name, credential_digest IS NOT NULL, coalesce(group_concat(host, ' '), ''),
+                        seen_ms, coalesce(seen_address, ''), coalesce(seen_version, '')
                  FROM agents LEFT JOIN hosts ON agents.id = hosts.agent GROUP BY agents.id ORDER BY name",
             )?;
             let rows = query.query_map([], |row| {
@@ -151,10 +165,23 @@ impl Store {
                     name: row.get(0)?,
                     joined: row.get(1)?,
                     hosts: hosts.split_whitespace().map(str::to_owned).collect(),
+                    seen: seen_of(row)?,
                 })
             })?;
             rows.collect()
         })
+    }
+
+    /// Stores the last connection of an agent.
+    pub(crate) fn note_seen(&self, agent: AgentId, seen: &AgentSeen) -> Result<(), StorageError> {
+        let seen = seen.clone();
+        self.write(move |db| {
+            db.execute(
+                "UPDATE agents SET seen_ms = ?2, seen_address = ?3, seen_version = ?4 WHERE id = ?1",
+                params![agent.0, millis(seen.at), seen.address, seen.version],
+            )
+        })
+        .map(drop)
     }
 
     /// Exchanges a join token's secret for a credential, and invalidates the token. Only the same
@@ -216,6 +243,16 @@ impl Store {
             })
         })
     }
+}
+
+fn seen_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<AgentSeen>> {
+    let at: Option<i64> = row.get(3)?;
+    let Some(at) = at else { return Ok(None) };
+    Ok(Some(AgentSeen {
+        at: UnixMillis(u64::try_from(at).unwrap_or_default()),
+        address: row.get(4)?,
+        version: row.get(5)?,
+    }))
 }
 
 pub(super) fn millis(at: UnixMillis) -> i64 {

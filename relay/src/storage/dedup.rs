@@ -66,7 +66,7 @@ enum DedupRequest {
 /// Writer of the file. Dropping it ends its thread.
 pub(crate) struct DedupWriter {
     pub dedup: DeliveryDedup,
-    writer: Writer<DedupRequest>,
+    _writer: Writer<DedupRequest>,
 }
 
 impl DedupWriter {
@@ -110,12 +110,15 @@ impl DedupWriter {
             queue: writer.queue().clone(),
             holders: Arc::new(AtomicI64::new(1)),
         };
-        Ok(Self { dedup, writer })
+        Ok(Self {
+            dedup,
+            _writer: writer,
+        })
     }
 
     /// Returns the measurements of the file's commits.
     pub(crate) fn commits(&self) -> CommitStats {
-        self.writer.queue().stats()
+        self.dedup.commits()
     }
 }
 
@@ -129,6 +132,11 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 impl DeliveryDedup {
+    /// Returns the measurements of the file's commits.
+    pub(crate) fn commits(&self) -> CommitStats {
+        self.queue.stats()
+    }
+
     /// Claims a delivery of a host.
     pub(crate) async fn claim(
         &self,

@@ -47,6 +47,14 @@ impl Store {
         })
     }
 
+    /// Commits a change that means nothing, to see if the file takes one.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub(crate) fn test_commit(&self) -> Result<(), StorageError> {
+        self.set_fact("test_commit", "")
+    }
+
     /// Stores the address under which agents reach this relay, for `agent add`.
     ///
     /// # Errors

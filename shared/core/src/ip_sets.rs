@@ -56,7 +56,7 @@ struct Sets {
 
 /// Returns all named sets, sorted by name.
 #[must_use]
-pub(crate) fn all() -> &'static [NamedSet] {
+pub fn all() -> &'static [NamedSet] {
     &SETS
 }
 

@@ -1,3 +1,6 @@
-//! Observation of both programs: the [`audit`] log.
+//! Observation of both programs: the [`audit`] log, [`metrics`], and the server of a private HTTP
+//! [`api`].
 
+pub mod api;
 pub mod audit;
+pub mod metrics;

@@ -27,9 +27,25 @@ pub struct BodyMemory {
     overhead: u64,
 }
 
+/// Use of the budget, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyMemoryStats {
+    /// Memory of bodies and their requests.
+    pub used: u64,
+    /// Its maximum.
+    pub total: u64,
+    /// Memory of bodies that are kept for a retry.
+    pub kept: u64,
+    /// Its maximum.
+    pub kept_total: u64,
+    /// Number of bodies that were evicted.
+    pub evicted: u64,
+}
+
 struct Inner {
     used: u64,
     kept: u64,
+    evicted: u64,
     next_id: u64,
     by_source: HashMap<IpAddr, u64>,
     reading: HashMap<u64, Reading>,
@@ -75,6 +91,7 @@ impl BodyMemory {
         let inner = Inner {
             used: 0,
             kept: 0,
+            evicted: 0,
             next_id: 0,
             by_source: HashMap::new(),
             reading: HashMap::new(),
@@ -91,6 +108,19 @@ impl BodyMemory {
     #[must_use]
     pub fn used(&self) -> u64 {
         self.lock().used
+    }
+
+    /// Returns the use of the budget.
+    #[must_use]
+    pub fn stats(&self) -> BodyMemoryStats {
+        let inner = self.lock();
+        BodyMemoryStats {
+            used: inner.used,
+            total: self.total,
+            kept: inner.kept,
+            kept_total: self.total / RETRY_SHARE,
+            evicted: inner.evicted,
+        }
     }
 
     /// Starts to charge a body of this client address.
@@ -193,6 +223,7 @@ impl MemoryCharge {
     /// Resolves when this body must end, because it is the slowest and the budget is full.
     pub async fn evicted(&self) {
         self.evict.notified().await;
+        self.memory.lock().evicted += 1;
     }
 
     /// Records that the body was received completely, so that it is no longer evicted.

@@ -22,6 +22,14 @@ pub fn raise_file_limit() -> io::Result<u64> {
     rlimit::increase_nofile_limit(rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX))
 }
 
+/// Returns the soft and the hard limit of open files.
+///
+/// # Errors
+/// Error of the system.
+pub fn file_limit() -> io::Result<(u64, u64)> {
+    rlimit::Resource::NOFILE.get()
+}
+
 /// Creates a directory and its parents, readable only to the owner. Warns of an existing directory
 /// that other users can write to, because they could replace its files.
 ///

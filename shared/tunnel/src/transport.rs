@@ -54,6 +54,23 @@ impl fmt::Display for Transport {
     }
 }
 
+/// Measurements of the network path of a QUIC connection.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PathStats {
+    /// Smoothed round-trip time, in milliseconds.
+    pub rtt_ms: f64,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Packets that were lost.
+    pub lost_packets: u64,
+    /// Times at which the congestion window was reduced.
+    pub congestion_events: u64,
+    /// Congestion window, in bytes.
+    pub congestion_window_bytes: u64,
+    /// Maximum size of a datagram, in bytes.
+    pub mtu_bytes: u16,
+}
+
 /// A connection between a relay and an agent.
 #[derive(Clone)]
 pub struct Session {
@@ -242,6 +259,23 @@ impl Session {
             SessionTransport::Quic(connection) => connection.stats().udp_rx.datagrams,
             SessionTransport::Tcp(link) => link.received(),
         }
+    }
+
+    /// Returns the measurements of the path; `None` over TCP, where the kernel has them.
+    #[must_use]
+    pub fn path_stats(&self) -> Option<PathStats> {
+        let SessionTransport::Quic(connection) = &self.connection else {
+            return None;
+        };
+        let path = connection.stats().path;
+        Some(PathStats {
+            rtt_ms: path.rtt.as_secs_f64() * 1000.0,
+            sent_packets: path.sent_packets,
+            lost_packets: path.lost_packets,
+            congestion_events: path.congestion_events,
+            congestion_window_bytes: path.cwnd,
+            mtu_bytes: path.current_mtu,
+        })
     }
 
     /// Returns the maximum datagram size known for the path, in bytes; `None` over TCP.

@@ -163,6 +163,7 @@ impl Findings {
                 },
                 pool: false,
                 lost: false,
+                time_ms: Clock::System.now().0,
             };
             control.send(&hello).await?;
 

@@ -8,6 +8,7 @@ use hookward_core::address::canonical;
 use socket2::SockRef;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -49,7 +50,7 @@ pub(super) async fn accept(
     tasks: TaskTracker,
     drain: CancellationToken,
 ) {
-    let slots = ConnectionTable::new(edge.limits.max_connections);
+    let slots = Arc::clone(&edge.connections);
     let taker = AcceptLoop {
         entry,
         edge,
@@ -77,6 +78,7 @@ pub(super) async fn accept(
                     .raw_os_error()
                     .is_some_and(|code| EXHAUSTED.contains(&code))
                 {
+                    taker.edge.accepting.store(false, Ordering::Relaxed);
                     let _ = (0..EVICTED_AT_ONCE).all(|_| taker.slots.evict(1));
                 }
 
@@ -97,9 +99,13 @@ impl AcceptLoop {
         } else {
             self.edge.limits.max_connections_per_client
         };
+        self.edge.accepting.store(true, Ordering::Relaxed);
         let place = self.connections_per_client.try_acquire(client, most);
         let Some((place, slot)) = place.and_then(|place| Some((place, self.slots.acquire()?)))
         else {
+            self.edge
+                .connections_refused
+                .fetch_add(1, Ordering::Relaxed);
             tracing::debug!(%client, "too many connections");
             return;
         };

@@ -89,6 +89,12 @@ impl TunnelEndpoint {
         })
     }
 
+    /// Returns the number of sessions.
+    #[must_use]
+    pub(crate) fn count(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Returns `true` if no session serves the host.
     #[must_use]
     pub(crate) fn is_away(&self) -> bool {

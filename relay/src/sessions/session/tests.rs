@@ -75,6 +75,8 @@ impl SessionStage {
                     generation: 0,
                 },
                 is_pooled: false,
+                connected: UnixMillis(0),
+                clock_offset_ms: None,
                 version: "1.0".to_owned(),
                 replaces_lost: false,
             },

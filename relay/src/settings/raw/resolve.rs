@@ -2,6 +2,7 @@
 
 use super::super::{AUDIT_FILE, DATA_DIR, LISTEN, MAX_HEAD_BYTES, Settings};
 use super::RawSettings;
+use crate::admin::listeners::{AdminListen, AdminSettings};
 use crate::edge::client_address::ForwardedField;
 use crate::fetch::client::FetchSettings;
 use hookward_core::address::parse_network;
@@ -9,10 +10,29 @@ use hookward_core::diagnostics::{Diagnostic, Diagnostics};
 use hookward_core::limits::BODY_MEMORY_SHARES;
 use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
+use hookward_core::reason::Reason;
 use hookward_core::url::HostPattern;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+
+/// Reads the address of the admin API. It is not encrypted, so it stays on this machine.
+fn admin_listen(text: Option<&str>) -> Result<AdminListen, Reason> {
+    let Some(text) = text else {
+        return Ok(AdminListen::Preset);
+    };
+    if text == "off" {
+        return Ok(AdminListen::Off);
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => Ok(AdminListen::At(address)),
+        Ok(_) => Err(format!(
+            "{text:?} is not a loopback address: the admin API is not encrypted; use [monitoring] listen for health and metrics"
+        )
+        .into()),
+        Err(_) => Err(format!("{text:?} is neither \"off\" nor an address with a port, such as 127.0.0.1:4041").into()),
+    }
+}
 
 impl RawSettings {
     /// Returns the directory of the relay's state.
@@ -178,6 +198,24 @@ impl RawSettings {
             );
         }
 
+        let admin = AdminSettings {
+            listen: admin_listen(self.admin.as_deref()).unwrap_or_else(|reason| {
+                wrong("admin.listen", reason.into());
+                AdminListen::Off
+            }),
+            socket: true,
+            monitoring: self.monitoring.as_deref().and_then(|text| {
+                let address = text.parse().ok();
+                if address.is_none() {
+                    wrong(
+                        "monitoring.listen",
+                        format!("{text:?} is not an address with a port, such as 10.0.0.5:4042"),
+                    );
+                }
+                address
+            }),
+        };
+
         let data_dir = self.data_dir();
         let audit_file = data_dir.join(AUDIT_FILE);
         let certificate = match (self.certificate, self.key) {
@@ -211,6 +249,7 @@ impl RawSettings {
                 baseline_policy: self.baseline_policy,
                 fetch,
                 hosts,
+                admin,
                 audit: self.audit.resolve(Some(&audit_file)),
                 reset: self.reset,
                 limits,

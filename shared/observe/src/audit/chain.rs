@@ -16,6 +16,9 @@ pub struct ChainHead {
     pub hash: [u8; 32],
 }
 
+/// Number of hexadecimal digits of a hash in the metrics: 48 bits, which a metric holds exactly.
+pub const KEPT_HASH_DIGITS: usize = 12;
+
 impl fmt::Display for ChainHead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.seq, self.hash_text())

@@ -49,6 +49,9 @@ pub enum AgentMessage<P> {
         /// `true` if the previous connection of this link is lost, even if the relay does not know yet.
         #[serde(default)]
         lost: bool,
+        /// Time of the agent, in milliseconds since 1970; 0 from older agents.
+        #[serde(default)]
+        time_ms: u64,
     },
     /// Opens a tunnel, or replaces its policy.
     Open {

@@ -1,0 +1,21 @@
+//! The relay's private side: the admin API with its Unix socket, health checks and metrics.
+//!
+//! [`overview`] reads the state of the running relay; [`status`] has the form in which the API shows
+//! it. [`metrics`] turns it into gauges, [`health`] into readiness. [`api`] and [`listeners`] serve it.
+
+pub(crate) mod api;
+mod events;
+pub(crate) mod health;
+pub(crate) mod listeners;
+mod metrics;
+pub(crate) mod overview;
+pub(crate) mod status;
+
+/// Unix socket of the admin API in the data directory.
+pub(crate) const SOCKET_FILE: &str = "admin.sock";
+
+/// File of the token for the whole admin API in the data directory.
+pub(crate) const TOKEN_FILE: &str = "admin-token";
+
+/// File of the token for metrics in the data directory.
+pub(crate) const METRICS_TOKEN_FILE: &str = "metrics-token";

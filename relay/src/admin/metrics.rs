@@ -1,0 +1,257 @@
+//! The relay's state as metrics, read at each scrape.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hookward_observe::audit::KEPT_HASH_DIGITS;
+use hookward_observe::metrics::{Family, Snapshot};
+
+use super::overview::Overview;
+use crate::sessions::active::ActiveSession;
+
+/// The state of the relay for the registry.
+pub(super) struct RelaySnapshot(pub Arc<Overview>);
+
+impl Snapshot for RelaySnapshot {
+    fn families(&self) -> Vec<Family> {
+        let overview = &*self.0;
+        let mut families = vec![
+            Family::gauge(
+                "hookward_relay_build_info",
+                "Version of the relay; always 1",
+            )
+            .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
+            Family::gauge(
+                "hookward_relay_requests_in_flight",
+                "Requests that agents handle now",
+            )
+            .value(overview.in_flight() as f64),
+        ];
+        families.extend(connections(overview));
+        families.extend(memory(overview));
+        families.extend(sessions(overview));
+        families.extend(tunnels(overview));
+        families.extend(storage(overview));
+        families.extend(certificates(overview));
+        families.extend(address_sets(overview));
+        families.extend(audit(overview));
+        families
+    }
+}
+
+fn connections(overview: &Overview) -> Vec<Family> {
+    let state = overview.connections();
+    let evicted = overview.edge.body_memory.stats().evicted;
+    let responses = overview.edge.observer.metrics().evicted_responses();
+    vec![
+        Family::gauge("hookward_relay_connections", "Open connections of senders")
+            .with(&[("state", "unverified")], state.unverified as f64)
+            .with(&[("state", "verified")], state.verified as f64),
+        Family::counter(
+            "hookward_relay_connections_refused",
+            "Connections without a slot",
+        )
+        .value(state.refused as f64),
+        Family::counter(
+            "hookward_relay_evictions",
+            "Connections, request bodies and responses that were ended to free a resource",
+        )
+        .with(&[("resource", "connection")], state.evicted as f64)
+        .with(&[("resource", "body")], evicted as f64)
+        .with(&[("resource", "response")], responses as f64),
+    ]
+}
+
+/// Returns use and limit of each bounded resource.
+fn memory(overview: &Overview) -> Vec<Family> {
+    let mut used = Family::gauge("hookward_relay_resource_used", "Use of a limited resource");
+    let mut most = Family::gauge("hookward_relay_resource_limit", "Limit of a resource");
+    for limit in overview.limits() {
+        let labels = [
+            ("resource", limit.name.as_str()),
+            ("unit", limit.unit.as_str()),
+        ];
+        used.push(&labels, limit.used as f64);
+        most.push(&labels, limit.limit as f64);
+    }
+    vec![used, most]
+}
+
+fn sessions(overview: &Overview) -> Vec<Family> {
+    let mut count = Family::gauge("hookward_relay_sessions", "Sessions by agent and transport");
+    let mut rtt = Family::gauge(
+        "hookward_relay_session_rtt_seconds",
+        "Smoothed round-trip time of a QUIC session",
+    );
+    let mut window = Family::gauge(
+        "hookward_relay_session_congestion_window_bytes",
+        "Congestion window of a QUIC session",
+    );
+    let mut sent = Family::counter(
+        "hookward_relay_session_sent_packets",
+        "Packets of a QUIC session",
+    );
+    let mut lost = Family::counter(
+        "hookward_relay_session_lost_packets",
+        "Lost packets of a QUIC session",
+    );
+    let mut offset = Family::gauge(
+        "hookward_relay_agent_clock_offset_seconds",
+        "Time by which an agent's clock is ahead of the relay's, measured when it connected",
+    );
+
+    let sessions = overview.edge.registry.sessions();
+    let mut counts: BTreeMap<(String, String), u64> = BTreeMap::new();
+    for session in &sessions {
+        let agent = session.agent.name.to_string();
+        *counts
+            .entry((agent, session.session.transport().to_string()))
+            .or_default() += 1;
+    }
+    for ((agent, transport), number) in &counts {
+        count.push(
+            &[("agent", agent), ("transport", transport)],
+            *number as f64,
+        );
+    }
+
+    for (link, session) in newest_of_each_link(&sessions) {
+        let link = link.to_string();
+        let labels = [
+            ("agent", session.agent.name.as_str()),
+            ("link", link.as_str()),
+        ];
+        if let Some(path) = session.session.path_stats() {
+            rtt.push(&labels, path.rtt_ms / 1000.0);
+            window.push(&labels, path.congestion_window_bytes as f64);
+            sent.push(&labels, path.sent_packets as f64);
+            lost.push(&labels, path.lost_packets as f64);
+        }
+    }
+    let newest: BTreeMap<_, _> = sessions
+        .iter()
+        .map(|session| (session.agent.name.as_str(), session))
+        .collect();
+    for (agent, session) in newest {
+        if let Some(millis) = session.identity().clock_offset_ms {
+            offset.push(&[("agent", agent)], millis as f64 / 1000.0);
+        }
+    }
+    vec![count, rtt, window, sent, lost, offset]
+}
+
+/// Returns the newest session of each agent and link number. Instances of a pool share numbers: the
+/// newest instance is shown, so that restarts make no new series.
+fn newest_of_each_link(sessions: &[Arc<ActiveSession>]) -> Vec<(u32, &Arc<ActiveSession>)> {
+    let mut newest = BTreeMap::new();
+    for session in sessions {
+        let link = session.identity().connection.index.min(MAX_LINK);
+        newest.insert((session.agent.name.as_str(), link), session);
+    }
+    newest
+        .into_iter()
+        .map(|((_, link), session)| (link, session))
+        .collect()
+}
+
+/// Highest number of a link with a series of its own. Agents state the number.
+const MAX_LINK: u32 = 15;
+
+fn tunnels(overview: &Overview) -> Vec<Family> {
+    let mut online = Family::gauge(
+        "hookward_relay_tunnel_online",
+        "1 while a session serves the tunnel of an agent that has been connected",
+    );
+    for (host, endpoint) in overview.edge.registry.tunnels() {
+        let is_online = !endpoint.is_away();
+        online.push(&[("tunnel", host.as_str())], f64::from(u8::from(is_online)));
+    }
+    vec![online]
+}
+
+fn storage(overview: &Overview) -> Vec<Family> {
+    let mut commits = Family::counter("hookward_relay_storage_commits", "Commits");
+    let mut seconds = Family::counter(
+        "hookward_relay_storage_commit_seconds",
+        "Time of all commits",
+    );
+    let mut changes = Family::counter("hookward_relay_storage_changes", "Changes in all commits");
+    let mut failures = Family::counter("hookward_relay_storage_failures", "Failed transactions");
+    let mut size = Family::gauge("hookward_relay_storage_size_bytes", "Size of the file");
+    for file in overview.storage() {
+        let labels = [("file", file.file.as_str())];
+        commits.push(&labels, file.commits as f64);
+        seconds.push(&labels, file.total_ms / 1000.0);
+        changes.push(&labels, file.changes as f64);
+        failures.push(&labels, file.failures as f64);
+        size.push(&labels, file.size_bytes as f64);
+    }
+    vec![commits, seconds, changes, failures, size]
+}
+
+fn certificates(overview: &Overview) -> Vec<Family> {
+    let mut expiry = Family::gauge(
+        "hookward_relay_certificate_expiry_timestamp_seconds",
+        "Expiry of a certificate of the edge, in seconds since 1970",
+    );
+    for certificate in overview.certificates() {
+        let name = certificate.names.first().map_or("", String::as_str);
+        expiry.push(&[("name", name)], certificate.expires_s as f64);
+    }
+    vec![expiry]
+}
+
+fn address_sets(overview: &Overview) -> Vec<Family> {
+    let mut fetched = Family::gauge(
+        "hookward_relay_address_set_fetched_timestamp_seconds",
+        "Time at which an address set in use was fetched, in seconds since 1970; 0 for the built-in copy",
+    );
+    let mut ranges = Family::gauge(
+        "hookward_relay_address_set_ranges",
+        "Ranges of an address set in use",
+    );
+    for set in overview
+        .address_sets()
+        .into_iter()
+        .filter(|set| set.is_used)
+    {
+        let labels = [("set", set.name.as_str())];
+        fetched.push(&labels, set.fetched_ms.unwrap_or_default() as f64 / 1000.0);
+        ranges.push(&labels, set.ranges as f64);
+    }
+    vec![fetched, ranges]
+}
+
+fn audit(overview: &Overview) -> Vec<Family> {
+    let Some(status) = overview.edge.observer.audit().status() else {
+        return Vec::new();
+    };
+    let start = status.head.hash_text();
+    let start = start.get(..KEPT_HASH_DIGITS).unwrap_or_default();
+    let hash = u64::from_str_radix(start, 16).unwrap_or_default();
+    vec![
+        Family::gauge(
+            "hookward_relay_audit_last_seq",
+            "Number of the last audit record",
+        )
+        .value(status.head.seq as f64),
+        // A number, because a label would be a new series at each scrape.
+        Family::gauge(
+            "hookward_relay_audit_last_hash",
+            "First 48 bits of the SHA-256 of the last audit record",
+        )
+        .value(hash as f64),
+        Family::counter("hookward_relay_audit_bytes", "Size of the audit records")
+            .value(status.bytes as f64),
+        Family::counter(
+            "hookward_relay_audit_lost_records",
+            "Audit records that were lost",
+        )
+        .value(status.lost as f64),
+        Family::gauge(
+            "hookward_relay_audit_failing",
+            "1 while a sink of the audit log fails",
+        )
+        .value(f64::from(u8::from(status.failure.is_some()))),
+    ]
+}

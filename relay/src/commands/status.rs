@@ -1,0 +1,193 @@
+//! `hookward-relay status` shows the state of a running relay.
+
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::time::Duration;
+
+use hookward_core::clock::{Clock, UnixMillis};
+use hookward_observe::api::client::{CallError, Endpoint};
+use hyper::Method;
+use serde::de::DeserializeOwned;
+use tokio::time::sleep;
+
+use crate::admin::SOCKET_FILE;
+use crate::admin::status::{AgentStatus, RelayStatus};
+use crate::cli::{OutputFormat, StatusArgs};
+use crate::commands::{CommandError, say, table};
+
+/// Interval of `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Clears the screen and moves the cursor home (ECMA-48).
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// Runs the command.
+///
+/// # Errors
+/// [`CommandError`].
+pub(super) async fn run(args: StatusArgs) -> Result<(), CommandError> {
+    loop {
+        let status: RelayStatus = get(&args.data_dir.data_dir, "/api/v1/status").await?;
+        let text = match args.format {
+            OutputFormat::Json => serde_json::json!(status).to_string(),
+            OutputFormat::Text => text(&status, Clock::System.now()),
+        };
+
+        let clears =
+            args.watch && args.format == OutputFormat::Text && std::io::stdout().is_terminal();
+        say(&format!("{}{text}", if clears { CLEAR } else { "" }))?;
+        if !args.watch {
+            return Ok(());
+        }
+        sleep(WATCH_INTERVAL).await;
+    }
+}
+
+/// Reads a resource of the running relay.
+pub(super) async fn get<T: DeserializeOwned>(
+    data_dir: &Path,
+    path: &str,
+) -> Result<T, CommandError> {
+    let socket = data_dir.join(SOCKET_FILE);
+    let called = Endpoint::unix(&socket).call(Method::GET, path).await;
+    called.map_err(|error| match error {
+        CallError::Connect(source) => CommandError::NotRunning { socket, source },
+        error => CommandError::Call(error),
+    })
+}
+
+fn text(status: &RelayStatus, now: UnixMillis) -> String {
+    let mut lines = vec![format!(
+        "Hookward relay {}, up {}, {}",
+        status.version,
+        span(status.uptime_s),
+        if status.is_ready {
+            "ready"
+        } else {
+            "NOT READY"
+        },
+    )];
+    for check in status.checks.iter().filter(|check| !check.is_ok) {
+        let reason = check.reason.as_deref().unwrap_or_default();
+        lines.push(format!("  {}: {reason}", check.name));
+    }
+
+    let requests: Vec<_> = status
+        .requests
+        .iter()
+        .map(|(verdict, count)| format!("{count} {verdict}"))
+        .collect();
+    let fields = [
+        (
+            "domain",
+            format!(
+                "{} on {}, tunnel on {}",
+                status.domain, status.edge, status.tunnel
+            ),
+        ),
+        (
+            "requests",
+            format!(
+                "{}; {} in flight",
+                requests.join(", "),
+                status.requests_in_flight
+            ),
+        ),
+    ];
+    let certificates = status.certificates.iter().map(|certificate| {
+        let days =
+            (certificate.expires_s - i64::try_from(now.seconds()).unwrap_or_default()) / 86_400;
+        let names = certificate.names.join(", ");
+        (
+            "certificate",
+            format!("{names}, by {}, expires in {days} days", certificate.issuer),
+        )
+    });
+    let storage = status.storage.iter().map(|file| {
+        let mean = file.total_ms / (file.commits.max(1) as f64);
+        let (name, commits, failures) = (&file.file, file.commits, file.failures);
+        (
+            "storage",
+            format!("{name}: {commits} commits, {mean:.1} ms each, {failures} failed"),
+        )
+    });
+    let audit = status.audit.iter().map(|audit| {
+        let failure = audit.failure.as_ref();
+        let failure = failure.map_or(String::new(), |reason| format!(", FAILING: {reason}"));
+        (
+            "audit",
+            format!("last {}, {} lost{failure}", audit.last, audit.lost),
+        )
+    });
+    let limits = status.limits.iter().map(|limit| {
+        let unit = if limit.unit.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", limit.unit)
+        };
+        (
+            "limit",
+            format!("{}: {} of {}{unit}", limit.name, limit.used, limit.limit),
+        )
+    });
+    let fields = fields
+        .into_iter()
+        .chain(certificates)
+        .chain(storage)
+        .chain(audit)
+        .chain(limits);
+    lines.extend(fields.map(|(name, value)| format!("{name:<12} {value}")));
+    lines.push(String::new());
+    lines.push(agents(&status.agents, now));
+    lines.join("\n")
+}
+
+/// Returns the table of agents.
+pub(super) fn agents(agents: &[AgentStatus], now: UnixMillis) -> String {
+    let header = [
+        "AGENT",
+        "STATE",
+        "ADDRESS",
+        "TRANSPORT",
+        "RTT",
+        "VERSION",
+        "LAST SEEN",
+        "HOSTS",
+    ];
+    let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+    let rows = agents.iter().map(|agent| {
+        let state = match (agent.joined, agent.online) {
+            (_, true) => "online",
+            (true, false) => "offline",
+            (false, false) => "not joined",
+        };
+        let seen = match (agent.online, agent.last_seen_ms) {
+            (true, _) => "now".to_owned(),
+            (false, Some(at)) => format!("{} ago", span(now.0.saturating_sub(at) / 1000)),
+            (false, None) => "never".to_owned(),
+        };
+        vec![
+            agent.name.clone(),
+            state.to_owned(),
+            or_dash(&agent.address),
+            or_dash(&agent.transport),
+            agent
+                .rtt_ms
+                .map_or("-".to_owned(), |rtt| format!("{rtt:.1} ms")),
+            or_dash(&agent.version),
+            seen,
+            agent.hosts.join(" "),
+        ]
+    });
+    table::text(&header, rows.collect())
+}
+
+/// Returns a number of seconds in its largest unit.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}

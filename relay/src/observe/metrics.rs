@@ -1,0 +1,289 @@
+//! Counters and histograms of the relay's work. No label has a value that a stranger can choose: a
+//! tunnel is one that an agent owns, a route is one of its policy, and all other labels are words of
+//! fixed lists.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hookward_core::reason::{Check, Code};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::observe::outcome::{RequestFacts, RequestOutcome, Verdict};
+
+/// Metrics of requests, connections and handshakes.
+pub(crate) struct RelayMetrics {
+    requests: Family<RequestLabels, Counter>,
+    duration: Family<DurationLabels, Histogram>,
+    upstream: Family<TunnelLabels, Histogram>,
+    request_bytes: Family<TunnelLabels, Counter>,
+    response_bytes: Family<TunnelLabels, Counter>,
+    tls_handshakes: Family<ResultLabels, Counter>,
+    tls_duration: Histogram,
+    agent_handshakes: Family<ResultLabels, Counter>,
+    responses_evicted: AtomicU64,
+    /// Tunnels and routes that have series.
+    series: Mutex<HashSet<(String, String)>>,
+    /// Number of requests by each of [`VERDICTS`].
+    verdicts: [AtomicU64; VERDICTS.len()],
+    /// Number of refusals by each check.
+    refusals: [AtomicU64; Check::ALL.len()],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    tunnel: String,
+    route: String,
+    verdict: &'static str,
+    check: &'static str,
+    code: &'static str,
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DurationLabels {
+    tunnel: String,
+    verdict: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TunnelLabels {
+    tunnel: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
+/// Maximum number of pairs of tunnel and route with series. Agents choose names of routes, and may
+/// change them. Requests of further routes count for the route [`OTHER`].
+const MAX_ROUTES: usize = 4096;
+
+/// Label of a route beyond [`MAX_ROUTES`].
+const OTHER: &str = "(other)";
+
+/// Upper bounds of durations, in seconds: from a local application to the longest default timeout.
+const DURATIONS: [f64; 13] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
+];
+
+fn durations() -> Histogram {
+    Histogram::new(DURATIONS)
+}
+
+impl RelayMetrics {
+    pub(crate) fn new() -> Self {
+        Self {
+            requests: Family::default(),
+            duration: Family::new_with_constructor(durations),
+            upstream: Family::new_with_constructor(durations),
+            request_bytes: Family::default(),
+            response_bytes: Family::default(),
+            tls_handshakes: Family::default(),
+            tls_duration: durations(),
+            agent_handshakes: Family::default(),
+            responses_evicted: AtomicU64::new(0),
+            series: Mutex::default(),
+            verdicts: [const { AtomicU64::new(0) }; VERDICTS.len()],
+            refusals: [const { AtomicU64::new(0) }; Check::ALL.len()],
+        }
+    }
+
+    /// Registers all metrics. The format appends `_total` to the names of counters.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "hookward_relay_requests",
+            "Requests by tunnel, route, verdict, check, error code and class of status",
+            self.requests.clone(),
+        );
+        registry.register(
+            "hookward_relay_request_duration_seconds",
+            "Time from the head of a request to the head of its response",
+            self.duration.clone(),
+        );
+        registry.register(
+            "hookward_relay_upstream_duration_seconds",
+            "Time from the permit to the head of the application's response",
+            self.upstream.clone(),
+        );
+        registry.register(
+            "hookward_relay_request_body_bytes",
+            "Size of request bodies of known length",
+            self.request_bytes.clone(),
+        );
+        registry.register(
+            "hookward_relay_response_body_bytes",
+            "Size of response bodies of known length",
+            self.response_bytes.clone(),
+        );
+        registry.register(
+            "hookward_relay_tls_handshakes",
+            "TLS handshakes of senders and of agents over TCP, by result",
+            self.tls_handshakes.clone(),
+        );
+        registry.register(
+            "hookward_relay_tls_handshake_duration_seconds",
+            "Time of successful TLS handshakes",
+            self.tls_duration.clone(),
+        );
+        registry.register(
+            "hookward_relay_agent_handshakes",
+            "Authentications of agents, by result",
+            self.agent_handshakes.clone(),
+        );
+    }
+
+    /// Counts the outcome of a request.
+    pub(super) fn request(&self, facts: RequestFacts<'_>, outcome: &RequestOutcome) {
+        let verdict = &outcome.verdict;
+        let tunnel = facts.tunnel.unwrap_or_default();
+        let route = facts.permitted.map_or("", |permitted| &permitted.route);
+        let labels = RequestLabels {
+            tunnel: tunnel.to_owned(),
+            route: self.route_label(tunnel, route),
+            verdict: verdict.event(),
+            check: verdict.check().map_or("", Check::as_str),
+            code: verdict.code().map_or("", Code::as_str),
+            status: outcome.status.map_or("", class),
+        };
+        self.requests.get_or_create(&labels).inc();
+
+        let labels = DurationLabels {
+            tunnel: labels.tunnel,
+            verdict: labels.verdict,
+        };
+        let duration = self.duration.get_or_create(&labels);
+        duration.observe(outcome.took.as_secs_f64());
+        drop(duration);
+
+        let is_own = |(name, _): &(&&str, &AtomicU64)| **name == verdict.event();
+        if let Some((_, count)) = VERDICTS.iter().zip(&self.verdicts).find(is_own) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Verdict::Refused(refusal) = verdict
+            && let Some(count) = self.refusals.get(refusal.check as usize)
+        {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        if facts.tunnel.is_some() {
+            self.tunnel(
+                TunnelLabels {
+                    tunnel: labels.tunnel,
+                },
+                outcome,
+            );
+        }
+    }
+
+    fn tunnel(&self, labels: TunnelLabels, outcome: &RequestOutcome) {
+        if let Verdict::Forwarded(upstream) = &outcome.verdict {
+            let took = upstream.took.as_secs_f64();
+            self.upstream.get_or_create(&labels).observe(took);
+        }
+        let sizes = outcome.sizes;
+        if let Some(bytes) = sizes.request.filter(|bytes| *bytes > 0) {
+            self.request_bytes.get_or_create(&labels).inc_by(bytes);
+        }
+        if let Some(bytes) = sizes.response.filter(|bytes| *bytes > 0) {
+            self.response_bytes.get_or_create(&labels).inc_by(bytes);
+        }
+    }
+
+    /// Returns the label of a route, which is limited in number.
+    fn route_label(&self, tunnel: &str, route: &str) -> String {
+        if route.is_empty() {
+            return String::new();
+        }
+        let key = (tunnel.to_owned(), route.to_owned());
+        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        if series.len() < MAX_ROUTES {
+            series.insert(key.clone());
+        }
+        match series.contains(&key) {
+            true => key.1,
+            false => OTHER.to_owned(),
+        }
+    }
+
+    /// Counts a TLS handshake.
+    pub(crate) fn tls_handshake(&self, result: &'static str, took: Duration) {
+        if result == OK {
+            self.tls_duration.observe(took.as_secs_f64());
+        }
+        self.tls_handshakes
+            .get_or_create(&ResultLabels { result })
+            .inc();
+    }
+
+    /// Counts an authentication of an agent.
+    pub(crate) fn agent_handshake(&self, result: &'static str) {
+        self.agent_handshakes
+            .get_or_create(&ResultLabels { result })
+            .inc();
+    }
+
+    /// Counts responses that were evicted because their readers stalled.
+    pub(crate) fn responses_evicted(&self, count: u64) {
+        self.responses_evicted.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Returns the number of evicted responses.
+    pub(crate) fn evicted_responses(&self) -> u64 {
+        self.responses_evicted.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of requests by each verdict since the start.
+    pub(crate) fn verdicts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        VERDICTS.into_iter().zip(self.verdicts.iter().map(count))
+    }
+
+    /// Returns the number of refusals by each check since the start.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = (Check, u64)> {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Check::ALL
+            .iter()
+            .copied()
+            .zip(self.refusals.iter().map(count))
+    }
+}
+
+/// Names of the verdicts, as in records.
+const VERDICTS: [&str; 5] = ["forwarded", "answered", "refused", "failed", "aborted"];
+
+/// Result of a handshake that succeeded.
+pub(crate) const OK: &str = "ok";
+
+/// Returns the class of a status. Applications may use any status, but no more series.
+fn class(status: http::StatusCode) -> &'static str {
+    match status.as_u16() / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        5 => "5xx",
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_routes_are_limited() {
+        let metrics = RelayMetrics::new();
+        for n in 0..MAX_ROUTES {
+            assert_eq!(metrics.route_label("t", &n.to_string()), n.to_string());
+        }
+        assert_eq!(metrics.route_label("t", "one more"), OTHER);
+        assert_eq!(metrics.route_label("t", "7"), "7");
+        assert_eq!(metrics.route_label("t", ""), "");
+    }
+}

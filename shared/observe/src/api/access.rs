@@ -1,0 +1,313 @@
+//! Access to the API.
+//!
+//! A request over TCP needs a bearer token (RFC 6750). A Unix socket is protected by its mode instead.
+//! A page of another site must not reach the API through the user's browser, so the `Host` of a
+//! request is an address or `localhost` (DNS rebinding), and its `Origin`, if there is one, is the
+//! same host (CSRF).
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use hookward_core::secret::{Secret, SecretDigest};
+use serde_json::json;
+
+/// Peer of a connection. The server adds it to every request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// Client over TCP.
+    Tcp(SocketAddr),
+    /// Process that opened the Unix socket, by its user id.
+    Unix(Option<u32>),
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(peer) => write!(f, "token from {}", peer.ip()),
+            Self::Unix(Some(uid)) => write!(f, "Unix socket, uid {uid}"),
+            Self::Unix(None) => write!(f, "Unix socket"),
+        }
+    }
+}
+
+/// Tokens that grant access.
+#[derive(Clone)]
+pub struct Tokens {
+    /// Grants everything.
+    pub full: SecretDigest,
+    /// Grants metrics and the reasons of health checks.
+    pub metrics: SecretDigest,
+}
+
+/// Access that a route needs.
+#[derive(Clone)]
+pub struct Access {
+    tokens: Arc<Tokens>,
+    needs: Needs,
+    /// `true` for a listener that has a name in the network.
+    has_name: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// Nothing but a harmless `Host` and `Origin`.
+    Nothing,
+    Metrics,
+    Full,
+}
+
+impl Access {
+    /// Lets every caller in that passes the checks of `Host` and `Origin`.
+    #[must_use]
+    pub fn open(tokens: &Arc<Tokens>) -> Self {
+        Self::new(tokens, Needs::Nothing)
+    }
+
+    /// Needs one of the tokens.
+    #[must_use]
+    pub fn metrics(tokens: &Arc<Tokens>) -> Self {
+        Self::new(tokens, Needs::Metrics)
+    }
+
+    /// Needs the token for everything.
+    #[must_use]
+    pub fn full(tokens: &Arc<Tokens>) -> Self {
+        Self::new(tokens, Needs::Full)
+    }
+
+    fn new(tokens: &Arc<Tokens>, needs: Needs) -> Self {
+        Self {
+            tokens: Arc::clone(tokens),
+            needs,
+            has_name: false,
+        }
+    }
+
+    /// Accepts every `Host`, for a listener that other machines reach by name.
+    #[must_use]
+    pub fn under_any_name(self) -> Self {
+        Self {
+            has_name: true,
+            ..self
+        }
+    }
+
+    /// Returns `true` if the request has the token for metrics, or for everything.
+    #[must_use]
+    pub fn is_known(&self, caller: Option<&Caller>, headers: &HeaderMap) -> bool {
+        self.grants(Needs::Metrics, caller, headers)
+    }
+
+    fn grants(&self, needs: Needs, caller: Option<&Caller>, headers: &HeaderMap) -> bool {
+        if needs == Needs::Nothing || matches!(caller, Some(Caller::Unix(_))) {
+            return true;
+        }
+        let Some(token) = bearer(headers) else {
+            return false;
+        };
+        let is_full = self.tokens.full.matches(token);
+        is_full || needs == Needs::Metrics && self.tokens.metrics.matches(token)
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+}
+
+/// Middleware that refuses requests without access.
+pub async fn check(State(access): State<Access>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let caller = request.extensions().get::<Caller>();
+    if let Some(Caller::Tcp(_)) = caller
+        && !access.has_name
+        && let Err(reason) = check_origin(headers)
+    {
+        return problem(StatusCode::FORBIDDEN, reason);
+    }
+    if !access.grants(access.needs, caller, headers) {
+        let mut response = problem(
+            StatusCode::UNAUTHORIZED,
+            "send the token of the token file: Authorization: Bearer TOKEN",
+        );
+        let challenge = header::HeaderValue::from_static("Bearer");
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+        return response;
+    }
+
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CACHE_CONTROL,
+        header::HeaderValue::from_static("no-store"),
+    );
+    let nosniff = header::HeaderValue::from_static("nosniff");
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
+}
+
+/// Checks that no foreign page sends the request.
+fn check_origin(headers: &HeaderMap) -> Result<(), &'static str> {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let host = host.unwrap_or_default();
+    if !is_local_name(host) {
+        return Err("the Host of a request is localhost or an IP address (DNS rebinding)");
+    }
+
+    let site = headers
+        .get("sec-fetch-site")
+        .map(header::HeaderValue::as_bytes);
+    if matches!(site, Some(b"cross-site" | b"same-site")) {
+        return Err("a page of another site must not use this API (CSRF)");
+    }
+    match headers.get(header::ORIGIN).map(|origin| origin.to_str()) {
+        None => Ok(()),
+        Some(Ok(origin)) if origin.strip_prefix("http://") == Some(host) => Ok(()),
+        Some(_) => Err("a page of another origin must not use this API (CSRF)"),
+    }
+}
+
+/// Returns `true` for `localhost` and IP addresses, with or without a port: names that no foreign
+/// DNS server resolves.
+fn is_local_name(host: &str) -> bool {
+    if host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    if bracketed.is_some_and(|host| host.parse::<IpAddr>().is_ok()) {
+        return true;
+    }
+    let (name, port) = host.split_once(':').unwrap_or((host, "0"));
+    name.eq_ignore_ascii_case("localhost") && port.parse::<u16>().is_ok()
+}
+
+/// Returns problem details (RFC 9457).
+#[must_use]
+pub fn problem(status: StatusCode, detail: &str) -> Response {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let json = json!({
+        "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail,
+    });
+    let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
+    (status, content_type, json.to_string()).into_response()
+}
+
+/// Failure of a token file.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The file failed.
+    #[error("token file {}: {source}", .path.display())]
+    File {
+        /// Path of the file.
+        path: PathBuf,
+        /// Error of the system.
+        source: std::io::Error,
+    },
+    /// The system's random number generator failed.
+    #[error("no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+/// Returns the token of a file, which only its owner can read. Creates the file if there is none, or
+/// if it is empty.
+///
+/// # Errors
+/// [`TokenError`].
+pub fn token_of(path: &Path) -> Result<Secret, TokenError> {
+    let failed = |source| TokenError::File {
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            if let Some(token) = Secret::new(text.trim().as_bytes().to_vec()) {
+                return Ok(token);
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+
+    let token = Secret::generate()?;
+    hookward_runtime::process::write_private(path, token.expose()).map_err(failed)?;
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_local_names_are_hosts() {
+        for host in [
+            "localhost",
+            "LOCALHOST:4041",
+            "127.0.0.1",
+            "127.0.0.1:4041",
+            "[::1]:4041",
+            "[::1]",
+            "10.0.0.5:4042",
+        ] {
+            assert!(is_local_name(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:4041",
+            "localhost.evil.example",
+            "127.0.0.1.nip.io",
+            "localhost:x",
+            "[evil]",
+        ] {
+            assert!(!is_local_name(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_origins_are_refused() {
+        let check = |fields: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, "127.0.0.1:4041".parse().unwrap());
+            for (name, value) in fields {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            check_origin(&headers).is_ok()
+        };
+        assert!(check(&[]));
+        assert!(check(&[
+            ("origin", "http://127.0.0.1:4041"),
+            ("sec-fetch-site", "same-origin")
+        ]));
+        assert!(!check(&[("origin", "https://evil.example")]));
+        assert!(!check(&[("origin", "null")]));
+        assert!(!check(&[("origin", "http://127.0.0.1:8000")]));
+        assert!(!check(&[("sec-fetch-site", "cross-site")]));
+    }
+
+    #[test]
+    fn a_token_file_is_private_and_stays() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::TempDir::new().unwrap();
+        let path = dir.path().join("admin-token");
+        let token = token_of(&path).unwrap();
+        assert_eq!(token.expose().len(), 43);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert!(token_of(&path).unwrap().digest() == token.digest());
+    }
+}

@@ -1,0 +1,136 @@
+//! Server of the API: few connections, with deadlines. It is for administrators and their tools, not
+//! for load.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::access::Caller;
+
+/// Maximum number of connections of one listener.
+const CONNECTIONS: usize = 64;
+
+/// Time for the head of a request, and maximum idle time of a connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Maximum size of a request head, in bytes.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// Pause after `accept` failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Listener of the API.
+pub enum ApiListener {
+    /// TCP socket.
+    Tcp(TcpListener),
+    /// Unix socket.
+    Unix(UnixListener),
+}
+
+impl ApiListener {
+    /// Binds a Unix socket that only its owner can open. Removes the socket of a process that ended.
+    ///
+    /// # Errors
+    /// Error of the system.
+    pub fn unix(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        match std::fs::remove_file(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        // The directory is private, so that nobody connects before the mode is set.
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self::Unix(listener))
+    }
+
+    /// Serves requests until `stop` is cancelled. `tasks` owns the connections.
+    pub async fn serve(self, router: Router, tasks: TaskTracker, stop: CancellationToken) {
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let slot = tokio::select! {
+                slot = Arc::clone(&slots).acquire_owned() => slot,
+                () = stop.cancelled() => return,
+            };
+            let Ok(slot) = slot else { return };
+
+            let accepted = tokio::select! {
+                accepted = self.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, caller)) => {
+                    let router = router.clone();
+                    tasks.spawn(connection(stream, caller, router, slot, stop.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed on the private API");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Caller)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Box::new(stream), Caller::Tcp(peer)))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                Ok((Box::new(stream), Caller::Unix(uid)))
+            }
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+async fn connection(
+    stream: Box<dyn Stream>,
+    caller: Caller,
+    router: Router,
+    slot: OwnedSemaphorePermit,
+    stop: CancellationToken,
+) {
+    let router = router.layer(middleware::from_fn(
+        move |mut request: Request, next: Next| {
+            request.extensions_mut().insert(caller);
+            next.run(request)
+        },
+    ));
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+
+    tokio::select! {
+        ended = serving => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection of the private API failed");
+            }
+        }
+        () = stop.cancelled() => {}
+    }
+    drop(slot);
+}

@@ -1,0 +1,182 @@
+//! Metrics in the Prometheus text format.
+//!
+//! A program registers counters and histograms that grow with its work, and [`Snapshot`]s of its
+//! state, which are read at each scrape. A series of a snapshot ends with what it describes.
+
+mod process;
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, prometheus_text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+pub use self::process::ProcessSnapshot;
+
+/// Content type of the text format.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Source of metrics that are read at each scrape.
+pub trait Snapshot: Send + Sync + 'static {
+    /// Returns the present families.
+    fn families(&self) -> Vec<Family>;
+}
+
+/// Metrics of one name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    name: &'static str,
+    help: &'static str,
+    kind: Kind,
+    samples: Vec<Sample>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// A value with its labels.
+#[derive(Debug, Clone, PartialEq)]
+struct Sample {
+    labels: Vec<(&'static str, String)>,
+    value: f64,
+}
+
+impl Family {
+    /// Creates a gauge.
+    #[must_use]
+    pub const fn gauge(name: &'static str, help: &'static str) -> Self {
+        Self {
+            name,
+            help,
+            kind: Kind::Gauge,
+            samples: Vec::new(),
+        }
+    }
+
+    /// Creates a counter. The format appends `_total` to its name.
+    #[must_use]
+    pub const fn counter(name: &'static str, help: &'static str) -> Self {
+        Self {
+            name,
+            help,
+            kind: Kind::Counter,
+            samples: Vec::new(),
+        }
+    }
+
+    /// Adds a value without labels.
+    #[must_use]
+    pub fn value(self, value: f64) -> Self {
+        self.with(&[], value)
+    }
+
+    /// Adds a value with labels.
+    #[must_use]
+    pub fn with(mut self, labels: &[(&'static str, &str)], value: f64) -> Self {
+        self.push(labels, value);
+        self
+    }
+
+    /// Adds a value with labels.
+    pub fn push(&mut self, labels: &[(&'static str, &str)], value: f64) {
+        let labels = labels
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect();
+        self.samples.push(Sample { labels, value });
+    }
+
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if self.samples.is_empty() {
+            return Ok(());
+        }
+        let kind = match self.kind {
+            Kind::Counter => MetricType::Counter,
+            Kind::Gauge => MetricType::Gauge,
+        };
+        let mut metrics = encoder.encode_descriptor(self.name, self.help, None, kind)?;
+        for Sample { labels, value } in &self.samples {
+            let one = metrics.encode_family(labels)?;
+            match self.kind {
+                Kind::Counter => ConstCounter::new(*value).encode(one)?,
+                Kind::Gauge => ConstGauge::new(*value).encode(one)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adapter of a snapshot for the registry.
+struct SnapshotCollector<S>(S);
+
+impl<S> fmt::Debug for SnapshotCollector<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SnapshotCollector")
+    }
+}
+
+impl<S: Snapshot> Collector for SnapshotCollector<S> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let families = self.0.families();
+        families
+            .iter()
+            .try_for_each(|family| family.encode(&mut encoder))
+    }
+}
+
+/// Registers a snapshot.
+pub fn register(registry: &mut Registry, snapshot: impl Snapshot) {
+    registry.register_collector(Box::new(SnapshotCollector(snapshot)));
+}
+
+/// Returns all metrics as text.
+#[must_use]
+pub fn text(registry: &Registry) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = prometheus_text::encode(&mut text, registry);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+
+    impl Snapshot for Fixed {
+        fn families(&self) -> Vec<Family> {
+            vec![
+                Family::counter("test_events", "Events").with(&[("kind", "a\"\n")], 3.0),
+                Family::gauge("test_size_bytes", "Size").value(1.5),
+                Family::gauge("test_absent", "Nothing has a value"),
+            ]
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_read_at_each_scrape() {
+        let mut registry = Registry::default();
+        register(&mut registry, Fixed);
+        let text = text(&registry);
+        assert!(
+            text.contains("# TYPE test_events_total counter\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("test_events_total{kind=\"a\\\"\\n\"} 3"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# TYPE test_size_bytes gauge\ntest_size_bytes 1.5\n"),
+            "{text}"
+        );
+        assert!(!text.contains("test_absent"), "{text}");
+    }
+}
