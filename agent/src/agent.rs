@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
-use hookward_core::clock::Clock;
+use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::diagnostics::{Diagnostic, Diagnostics};
 use hookward_core::limits::{AGENT_BODY_MEMORY, DOCTOR_BYTES_PER_SECOND};
 use hookward_core::rate::ByteMeter;
@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::status::AgentView;
 use crate::events::EventSink;
 use crate::exchange::{ExchangeHandler, InFlight, Pairing, PendingHeads, RefusalSummary};
 use crate::relay_link;
@@ -64,6 +65,9 @@ pub struct Agent {
     policies: Vec<watch::Sender<Arc<PolicyOffer>>>,
     clock: Clock,
     in_flight: InFlight,
+    context: Arc<LinkContext>,
+    body_memory: BodyMemory,
+    started: (UnixMillis, Instant),
 }
 
 /// Resources that all tunnels of an agent share.
@@ -180,16 +184,32 @@ impl Agent {
             tasks: TaskTracker::new(),
         };
 
-        let running = relay_link::run(settings.relays, Arc::new(shared), stop.clone());
+        let context = Arc::new(shared);
+        let running = relay_link::run(settings.relays, Arc::clone(&context), stop.clone());
         let running = Some(tokio::spawn(running));
         Ok(Self {
             running,
             stop,
             tasks,
             policies,
+            started: (clock.now(), Instant::now()),
             clock,
             in_flight,
+            context,
+            body_memory: resources.body_memory,
         })
+    }
+
+    /// Returns the agent as its API shows it.
+    pub(crate) fn view(&self) -> AgentView {
+        AgentView {
+            context: Arc::clone(&self.context),
+            body_memory: self.body_memory.clone(),
+            in_flight: self.in_flight.clone(),
+            observer: Arc::clone(self.context.events.observer()),
+            clock: self.clock.clone(),
+            started: self.started,
+        }
     }
 
     /// Offers a new policy for a tunnel to the relays. It is in force on both sides once a relay accepts

@@ -11,11 +11,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::commands::{
-    CheckArgs, DiagnoseArgs, ExplainArgs, JoinArgs, ProvidersArgs, ProvidersCommand, SendArgs,
+    AuditCommand, CheckArgs, DiagnoseArgs, ExplainArgs, JoinArgs, ProvidersArgs, ProvidersCommand,
+    SendArgs, StatusArgs, VerifyArgs,
 };
 pub(crate) use self::policy::PolicyFlags;
 pub use self::tunnel::UpstreamArgs;
-pub(crate) use self::tunnel::{HttpArgs, LinkArgs, PairArgs, StartArgs};
+pub(crate) use self::tunnel::{HttpArgs, LinkArgs, OutputArgs, PairArgs, StartArgs};
 use crate::exit;
 
 /// Brings webhooks to an application inside your network, and nothing else
@@ -35,6 +36,11 @@ pub(crate) enum Command {
     Start(Box<StartArgs>),
     /// Exchange a join token for this agent's credential
     Join(JoinArgs),
+    /// Show the state of the running agents
+    Status(StatusArgs),
+    /// Verify the audit log of an agent
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Test the way from this machine to the relay
     Diagnose(Box<DiagnoseArgs>),
     /// List the providers, or show how to set one up
@@ -64,15 +70,28 @@ impl Cli {
     #[must_use]
     pub fn log_format(&self) -> LogFormat {
         match &self.command {
-            Command::Http(args) => args.log_format,
-            Command::Pair(args) => args.log_format,
-            Command::Start(args) => args.log_format,
+            Command::Http(args) => args.output.log_format,
+            Command::Pair(args) => args.output.log_format,
+            Command::Start(args) => args.output.log_format,
+            Command::Status(args) => args.format,
             Command::Diagnose(_)
             | Command::Join(_)
             | Command::Providers(_)
             | Command::Check(_)
             | Command::Explain(_)
+            | Command::Audit(_)
             | Command::Send(_) => LogFormat::Text,
+        }
+    }
+
+    /// Returns the file of the log, instead of standard error.
+    #[must_use]
+    pub fn log_file(&self) -> Option<PathBuf> {
+        match &self.command {
+            Command::Http(args) => args.output.log.clone(),
+            Command::Pair(args) => args.output.log.clone(),
+            Command::Start(args) => args.output.log.clone(),
+            _ => None,
         }
     }
 }

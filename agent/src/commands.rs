@@ -1,5 +1,6 @@
 //! One file for each command.
 
+mod audit;
 mod check;
 mod diagnose;
 mod explain;
@@ -12,9 +13,16 @@ mod request_input;
 mod runner;
 mod send;
 mod start;
+mod status;
 
 use std::io::{self, Write as _};
 
+use hookward_core::clock::Clock;
+use hookward_observe::api::access::TokenError;
+use hookward_observe::api::client::CallError;
+use hookward_observe::audit::AuditError;
+
+use crate::api::listener::ApiError;
 use crate::cli::{Cli, Command, LogFormat};
 use crate::config::state_dir::StateError;
 use crate::exit::Exit;
@@ -36,6 +44,18 @@ pub enum CommandError {
     /// The relay in this process failed to start.
     #[error(transparent)]
     Local(#[from] local::LocalError),
+    /// The local API failed to start.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The local API of a running agent failed.
+    #[error("the running agent: {0}")]
+    Call(CallError),
+    /// A token file failed.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The audit log failed.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The system's random number generator failed.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
@@ -71,6 +91,8 @@ pub async fn run(cli: Cli) -> Result<Exit, CommandError> {
         Command::Explain(args) => explain::run(*args).await,
         Command::Send(args) => send::run(*args).await,
         Command::Pair(args) => pair::run(*args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Audit(command) => audit::run(command),
     }
 }
 
@@ -92,7 +114,12 @@ pub fn print_error(format: LogFormat, text: &str) {
         LogFormat::Text => eprintln!("hookward: {text}"),
         LogFormat::Json => eprintln!(
             "{}",
-            serde_json::json!({ "event": "error", "reason": text })
+            serde_json::json!({
+                "time": Clock::System.now().to_rfc3339(),
+                "level": "error",
+                "event": "error",
+                "reason": text,
+            })
         ),
     }
 }

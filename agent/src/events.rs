@@ -2,13 +2,14 @@
 
 mod channel;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use self::channel::{EventSink, EventStream, channel};
+pub use self::channel::{EventSink, EventStream, channel, observed_channel};
 use hookward_core::reason::{Check, Code};
 use hookward_core::text::Escaped;
+use hookward_core::trace::TraceId;
 use hookward_tunnel::protocol::control::RefusedRequest;
 use hookward_tunnel::protocol::head::RequestId;
 use hookward_tunnel::transport::Transport;
@@ -46,6 +47,11 @@ pub enum Event {
     Refused(Box<RefusedRequest>),
     /// Refusals of the relay beyond those reported one by one, counted by check.
     RefusedSummary(Vec<(Check, u64)>),
+    /// The local API is served.
+    Api {
+        /// Address of the API.
+        address: SocketAddr,
+    },
     /// The agent stops, and drains requests in flight.
     Stopping {
         /// Number of requests in progress.
@@ -114,6 +120,8 @@ pub struct RequestEvent {
     pub path: String,
     /// Client address.
     pub client: IpAddr,
+    /// Trace of the sender.
+    pub trace: Option<TraceId>,
     /// Time until the head of the response.
     pub took: Duration,
     /// Result of the request.
@@ -137,6 +145,10 @@ pub enum RequestResult {
         status: u16,
         /// Check that would have refused it, if the route did not only observe.
         observed: Option<(Check, String)>,
+        /// Name of the route.
+        route: String,
+        /// Checks that the request passed.
+        checks: Arc<[Check]>,
         /// Names of the secrets and tokens that matched.
         secrets: Vec<String>,
     },
@@ -165,4 +177,48 @@ pub enum RequestResult {
     },
     /// The sender or the relay aborted the request.
     Aborted,
+}
+
+impl RequestResult {
+    /// Returns the name of the verdict, as in the relay's records.
+    #[must_use]
+    pub const fn verdict(&self) -> &'static str {
+        match self {
+            Self::Answered { .. } => "forwarded",
+            Self::Challenge { .. } => "answered",
+            Self::Refused { .. } => "refused",
+            Self::Failed { .. } => "failed",
+            Self::Aborted => "aborted",
+        }
+    }
+
+    /// Returns the status of the response; `None` if there was none.
+    #[must_use]
+    pub const fn status(&self) -> Option<u16> {
+        match self {
+            Self::Answered { status, .. }
+            | Self::Challenge { status }
+            | Self::Refused { status, .. }
+            | Self::Failed { status, .. } => Some(*status),
+            Self::Aborted => None,
+        }
+    }
+
+    /// Returns the check that refused.
+    #[must_use]
+    pub const fn check(&self) -> Option<Check> {
+        match self {
+            Self::Refused { check, .. } => Some(*check),
+            _ => None,
+        }
+    }
+
+    /// Returns the code of a failure.
+    #[must_use]
+    pub const fn code(&self) -> Option<Code> {
+        match self {
+            Self::Failed { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
 }

@@ -17,15 +17,16 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use hookward_core::headers::passes_to_sender;
+use hookward_core::headers::{TRACEPARENT, passes_to_sender};
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::text::shown_path;
+use hookward_core::trace::TraceId;
 use hookward_gate::engine::{Decision, Evaluation, Gate, HeadVerdict, Permit, RequestHead};
 use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_tunnel::protocol::control::Deadlines;
 use hookward_tunnel::protocol::head::{self, RequestId};
 use hookward_tunnel::transport::{MessageBody, MessageReader, MessageWriter, StreamError};
-use http::{Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -75,6 +76,7 @@ struct RequestSummary {
     method: Method,
     path: String,
     client: IpAddr,
+    trace: Option<TraceId>,
     since: Instant,
 }
 
@@ -83,6 +85,8 @@ struct ResponseSent {
     response: Response<Incoming>,
     connection: PooledConnection,
     observed: Option<(Check, String)>,
+    route: String,
+    checks: Arc<[Check]>,
     secrets: Vec<String>,
 }
 
@@ -166,6 +170,7 @@ impl Exchange<'_> {
             method: request.method.clone(),
             path: shown_path(&request.target),
             client: request.meta.client,
+            trace: trace_of(&request.headers),
             since: Instant::now(),
         };
 
@@ -186,13 +191,14 @@ impl Exchange<'_> {
         };
 
         match answered {
-            Ok((answered, tunnel)) => {
+            Ok((mut answered, tunnel)) => {
                 let status = answered.response.status();
-                let (observed, secrets) = (answered.observed.clone(), answered.secrets.clone());
                 let outcome = RequestResult::Answered {
                     status: status.as_u16(),
-                    observed,
-                    secrets,
+                    observed: answered.observed.take(),
+                    route: std::mem::take(&mut answered.route),
+                    checks: Arc::clone(&answered.checks),
+                    secrets: std::mem::take(&mut answered.secrets),
                 };
                 self.report(shown, outcome);
 
@@ -339,6 +345,7 @@ impl Exchange<'_> {
             .observed()
             .map(|refusal| (refusal.check, refusal.reason.clone()));
         let secrets = permit.secrets().to_vec();
+        let (route, checks) = (permit.settings().name.clone(), permit.checks());
 
         if !self.started.try_start(request.meta.id) {
             // The request arrived before, over a connection that was lost: the application may have
@@ -361,6 +368,8 @@ impl Exchange<'_> {
                 response,
                 connection,
                 observed,
+                route,
+                checks,
                 secrets,
             },
             upgrading,
@@ -444,17 +453,12 @@ impl Exchange<'_> {
     }
 
     fn report(&self, shown: RequestSummary, outcome: RequestResult) {
-        if let RequestResult::Refused { check, .. } = &outcome
-            && !self.handler.refused.take(*check)
-        {
-            return;
-        }
-
         let RequestSummary {
             id,
             method,
             path,
             client,
+            trace,
             since,
         } = shown;
         let (host, took) = (Arc::clone(self.host), since.elapsed());
@@ -465,11 +469,24 @@ impl Exchange<'_> {
             method,
             path,
             client,
+            trace,
             took,
             outcome,
         };
-        self.handler.events.emit(Event::Request(Box::new(report)));
+        self.handler.events.observe(&report);
+        // Beyond a number a second, refusals have no events of their own.
+        let is_shown = report
+            .outcome
+            .check()
+            .is_none_or(|check| self.handler.refused.take(check));
+        if is_shown {
+            self.handler.events.emit(Event::Request(Box::new(report)));
+        }
     }
+}
+
+fn trace_of(headers: &HeaderMap) -> Option<TraceId> {
+    TraceId::from_traceparent(headers.get(TRACEPARENT)?.as_bytes())
 }
 
 /// Returns the body for the application, for a request whose body no check reads.

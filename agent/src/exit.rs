@@ -115,6 +115,19 @@ Exit codes:
   1  something is in the way
   2  wrong command line, or this agent has joined no relay";
 
+/// Exit codes of `hookward status`.
+pub(crate) const STATUS_HELP: &str = "\
+Exit codes:
+  0  shown
+  1  no agent is running with this state directory";
+
+/// Exit codes of `hookward audit verify`.
+pub(crate) const VERIFY_HELP: &str = "\
+Exit codes:
+  0  the audit log is intact
+  1  it is not, or a file can't be read
+  2  wrong command line";
+
 /// Exit codes of `hookward pair`.
 pub(crate) const PAIR_HELP: &str = "\
 Exit codes:

@@ -1,18 +1,21 @@
 //! Hookward's agent: the private side. It keeps a tunnel to the relay (`relay_link`), checks every
 //! request by its own copy of the policy (`exchange`), forwards it to the application (`upstream`),
-//! and reports events ([`events`], `terminal`).
+//! reports events ([`events`], `terminal`), counts and records them (`observe`), and shows its state
+//! (`api`).
 //!
 //! [`Agent`] is a value: start it, stop it. The program `hookward` is wiring around it.
 #![doc = ""]
 #![doc = include_str!("../README.md")]
 
 mod agent;
+mod api;
 mod cli;
 mod commands;
 mod config;
 pub mod events;
 mod exchange;
 mod exit;
+mod observe;
 mod relay_link;
 mod terminal;
 mod upstream;
@@ -24,6 +27,7 @@ pub use config::policy_args::application;
 pub use config::state_dir::{Credential, StateDir};
 pub use exchange::{InFlight, Pairing};
 pub use exit::Exit;
+pub use observe::AgentObserver;
 pub use relay_link::proxy::Proxies;
 pub use relay_link::{
     ConnectionError, LinkSettings, OpenedTunnel, RelayEndpoint, TransportMode, join,

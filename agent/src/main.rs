@@ -20,14 +20,20 @@ async fn main() -> ExitCode {
     };
     let format = cli.log_format();
 
-    // Diagnostics go to standard error, results to standard output.
-    let _flushed_on_drop = match process::log_to_stderr(format == LogFormat::Json, "warn") {
-        Ok(guard) => guard,
-        Err(error) => {
-            print_error(format, &error.to_string());
-            return Exit::Usage.into();
-        }
+    // Diagnostics go to standard error, results to standard output. A file has room for more.
+    let level = if cli.log_file().is_some() {
+        "info"
+    } else {
+        "warn"
     };
+    let _flushed_on_drop =
+        match process::start_log(cli.log_file(), format == LogFormat::Json, level) {
+            Ok(guard) => guard,
+            Err(error) => {
+                print_error(format, &error.to_string());
+                return Exit::Usage.into();
+            }
+        };
 
     match hookward_agent::run(cli).await {
         Ok(exit) => exit.into(),

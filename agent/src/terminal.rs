@@ -8,9 +8,11 @@ pub(crate) mod json;
 pub(crate) mod lines;
 pub(crate) mod screen;
 
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
+use hookward_runtime::process::LogFile;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -66,10 +68,10 @@ pub(crate) fn show(
         .name("terminal".to_owned())
         .spawn(move || {
             let shown = match (format, screen) {
-                (LogFormat::Json, _) => write_lines(reports, json::line),
-                (LogFormat::Text, false) => {
-                    write_lines(reports, |stamped| lines::line(stamped, several))
-                }
+                (LogFormat::Json, _) => write_lines(reports, io::stdout(), json::line),
+                (LogFormat::Text, false) => write_lines(reports, io::stdout(), |stamped| {
+                    lines::line(stamped, several)
+                }),
                 (LogFormat::Text, true) => screen::run(reports, several, &quit),
             };
             if let Err(error) = shown {
@@ -83,20 +85,51 @@ pub(crate) fn show(
     Ok(Shown(Some(shown)))
 }
 
+/// Appends the events to a file as lines, until the last sink is gone.
+///
+/// # Errors
+/// If the file can't be opened, or the system cannot start a thread.
+pub(crate) fn log_to(
+    path: &Path,
+    reports: EventStream,
+    format: LogFormat,
+    several: bool,
+) -> io::Result<()> {
+    let file = LogFile::open(path)?;
+    std::thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || {
+            let written = match format {
+                LogFormat::Json => write_lines(reports, file, json::line),
+                LogFormat::Text => {
+                    write_lines(reports, file, |stamped| lines::line(stamped, several))
+                }
+            };
+            if let Err(error) = written {
+                tracing::error!(%error, "writing events to the log file failed");
+            }
+        })?;
+    Ok(())
+}
+
 fn is_screen(format: LogFormat) -> bool {
     format == LogFormat::Text && io::stdout().is_terminal() && io::stdin().is_terminal()
 }
 
 fn write_lines(
     mut reports: EventStream,
+    mut out: impl Write,
     line: impl Fn(&TimedEvent) -> Option<String>,
 ) -> io::Result<()> {
-    let mut out = BufWriter::new(io::stdout());
+    // Whole lines in one write, because others may append to the same file.
+    let mut batch = String::new();
     while let Some(first) = reports.wait() {
+        batch.clear();
         let mut next = Some(first);
         while let Some(report) = next {
             if let Some(text) = line(&report) {
-                writeln!(out, "{text}")?;
+                batch.push_str(&text);
+                batch.push('\n');
             }
             next = reports.try_next();
         }
@@ -109,9 +142,11 @@ fn write_lines(
         if lost > 0
             && let Some(text) = line(&left_out.into())
         {
-            writeln!(out, "{text}")?;
+            batch.push_str(&text);
+            batch.push('\n');
         }
 
+        out.write_all(batch.as_bytes())?;
         out.flush()?;
         std::thread::sleep(BATCH);
     }

@@ -159,6 +159,10 @@ pub(crate) struct ServeArgs {
     /// Format of the log
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
+
+    /// File of the log, instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
 }
 
 /// Commands of `hookward-relay agent`.

@@ -4,7 +4,6 @@ mod agent;
 mod audit;
 mod serve;
 mod status;
-mod table;
 
 use std::io;
 use std::path::PathBuf;
@@ -103,8 +102,8 @@ pub async fn run(cli: Cli) -> Result<(), CommandError> {
     let is_json = cli.log_format() == LogFormat::Json;
     match cli.command {
         Command::Serve(args) => {
-            // The log goes to standard error; join tokens and the ready line to standard output.
-            let _flushed_on_drop = process::log_to_stderr(is_json, "info")?;
+            // The log goes to standard error or a file; join tokens and the ready line to standard output.
+            let _flushed_on_drop = process::start_log(args.log.clone(), is_json, "info")?;
             serve::run(*args).await
         }
         Command::Agent(command) => agent::run(command).await,

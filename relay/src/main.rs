@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use hookward_core::clock::Clock;
 use hookward_relay::{Cli, CommandError, LogFormat};
 
 // jemalloc returns memory after a burst of connections: see `agent/src/main.rs`.
@@ -47,7 +48,12 @@ fn tell(format: LogFormat, error: &CommandError) {
         LogFormat::Text => eprintln!("hookward-relay: {error}"),
         LogFormat::Json => eprintln!(
             "{}",
-            serde_json::json!({ "event": "error", "reason": error.to_string() })
+            serde_json::json!({
+                "time": Clock::System.now().to_rfc3339(),
+                "level": "error",
+                "event": "error",
+                "reason": error.to_string(),
+            })
         ),
     }
 }

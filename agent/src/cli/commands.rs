@@ -31,6 +31,46 @@ pub(crate) struct JoinArgs {
     pub(crate) common: Common,
 }
 
+/// Flags of `hookward status`.
+#[derive(Debug, Args)]
+#[command(after_help = exit::STATUS_HELP)]
+pub(crate) struct StatusArgs {
+    /// Repeat every 2 s
+    #[arg(long)]
+    pub(crate) watch: bool,
+
+    /// Format of the status
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: LogFormat,
+
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// Commands of `hookward audit`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Find records that were changed, removed, inserted or cut off
+    Verify(VerifyArgs),
+}
+
+/// Arguments of `hookward audit verify`.
+#[derive(Debug, Args)]
+#[command(after_help = exit::VERIFY_HELP)]
+pub(crate) struct VerifyArgs {
+    /// Files of one audit log, in any order
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+
+    /// Last record as another system kept it: the log line audit_head, a metric, or the status (repeatable)
+    #[arg(long, value_name = "SEQ:HASH")]
+    pub(crate) last: Vec<String>,
+
+    /// Format of the report
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: LogFormat,
+}
+
 /// Flags of `hookward diagnose`.
 #[derive(Debug, Args)]
 #[command(after_help = exit::DIAGNOSE_HELP)]

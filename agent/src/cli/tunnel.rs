@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use hookward_tunnel::transport::Transport;
 
 use super::{Common, LogFormat, PolicyFlags};
+use crate::api::listener::InspectListen;
 use crate::exit;
 use crate::relay_link::TransportMode;
 
@@ -35,12 +36,39 @@ pub(crate) struct HttpArgs {
     #[command(flatten)]
     pub(crate) link: LinkArgs,
 
-    /// Format of output
-    #[arg(long, value_enum, default_value_t, help_heading = "Output and files")]
-    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// Flags about output, for commands that open tunnels.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Output and files")]
+pub(crate) struct OutputArgs {
+    /// Format of output
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) log_format: LogFormat,
+
+    /// File of the log, with the requests
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log: Option<PathBuf>,
+
+    /// File of the audit log: a record for each request, in a hash chain
+    #[arg(hide_short_help = true, long, value_name = "FILE")]
+    pub(crate) audit: Option<String>,
+
+    /// Address of the local API, or "off" (default: 127.0.0.1:4040, or the next free port)
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_name = "ADDRESS|off",
+        default_value = "true",
+        hide_default_value = true,
+        alias = "web-addr"
+    )]
+    pub(crate) inspect: InspectListen,
 }
 
 /// Flags of `hookward start`.
@@ -57,9 +85,8 @@ pub(crate) struct StartArgs {
     #[command(flatten)]
     pub(crate) link: LinkArgs,
 
-    /// Format of output
-    #[arg(long, value_enum, default_value_t, help_heading = "Output and files")]
-    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 
     #[command(flatten)]
     pub(crate) common: Common,
@@ -87,9 +114,8 @@ pub(crate) struct PairArgs {
     #[command(flatten)]
     pub(crate) link: LinkArgs,
 
-    /// Format of output
-    #[arg(long, value_enum, default_value_t, help_heading = "Output and files")]
-    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 
     #[command(flatten)]
     pub(crate) common: Common,
@@ -239,7 +265,7 @@ impl HttpArgs {
             webhook,
             policy,
             link: start.link.clone(),
-            log_format: start.log_format,
+            output: start.output.clone(),
             common: Common {
                 state_dir: start.common.state_dir.clone(),
             },

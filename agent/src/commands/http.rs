@@ -27,22 +27,22 @@ pub(super) async fn run(args: HttpArgs) -> Result<Exit, CommandError> {
     let plan = match plan::plan(&args, &state, &Clock::System)? {
         Ok(plan) => plan,
         Err(problems) => {
-            print_error(args.log_format, &problems.to_string());
+            print_error(args.output.log_format, &problems.to_string());
             return Ok(Exit::Usage);
         }
     };
 
-    let (local, link, log_format) = (
+    let (local, link, output) = (
         args.public.local.address,
         args.link.clone(),
-        args.log_format,
+        args.output.clone(),
     );
     let tunnel = again(args, plan, &state)?;
     TunnelRunner {
         tunnels: vec![tunnel],
         local,
         link,
-        log_format,
+        output,
         state,
     }
     .run(CancellationToken::new())

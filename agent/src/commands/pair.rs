@@ -33,7 +33,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
     let policy = match policy(&args) {
         Ok(policy) => policy,
         Err(what) => {
-            print_error(args.log_format, &what.to_string());
+            print_error(args.output.log_format, &what.to_string());
             return Ok(Exit::Usage);
         }
     };
@@ -59,16 +59,16 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
         pairing: Some(pairing),
     };
 
-    let (local, link, log_format) = (
+    let (local, link, output) = (
         args.public.local.address,
         args.link.clone(),
-        args.log_format,
+        args.output.clone(),
     );
     let ended = TunnelRunner {
         tunnels: vec![tunnel],
         local,
         link,
-        log_format,
+        output,
         state,
     }
     .run(taken.clone())
@@ -103,7 +103,7 @@ fn pairing(file: PathBuf, done: CancellationToken) -> Pairing {
 fn report_secret(args: &PairArgs) {
     let (file, provider) = (args.secret_file.display(), &args.provider);
     print_error(
-        args.log_format,
+        args.output.log_format,
         &format!(
             "the secret is in {file}; next: hookward http PORT --verify {provider}=file:{file}"
         ),

@@ -1,6 +1,7 @@
 //! Opens tunnels and shows their requests until the user, a signal or a relay ends it.
 
 mod announce;
+mod outputs;
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
@@ -17,12 +18,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::announce::Announcement;
-use crate::cli::{LinkArgs, LogFormat};
+use self::outputs::Outputs;
+use crate::cli::{LinkArgs, OutputArgs};
 use crate::commands::http::plan::Plan;
 use crate::commands::local::{self, Local};
 use crate::commands::{CommandError, print_error};
 use crate::config::state_dir::{StateDir, StateError};
-use crate::events::{self, Event, EventSink};
+use crate::events::{Event, EventSink};
 use crate::exchange::{InFlight, Pairing};
 use crate::exit::Exit;
 use crate::relay_link::proxy::Proxies;
@@ -58,8 +60,8 @@ pub(super) struct TunnelRunner {
     pub local: Option<SocketAddr>,
     /// Flags of the connections to relays.
     pub link: LinkArgs,
-    /// Format of output.
-    pub log_format: LogFormat,
+    /// Flags about output.
+    pub output: OutputArgs,
     pub state: StateDir,
 }
 
@@ -73,9 +75,10 @@ impl TunnelRunner {
             tunnels,
             local,
             link,
-            log_format,
+            output,
             state,
         } = self;
+        let log_format = output.log_format;
         let clock = Clock::System;
         let files =
             process::raise_file_limit().map_err(CommandError::system("the limit of open files"))?;
@@ -127,7 +130,8 @@ impl TunnelRunner {
             reloading.push((reloads, again));
         }
 
-        let (events, stream) = events::channel();
+        let several = settings.len() > 1;
+        let (mut outputs, events, stream) = Outputs::open(&output, &state, several, &clock)?;
         let announce = {
             let events = events.clone();
             move |opened: OpenedTunnel| {
@@ -149,6 +153,7 @@ impl TunnelRunner {
             drain: Limits::default().drain,
         };
 
+        outputs.note_start(&settings);
         let mut agent = match Agent::start(settings, clock, events.clone(), announce, remember) {
             Ok(agent) => agent,
             Err(problems) => {
@@ -157,11 +162,12 @@ impl TunnelRunner {
             }
         };
 
+        outputs.serve(&agent, &events);
         let on_screen = Quit {
             in_order: quit.clone(),
             at_once: CancellationToken::new(),
         };
-        let mut shown = terminal::show(stream, log_format, reloading.len() > 1, on_screen.clone())
+        let mut shown = terminal::show(stream, log_format, several, on_screen.clone())
             .map_err(CommandError::system("the terminal's thread"))?;
 
         let refused = loop {
@@ -177,7 +183,7 @@ impl TunnelRunner {
                 changed = async { select_all(changes).await.1 }, if can_reload => changed,
             };
             if let Some((_, again)) = reloading.get(changed) {
-                reload(&agent, changed, &events, again());
+                reload(&agent, changed, &outputs, &events, again());
             }
         };
 
@@ -187,6 +193,7 @@ impl TunnelRunner {
                 () = agent.shutdown() => {}
                 () = report_stopping(&in_flight, &events) => {}
             }
+            outputs.close().await;
             drop(events);
 
             if let Some(local) = local {
@@ -310,14 +317,20 @@ fn remember(
 fn reload(
     agent: &Agent,
     tunnel: usize,
+    outputs: &Outputs,
     events: &EventSink,
     again: Result<Result<Plan, Diagnostics>, StateError>,
 ) {
     let replaced = match again {
-        Ok(Ok(plan)) => agent
-            .replace_policy(tunnel, &plan.policy)
-            .map(|()| plan.messages)
-            .map_err(|what| what.to_string()),
+        Ok(Ok(plan)) => {
+            let replaced = agent.replace_policy(tunnel, &plan.policy);
+            if replaced.is_ok() {
+                outputs.note_policy(tunnel, Ok(&plan.policy));
+            }
+            replaced
+                .map(|()| plan.messages)
+                .map_err(|what| what.to_string())
+        }
         Ok(Err(problems)) => Err(problems.to_string()),
         Err(error) => Err(error.to_string()),
     };
@@ -327,6 +340,7 @@ fn reload(
             .into_iter()
             .for_each(|message| events.emit(message)),
         Err(what) => {
+            outputs.note_policy(tunnel, Err(&what));
             events.emit(Event::Warning(format!(
                 "the new policy can't be used; THE OLD ONE STAYS IN FORCE: {what}"
             )));

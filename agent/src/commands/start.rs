@@ -54,11 +54,11 @@ pub(super) async fn run(args: StartArgs) -> Result<Exit, CommandError> {
     }
 
     if !problems.is_empty() {
-        print_error(args.log_format, &Diagnostics(problems).to_string());
+        print_error(args.output.log_format, &Diagnostics(problems).to_string());
         return Ok(Exit::Usage);
     }
 
-    let (local, link, log_format) = (args.local.address, args.link.clone(), args.log_format);
+    let (local, link, output) = (args.local.address, args.link.clone(), args.output.clone());
     let mut tunnels = Vec::new();
 
     for (tunnel, plan) in plans {
@@ -69,7 +69,7 @@ pub(super) async fn run(args: StartArgs) -> Result<Exit, CommandError> {
         tunnels,
         local,
         link,
-        log_format,
+        output,
         state,
     }
     .run(CancellationToken::new())

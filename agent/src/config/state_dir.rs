@@ -14,6 +14,8 @@ use hookward_tunnel::transport::identity::Pin;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::api::listener::RunningApi;
+
 /// Failure to read or write the agent's files.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -71,6 +73,12 @@ enum SavedTunnel {
     One(Credential),
 }
 
+/// Token for the local API.
+const API_TOKEN: &str = "api-token";
+
+/// Beginning of the names of files that name the API of a running agent.
+const RUN_PREFIX: &str = "run-";
+
 /// Directory of one agent's files.
 #[derive(Debug, Clone)]
 pub struct StateDir(PathBuf);
@@ -122,6 +130,32 @@ impl StateDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Returns the path of the token for the local API.
+    pub(crate) fn api_token(&self) -> PathBuf {
+        self.0.join(API_TOKEN)
+    }
+
+    /// Returns the path of the file that names the API of a running agent.
+    pub(crate) fn run_file(&self, process: u32) -> PathBuf {
+        self.0.join(format!("{RUN_PREFIX}{process}.json"))
+    }
+
+    /// Returns the files of running agents with their content. Files of killed ones are among them.
+    pub(crate) fn running(&self) -> Vec<(PathBuf, RunningApi)> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let files = entries.filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with(RUN_PREFIX) && name.ends_with(".json")
+        });
+        files
+            .filter_map(|entry| {
+                let text = fs::read(entry.path()).ok()?;
+                Some((entry.path(), serde_json::from_slice(&text).ok()?))
+            })
+            .collect()
     }
 
     /// Returns the credentials, one for each joined relay.

@@ -1,7 +1,9 @@
 //! Broadcast of events from the agent to its outputs. A slow output loses the oldest events, and
 //! learns how many; requests never wait for it.
 
-use super::{Event, TimedEvent};
+use super::{Event, RequestEvent, TimedEvent};
+use crate::observe::AgentObserver;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::{
     self,
@@ -15,6 +17,7 @@ const QUEUE_LENGTH: usize = 4096;
 #[derive(Clone)]
 pub struct EventSink {
     sender: broadcast::Sender<TimedEvent>,
+    observer: Arc<AgentObserver>,
 }
 
 /// Stream of the events since it was created.
@@ -27,8 +30,15 @@ pub struct EventStream {
 /// Creates a sink of events, and its first stream.
 #[must_use]
 pub fn channel() -> (EventSink, EventStream) {
+    observed_channel(Arc::new(AgentObserver::without_audit()))
+}
+
+/// Creates a sink whose events this observer sees, and its first stream.
+#[must_use]
+pub fn observed_channel(observer: Arc<AgentObserver>) -> (EventSink, EventStream) {
     let (sender, receiver) = broadcast::channel(QUEUE_LENGTH);
-    (EventSink { sender }, EventStream { receiver, lost: 0 })
+    let sink = EventSink { sender, observer };
+    (sink, EventStream { receiver, lost: 0 })
 }
 
 impl EventSink {
@@ -37,8 +47,19 @@ impl EventSink {
         self.emit_at(Duration::ZERO, report);
     }
 
+    /// Passes the outcome of a request to the observer. [`EventSink::emit`] shows it.
+    pub(crate) fn observe(&self, request: &RequestEvent) {
+        self.observer.request(request);
+    }
+
+    /// Returns the observer.
+    pub(crate) const fn observer(&self) -> &Arc<AgentObserver> {
+        &self.observer
+    }
+
     /// Emits an event that happened `ago`.
     pub fn emit_at(&self, ago: Duration, report: Event) {
+        self.observer.event(&report);
         let stamped = TimedEvent::from(report);
         let at = stamped
             .at

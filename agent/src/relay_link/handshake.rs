@@ -203,6 +203,9 @@ pub(crate) async fn open(
     shared
         .status
         .open(id.clone(), transport, &opened, &*shared.on_open);
+    shared
+        .status
+        .note_session(id.clone(), found.session.clone());
     shared.status.set_standby(id, stands_by, &shared.events);
 
     if relay_leaves {

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hookward_tunnel::transport::Transport;
+use hookward_tunnel::transport::{PathStats, Session, Transport};
 
 use crate::events::{Event, EventSink};
 use crate::relay_link::{ConnectionError, OpenedTunnel};
@@ -23,6 +23,8 @@ pub(crate) struct LinkStatus {
 #[derive(Default)]
 struct Inner {
     open: BTreeMap<LinkId, Transport>,
+    /// Sessions of open links, for measurements.
+    sessions: BTreeMap<LinkId, Session>,
     /// Reported failures, and their time.
     events: BTreeMap<String, Instant>,
     /// Last failure of each transport, for each relay.
@@ -33,6 +35,22 @@ struct Inner {
     elsewhere: BTreeSet<LinkId>,
     /// Links whose relay drains.
     leaving: BTreeSet<LinkId>,
+}
+
+/// An open link.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkState {
+    /// Address of the relay.
+    pub relay: String,
+    /// Number of the link.
+    pub number: usize,
+    pub transport: Transport,
+    /// Measurements of the path, over QUIC.
+    pub path: Option<PathStats>,
+    /// `true` while another instance serves the tunnels.
+    pub is_standby: bool,
+    /// `true` while the relay drains.
+    pub is_draining: bool,
 }
 
 /// Failure of an attempt over one transport.
@@ -49,6 +67,7 @@ impl Inner {
     /// Returns `true` if the link was open.
     fn close(&mut self, id: &LinkId) -> bool {
         self.forget(id);
+        self.sessions.remove(id);
         self.open.remove(id).is_some()
     }
 
@@ -136,6 +155,25 @@ impl LinkStatus {
         if changed {
             opened.iter().cloned().for_each(tell);
         }
+    }
+
+    /// Records the session of an open link.
+    pub(crate) fn note_session(&self, id: LinkId, session: Session) {
+        self.lock().sessions.insert(id, session);
+    }
+
+    /// Returns the open links.
+    pub(crate) fn links(&self) -> Vec<LinkState> {
+        let inner = self.lock();
+        let state = |(id, transport): (&LinkId, &Transport)| LinkState {
+            relay: id.0.clone(),
+            number: id.1,
+            transport: *transport,
+            path: inner.sessions.get(id).and_then(Session::path_stats),
+            is_standby: inner.elsewhere.contains(id),
+            is_draining: inner.leaving.contains(id),
+        };
+        inner.open.iter().map(state).collect()
     }
 
     /// Records a closed link.

@@ -1,4 +1,4 @@
-//! One JSON object a line, for programs. Every object has `time` and `event`; fields without a
+//! One JSON object a line, for programs. Every object has `time`, `level` and `event`; fields without a
 //! value are omitted.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use crate::events::{Event, Ready, RequestResult, TimedEvent};
 #[derive(Serialize)]
 struct JsonLine<'r> {
     time: String,
+    level: &'static str,
     #[serde(flatten)]
     event: JsonEvent<'r>,
 }
@@ -40,6 +41,9 @@ enum JsonEvent<'r> {
     RefusedSummary {
         counts: BTreeMap<String, u64>,
     },
+    Api {
+        address: String,
+    },
     Stopping {
         in_flight: usize,
     },
@@ -61,6 +65,8 @@ struct JsonRequest<'r> {
     status: Option<u16>,
     ms: Millis,
     client: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<&'r str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,9 +113,22 @@ struct Observed<'r> {
 pub(crate) fn line(stamped: &TimedEvent) -> Option<String> {
     serde_json::to_string(&JsonLine {
         time: time_of(stamped.at),
+        level: level(&stamped.event),
         event: event(&stamped.event),
     })
     .ok()
+}
+
+/// Returns the level of an event, as of lines of the log.
+const fn level(event: &Event) -> &'static str {
+    match event {
+        Event::Disconnected { .. } | Event::RelayDisconnected { .. } | Event::Warning(_) => "warn",
+        Event::Request(request) => match request.outcome {
+            RequestResult::Failed { .. } => "warn",
+            _ => "info",
+        },
+        _ => "info",
+    }
 }
 
 fn event(report: &Event) -> JsonEvent<'_> {
@@ -134,6 +153,7 @@ fn event(report: &Event) -> JsonEvent<'_> {
                 path: &request.path,
                 ms: Millis::Measured(millis(request.took)),
                 client: request.client.to_string(),
+                trace: request.trace.map(|trace| trace.to_string()),
                 ..JsonRequest::default()
             };
 
@@ -142,6 +162,7 @@ fn event(report: &Event) -> JsonEvent<'_> {
                     status,
                     observed,
                     secrets,
+                    ..
                 } => {
                     let observed = observed.as_ref().map(|(check, reason)| Observed {
                         check: *check,
@@ -226,6 +247,9 @@ fn event(report: &Event) -> JsonEvent<'_> {
                 .iter()
                 .map(|(check, count)| (check.to_string(), *count))
                 .collect(),
+        },
+        Event::Api { address } => JsonEvent::Api {
+            address: address.to_string(),
         },
         Event::Stopping { in_flight } => JsonEvent::Stopping {
             in_flight: *in_flight,

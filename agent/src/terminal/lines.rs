@@ -76,11 +76,13 @@ pub fn text(report: &Event, several: bool) -> String {
                     status,
                     observed: None,
                     secrets,
+                    ..
                 } if secrets.is_empty() => line(*status, String::new()),
                 RequestResult::Answered {
                     status,
                     observed: None,
                     secrets,
+                    ..
                 } => line(*status, format!(" by {}", secrets.join(", "))),
                 RequestResult::Challenge { status } => {
                     line(*status, " answered the provider's challenge".to_owned())
@@ -151,6 +153,7 @@ pub fn text(report: &Event, several: bool) -> String {
                 .collect::<Vec<_>>();
             format!("refused more: {}", counts.join(", "))
         }
+        Event::Api { address } => format!("local API: http://{address}/api/tunnels"),
         Event::Stopping { in_flight: 0 } => "stopping".to_owned(),
         Event::Stopping { in_flight: 1 } => "stopping: 1 request in flight".to_owned(),
         Event::Stopping { in_flight } => format!("stopping: {in_flight} requests in flight"),

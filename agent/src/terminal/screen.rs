@@ -43,6 +43,8 @@ pub(crate) struct Screen {
     several: bool,
     state: String,
     stopping: bool,
+    /// URL of the local API.
+    api: Option<String>,
     /// Transport of each relay, if it is connected.
     relays: BTreeMap<String, Option<Transport>>,
     /// Tunnels by their public origin.
@@ -114,6 +116,7 @@ impl Screen {
                 self.relays.insert(relay.clone(), None);
                 self.message(stamped);
             }
+            Event::Api { address } => self.api = Some(format!("http://{address}")),
             Event::Stopping { .. } => {
                 self.state = self.text(report);
                 self.stopping = true;
@@ -252,6 +255,10 @@ impl Screen {
         for (relay, by) in &self.relays {
             let by = by.map_or_else(|| "not reached".to_owned(), |by| by.to_string());
             top.push(row("Relay", format!("{relay} ({by})")));
+        }
+
+        if let Some(api) = &self.api {
+            top.push(row("Local API", api.clone()));
         }
 
         for ready in self.tunnels.values().take(tunnels) {
@@ -423,6 +430,7 @@ mod tests {
             let path = format!("/at-{ms}");
 
             let report = RequestEvent {
+                trace: None,
                 id,
                 host,
                 method,
@@ -466,6 +474,8 @@ mod tests {
         let answered = |status| RequestResult::Answered {
             status,
             observed: None,
+            route: String::new(),
+            checks: std::sync::Arc::from([]),
             secrets: Vec::new(),
         };
 

@@ -103,16 +103,28 @@ fn announce(
     match format {
         LogFormat::Json => {
             if let Some((name, FirstToken::Written(file))) = first {
-                say(&serde_json::json!({ "event": "join_token", "agent": name.as_str(), "file": file }).to_string())?;
+                let line = serde_json::json!({
+                    "time": Clock::System.now().to_rfc3339(),
+                    "level": "info",
+                    "event": "join_token",
+                    "agent": name.as_str(),
+                    "file": file,
+                });
+                say(&line.to_string())?;
             }
 
+            let admin = relay.admin_addresses();
             let ready = serde_json::json!({
+                "time": Clock::System.now().to_rfc3339(),
+                "level": "info",
                 "event": "ready",
                 "domain": domain.as_str(),
                 "edge": relay.edge_address().to_string(),
                 "tunnel": relay.tunnel_address().to_string(),
                 "pin": relay.pin().to_string(),
                 "ca": ca,
+                "admin": admin.admin.map(|address| address.to_string()),
+                "monitoring": admin.monitoring.map(|address| address.to_string()),
                 "open_files": files,
             });
             say(&ready.to_string())?;

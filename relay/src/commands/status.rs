@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_observe::api::client::{CallError, Endpoint};
+use hookward_observe::table::{self, span};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 use tokio::time::sleep;
@@ -13,7 +14,7 @@ use tokio::time::sleep;
 use crate::admin::SOCKET_FILE;
 use crate::admin::status::{AgentStatus, RelayStatus};
 use crate::cli::{OutputFormat, StatusArgs};
-use crate::commands::{CommandError, say, table};
+use crate::commands::{CommandError, say};
 
 /// Interval of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
@@ -180,14 +181,4 @@ pub(super) fn agents(agents: &[AgentStatus], now: UnixMillis) -> String {
         ]
     });
     table::text(&header, rows.collect())
-}
-
-/// Returns a number of seconds in its largest unit.
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }

@@ -85,7 +85,10 @@ async fn respond(
     };
 
     let (verdict, mut response) = match handled {
-        Ok((response, upstream)) => (Verdict::Forwarded(upstream), response),
+        Ok((mut response, upstream)) => {
+            response::identify(&mut response, id);
+            (Verdict::Forwarded(upstream), response)
+        }
         Err(verdict) => {
             let response = response::to(id, &verdict);
             (verdict, response)

@@ -75,7 +75,7 @@ fn problem(id: RequestId, code: Code, status: StatusCode) -> Response<ResponseBo
         headers.insert(header::RETRY_AFTER, RETRY_AFTER);
     }
 
-    identify(&mut response, id);
+    mark_own(&mut response, id);
     response
 }
 
@@ -92,7 +92,7 @@ fn reject_test(id: RequestId, code: Code) -> Response<ResponseBody> {
     headers.insert(ERROR_CODE, HeaderValue::from_static(code.as_str()));
     headers.insert(header::WWW_AUTHENTICATE, SIGNATURE);
 
-    identify(&mut response, id);
+    mark_own(&mut response, id);
     response
 }
 
@@ -116,20 +116,26 @@ fn answer_challenge(id: RequestId, answer: &ChallengeResponse) -> Response<Respo
     let mut response = Response::new(ResponseBody::own(Full::new(answer.body.clone())));
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers.clone();
-    identify(&mut response, id);
+    mark_own(&mut response, id);
     response
 }
 
 fn acknowledge(id: RequestId) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::own(Full::default()));
-    identify(&mut response, id);
+    mark_own(&mut response, id);
     response
 }
 
-fn identify(response: &mut Response<ResponseBody>, id: RequestId) {
+/// Marks a response of the relay itself, which must not be cached.
+fn mark_own(response: &mut Response<ResponseBody>, id: RequestId) {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    identify(response, id);
+}
+
+/// Adds the request's id, by which the sender's log and the relay's name the same request.
+pub(crate) fn identify(response: &mut Response<ResponseBody>, id: RequestId) {
     if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
-        headers.insert(REQUEST_ID, id);
+        response.headers_mut().insert(REQUEST_ID, id);
     }
 }

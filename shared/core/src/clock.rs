@@ -25,6 +25,17 @@ impl UnixMillis {
     pub const fn seconds(self) -> u64 {
         self.0 / 1000
     }
+
+    /// Returns the time as RFC 3339 text in UTC, with milliseconds: `2026-11-29T08:00:00.123Z`.
+    #[must_use]
+    pub fn to_rfc3339(self) -> String {
+        let seconds = i64::try_from(self.seconds()).unwrap_or_default();
+        let time = time::OffsetDateTime::from_unix_timestamp(seconds)
+            .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+        let ((year, month, day), (hour, minute, second)) = (time.to_calendar_date(), time.to_hms());
+        let (month, milli) = (u8::from(month), self.0 % 1000);
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+    }
 }
 
 /// Monotonic time: milliseconds since an arbitrary start. Setting the machine's clock does not

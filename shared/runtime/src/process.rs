@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use self::log::{LogError, LogHold, hold_log, log_to_stderr};
+pub use self::log::{LogError, LogFile, LogHold, hold_log, start_log};
 pub use self::signals::ShutdownSignals;
 use hookward_core::clock::UnixMillis;
 use time::OffsetDateTime;

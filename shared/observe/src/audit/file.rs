@@ -15,7 +15,6 @@ use time::format_description::well_known::Rfc3339;
 
 use super::chain::{ChainFields, ChainHead, head_of};
 use super::error::AuditError;
-use super::record::timestamp;
 use super::settings::FileSettings;
 
 /// The open file.
@@ -233,9 +232,12 @@ impl LogFile {
 
 /// Returns `NAME.TIME.SEQ`: sorted by name, the files are in the order of their records.
 fn rotated_path(path: &Path, head: ChainHead, now: UnixMillis) -> PathBuf {
-    let compact: String = timestamp(UnixMillis(now.seconds() * 1000))
+    let seconds = now.to_rfc3339();
+    let seconds = seconds.split('.').next().unwrap_or_default();
+    let compact: String = seconds
         .chars()
         .filter(|c| !matches!(c, '-' | ':'))
+        .chain(['Z'])
         .collect();
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{compact}.{:012}", head.seq));
@@ -346,7 +348,7 @@ mod tests {
 
     fn write(file: &mut LogFile, head: &mut ChainHead, now: UnixMillis) {
         let mut line = Vec::new();
-        let fields = format!("{{\"time\":\"{}\",\"event\":\"test\"}}", timestamp(now));
+        let fields = format!("{{\"time\":\"{}\",\"event\":\"test\"}}", now.to_rfc3339());
         head.seal(fields.as_bytes(), &mut line);
         let (_, written) = file.append(&line, now);
         written.unwrap();

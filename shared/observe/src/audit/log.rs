@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::chain::ChainHead;
 use super::error::AuditError;
-use super::record::{Act, Actor, encode, timestamp};
+use super::record::{Act, Actor, encode};
 use super::refusals::{Counted, RefusalCounts, RefusalKind};
 use super::settings::{AuditSettings, OnFailure};
 use super::writer::Writer;
@@ -233,7 +233,7 @@ impl Shared {
                 of: counted.kind.event,
                 reason: counted.kind.reason,
                 client: counted.client,
-                second: timestamp(UnixMillis(counted.second * 1000)),
+                second: UnixMillis(counted.second * 1000).to_rfc3339(),
                 count: counted.count,
             };
             self.push(encode(now, "counted", &fields), QUEUE_BYTES);

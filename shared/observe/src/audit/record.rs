@@ -6,8 +6,6 @@ use std::os::unix::fs::MetadataExt as _;
 use hookward_core::clock::UnixMillis;
 use hookward_core::text::printable;
 use serde::Serialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 /// Person or program that performed an administrative act.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -93,7 +91,7 @@ pub(super) fn encode(
 ) -> serde_json::Result<Vec<u8>> {
     let mut line = Vec::with_capacity(RECORD_BYTES);
     line.extend_from_slice(b"{\"time\":\"");
-    line.extend_from_slice(timestamp(now).as_bytes());
+    line.extend_from_slice(now.to_rfc3339().as_bytes());
     line.extend_from_slice(b"\",\"event\":");
     serde_json::to_writer(&mut line, event)?;
 
@@ -115,14 +113,6 @@ pub(super) fn encode(
 
 /// Usual size of a record, in bytes.
 const RECORD_BYTES: usize = 512;
-
-/// Returns a time as RFC 3339 text in UTC, with milliseconds.
-pub(super) fn timestamp(now: UnixMillis) -> String {
-    let nanos = i128::from(now.0) * 1_000_000;
-    let time =
-        OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    time.format(&Rfc3339).unwrap_or_default()
-}
 
 #[cfg(test)]
 mod tests {
@@ -147,7 +137,7 @@ mod tests {
         let empty = encode(UnixMillis(0), "stopped", &json!({})).unwrap();
         assert_eq!(
             empty,
-            br#"{"time":"1970-01-01T00:00:00Z","event":"stopped"}"#
+            br#"{"time":"1970-01-01T00:00:00.000Z","event":"stopped"}"#
         );
     }
 

@@ -1,43 +1,72 @@
-//! Log of a process on standard error.
+//! Log of a process, on standard error or in a file.
+//!
+//! As JSON each line is one object with `time` (RFC 3339, UTC), `level`, `event`, `message`, `target`
+//! (the part of the program), and the fields of the event. `event` is `log` for lines that are only
+//! for people.
+
+mod file;
+mod json;
 
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal as _, Write};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::non_blocking::{NonBlocking, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+
+pub use self::file::LogFile;
+use self::json::JsonFormat;
 
 /// Environment variable of the log filter: levels, also by module (`debug`, `info,quinn=debug`).
 pub(crate) const LOG_VARIABLE: &str = "HOOKWARD_LOG";
 
 /// Failure to set up the log.
 #[derive(Debug, thiserror::Error)]
-#[error("{LOG_VARIABLE} is not a log filter (try `info` or `debug`): {0}")]
-pub struct LogError(String);
+pub enum LogError {
+    /// The filter is invalid.
+    #[error("{LOG_VARIABLE} is not a log filter (try `info` or `debug`): {0}")]
+    Filter(String),
+    /// The file can't be opened.
+    #[error("--log {}: {source}", .path.display())]
+    File {
+        /// Path of the file.
+        path: PathBuf,
+        /// Error of the system.
+        source: io::Error,
+    },
+}
 
-/// Sends the log to standard error until the guard is dropped: one line per event, or one JSON
-/// object. A separate thread writes it behind a bounded queue, so that an unread pipe does not block
-/// requests. `level` is the filter if `LOG_VARIABLE` is not set.
+/// Starts the log, which ends when the guard is dropped: one line per event, or one JSON object. A
+/// separate thread writes it behind a bounded queue, so that an unread pipe does not block requests.
+/// It goes to `file`, or to standard error. `level` is the filter if `LOG_VARIABLE` is not set.
 ///
 /// # Errors
-/// If the variable is not a valid filter.
-pub fn log_to_stderr(json: bool, level: &str) -> Result<WorkerGuard, LogError> {
+/// [`LogError`].
+pub fn start_log(file: Option<PathBuf>, json: bool, level: &str) -> Result<WorkerGuard, LogError> {
     let filter = match std::env::var(LOG_VARIABLE) {
         Ok(text) => text,
         Err(std::env::VarError::NotPresent) => level.to_owned(),
-        Err(error) => return Err(LogError(error.to_string())),
+        Err(error) => return Err(LogError::Filter(error.to_string())),
     };
     let filter = EnvFilter::builder()
         .parse(filter)
-        .map_err(|error| LogError(error.to_string()))?;
-    let (writer, guard) = tracing_appender::non_blocking(Stderr);
+        .map_err(|error| LogError::Filter(error.to_string()))?;
+
+    let has_colors = file.is_none() && io::stderr().is_terminal();
+    let (writer, guard) = match file {
+        None => tracing_appender::non_blocking(Stderr),
+        Some(path) => {
+            let opened = LogFile::open(&path);
+            NonBlocking::new(opened.map_err(|source| LogError::File { path, source })?)
+        }
+    };
 
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer)
-        .with_ansi(io::stderr().is_terminal());
-
+        .with_ansi(has_colors);
     if json {
-        log.json().flatten_event(true).init()
+        log.event_format(JsonFormat).init()
     } else {
         log.init()
     }

@@ -4,7 +4,8 @@
 const GAP: usize = 2;
 
 /// Returns the table as text, without a line feed at its end.
-pub(super) fn text(header: &[&str], rows: Vec<Vec<String>>) -> String {
+#[must_use]
+pub fn text(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let header: Vec<String> = header.iter().map(|name| (*name).to_owned()).collect();
     let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
@@ -25,6 +26,17 @@ pub(super) fn text(header: &[&str], rows: Vec<Vec<String>>) -> String {
         cells.trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Returns a number of seconds in its largest unit.
+#[must_use]
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,159 @@
+//! Routes of the API. Their OpenAPI document is made from the same declarations.
+
+use std::sync::Arc;
+
+use axum::extract::{Extension, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router, middleware};
+use hookward_observe::api::access::{self, Access, Caller, Tokens, problem};
+use hookward_observe::metrics::{self, CONTENT_TYPE, ProcessSnapshot};
+use prometheus_client::registry::Registry;
+use serde::Deserialize;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::metrics::AgentSnapshot;
+use super::ngrok;
+use super::status::{AgentStatus, AgentView};
+
+/// State of the handlers.
+#[derive(Clone)]
+pub(super) struct Api {
+    pub view: Arc<AgentView>,
+    registry: Arc<Registry>,
+    /// Access to the reasons of health checks.
+    known: Access,
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Hookward agent",
+    description = "Private API of a Hookward agent. /api/tunnels, /api/endpoints and /api/status have \
+                   ngrok's shape. /metrics and /api/v1 need the token of the file api-token in the \
+                   state directory: Authorization: Bearer TOKEN. On another address than loopback, \
+                   everything but /livez and /readyz does."
+))]
+struct Document;
+
+/// Creates the router. Without `is_local`, other machines can reach the API.
+pub(super) fn router(view: Arc<AgentView>, tokens: &Arc<Tokens>, is_local: bool) -> Router {
+    let mut registry = Registry::default();
+    view.observer.metrics().register(&mut registry);
+    metrics::register(&mut registry, AgentSnapshot(Arc::clone(&view)));
+    metrics::register(&mut registry, ProcessSnapshot::new(&view.clock));
+    let api = Api {
+        view,
+        registry: Arc::new(registry),
+        known: Access::metrics(tokens),
+    };
+
+    let (health, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(livez))
+        .routes(routes!(readyz))
+        .split_for_parts();
+    let (ngrok, of_ngrok) = OpenApiRouter::new()
+        .routes(routes!(ngrok::tunnels))
+        .routes(routes!(ngrok::tunnel))
+        .routes(routes!(ngrok::endpoints))
+        .routes(routes!(ngrok::status))
+        .split_for_parts();
+    let (private, of_private) = OpenApiRouter::new()
+        .routes(routes!(prometheus))
+        .routes(routes!(status))
+        .split_for_parts();
+    document.merge(of_ngrok);
+    document.merge(of_private);
+
+    let document = Json(document);
+    let private = private.route(
+        "/api/v1/openapi.json",
+        axum::routing::get(|| async move { document.clone() }),
+    );
+    let guard = |router: Router<Api>, access: Access| {
+        let access = match is_local {
+            true => access,
+            false => access.under_any_name(),
+        };
+        router
+            .with_state(api.clone())
+            .layer(middleware::from_fn_with_state(access, access::check))
+    };
+    let read = match is_local {
+        true => Access::open(tokens),
+        false => Access::full(tokens),
+    };
+    guard(health, Access::open(tokens))
+        .merge(guard(ngrok, read))
+        .merge(guard(private, Access::full(tokens)))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "see /api/v1/openapi.json") })
+}
+
+/// The process runs.
+#[utoipa::path(get, path = "/livez", responses((status = 200, body = String, content_type = "text/plain")))]
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Parameters of the readiness.
+#[derive(Deserialize)]
+struct ReadyQuery {
+    /// `true` to require healthy applications, too.
+    #[serde(default)]
+    application: bool,
+}
+
+/// A connection to a relay serves the tunnels. With a token the answer gives reasons.
+#[utoipa::path(get, path = "/readyz",
+    params(("application" = Option<bool>, Query, description = "Require healthy applications, too")),
+    responses(
+        (status = 200, body = String, content_type = "text/plain"),
+        (status = 503, body = String, content_type = "text/plain"),
+    ))]
+async fn readyz(
+    State(api): State<Api>,
+    Query(query): Query<ReadyQuery>,
+    caller: Option<Extension<Caller>>,
+    headers: HeaderMap,
+) -> Response {
+    let connection = match api.view.is_ready() {
+        true => None,
+        false => Some("no connection to a relay serves the tunnels".to_owned()),
+    };
+    let applications = match query.application {
+        true => api.view.application_problems(),
+        false => Vec::new(),
+    };
+    let problems: Vec<_> = connection.into_iter().chain(applications).collect();
+
+    let (status, word) = match problems.is_empty() {
+        true => (StatusCode::OK, "ok\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+    };
+    let caller = caller.map(|Extension(caller)| caller);
+    match api.known.is_known(caller.as_ref(), &headers) {
+        true => {
+            let problems = problems.iter().map(|problem| format!("{problem}\n"));
+            (status, word.to_owned() + &problems.collect::<String>()).into_response()
+        }
+        false => (status, word).into_response(),
+    }
+}
+
+/// Metrics in the Prometheus text format.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
+async fn prometheus(State(api): State<Api>) -> Response {
+    // Reads files of /proc.
+    let text = tokio::task::spawn_blocking(move || metrics::text(&api.registry)).await;
+    match text {
+        Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the agent is stopping"),
+    }
+}
+
+/// State of the agent as a whole.
+#[utoipa::path(get, path = "/api/v1/status", responses((status = 200, body = AgentStatus)))]
+async fn status(State(api): State<Api>) -> Json<AgentStatus> {
+    Json(api.view.status())
+}

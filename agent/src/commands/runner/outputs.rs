@@ -1,0 +1,116 @@
+//! Outputs of a running agent beside the terminal: audit log, log file, and local API.
+
+use std::sync::Arc;
+
+use hookward_core::clock::Clock;
+use hookward_gate::policy::Policy;
+use hookward_gate::policy::summary::Summary;
+use hookward_observe::audit::{Actor, AuditLog, RawAudit};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::listener::BoundApi;
+use crate::cli::OutputArgs;
+use crate::commands::CommandError;
+use crate::config::state_dir::StateDir;
+use crate::events::{self, Event, EventSink, EventStream};
+use crate::observe::AgentObserver;
+use crate::{Agent, AgentSettings, terminal};
+
+/// Name of the program in syslog.
+const PROGRAM: &str = "hookward";
+
+/// The outputs, until they are closed.
+pub(super) struct Outputs {
+    audit: AuditLog,
+    api: Option<BoundApi>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Outputs {
+    /// Opens the outputs. Returns the sink of the agent's events, and the stream for the terminal.
+    pub(super) fn open(
+        args: &OutputArgs,
+        state: &StateDir,
+        several: bool,
+        clock: &Clock,
+    ) -> Result<(Self, EventSink, EventStream), CommandError> {
+        let settings = RawAudit::default().with_file(args.audit.clone());
+        let audit = AuditLog::start(&settings.resolve(None), PROGRAM, clock.clone())?;
+        let api = BoundApi::bind(args.inspect, state)?;
+
+        let observer = Arc::new(AgentObserver::new(audit.clone()));
+        let (events, stream) = events::observed_channel(observer);
+        if let Some(path) = &args.log {
+            terminal::log_to(path, events.subscribe(), args.log_format, several)
+                .map_err(CommandError::system("--log"))?;
+        }
+
+        let outputs = Self {
+            audit,
+            api,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        Ok((outputs, events, stream))
+    }
+
+    /// Records the start of an agent with these settings.
+    pub(super) fn note_start(&self, settings: &AgentSettings) {
+        let tunnels = settings.tunnels.iter().map(|tunnel| {
+            json!({
+                "host": tunnel.host,
+                "application": tunnel.application.to_string(),
+                "policy": summary(&tunnel.policy),
+            })
+        });
+        let relays = settings.relays.iter().map(|relay| relay.address.as_str());
+        let details = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "relays": relays.collect::<Vec<_>>(),
+            "tunnels": tunnels.collect::<Vec<_>>(),
+        });
+        self.audit.act("started", Actor::current_user(), details);
+    }
+
+    /// Records a policy that was read again, or the reason why it is invalid.
+    pub(super) fn note_policy(&self, tunnel: usize, read: Result<&Policy, &str>) {
+        let (event, details) = match read {
+            Ok(policy) => (
+                "policy_loaded",
+                json!({ "tunnel": tunnel, "policy": summary(policy) }),
+            ),
+            Err(reason) => (
+                "policy_refused",
+                json!({ "tunnel": tunnel, "reason": reason }),
+            ),
+        };
+        self.audit.act(event, Actor::program(), details);
+    }
+
+    /// Serves the API of an agent.
+    pub(super) fn serve(&mut self, agent: &Agent, events: &EventSink) {
+        let Some(api) = self.api.take() else { return };
+        events.emit(Event::Api {
+            address: api.address(),
+        });
+        let serving = api.serve(agent.view(), self.tasks.clone(), self.stop.clone());
+        self.tasks.spawn(serving);
+    }
+
+    /// Writes the last records, and ends the API.
+    pub(super) async fn close(self) {
+        self.audit.act("stopped", Actor::program(), json!({}));
+        self.audit.close().await;
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn summary(policy: &Policy) -> Value {
+    let Summary { digest, lines } = Summary::of(policy);
+    json!({ "digest": digest, "lets_in": lines })
+}

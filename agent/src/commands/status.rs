@@ -1,0 +1,124 @@
+//! `hookward status` shows the state of running agents.
+
+use std::time::Duration;
+
+use hookward_observe::api::access::token_of;
+use hookward_observe::api::client::{CallError, Endpoint};
+use hookward_observe::table::{self, span};
+use hyper::Method;
+use tokio::time::sleep;
+
+use crate::api::listener::RunningApi;
+use crate::api::status::AgentStatus;
+use crate::cli::{LogFormat, StatusArgs};
+use crate::commands::{CommandError, print, print_error};
+use crate::config::state_dir::StateDir;
+use crate::exit::Exit;
+
+/// Interval of `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Runs the command.
+///
+/// # Errors
+/// Failure that ends with [`Exit::Failed`].
+pub(super) async fn run(args: StatusArgs) -> Result<Exit, CommandError> {
+    let state = StateDir::open(args.common.state_dir.as_deref())?;
+    loop {
+        let agents = agents(&state).await?;
+        if agents.is_empty() {
+            print_error(args.format, "no agent is running with this state directory");
+            return Ok(Exit::Failed);
+        }
+
+        let text = match args.format {
+            LogFormat::Json => serde_json::json!(agents).to_string(),
+            LogFormat::Text => {
+                let each: Vec<_> = agents.iter().map(text).collect();
+                each.join("\n\n")
+            }
+        };
+        print(&format!("{text}\n"))?;
+        if !args.watch {
+            return Ok(Exit::Done);
+        }
+        sleep(WATCH_INTERVAL).await;
+    }
+}
+
+/// Returns the running agents of a state directory, and of its relay for `--local`.
+async fn agents(state: &StateDir) -> Result<Vec<AgentStatus>, CommandError> {
+    let mut agents = Vec::new();
+    for state in [state.clone(), state.local()?] {
+        for (file, running) in state.running() {
+            match status(&state, &running).await {
+                Ok(status) => agents.push(status),
+                // The file of a process that was killed.
+                Err(CommandError::Call(CallError::Connect(_))) => {
+                    let _ = std::fs::remove_file(file);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    agents.sort_by_key(|agent| agent.started_ms);
+    Ok(agents)
+}
+
+async fn status(state: &StateDir, running: &RunningApi) -> Result<AgentStatus, CommandError> {
+    let token = token_of(&state.api_token())?;
+    let endpoint = Endpoint::Tcp(running.address, token);
+    let status = endpoint.call(Method::GET, "/api/v1/status").await;
+    status.map_err(CommandError::Call)
+}
+
+fn text(agent: &AgentStatus) -> String {
+    let mut lines = vec![format!(
+        "Hookward agent {} (process {}), up {}, {}",
+        agent.version,
+        agent.process,
+        span(agent.uptime_s),
+        if agent.is_ready {
+            "ready"
+        } else {
+            "NOT CONNECTED"
+        },
+    )];
+    let connections = agent.connections.iter().map(|connection| {
+        let rtt = connection
+            .rtt_ms
+            .map_or_else(String::new, |rtt| format!(", {rtt:.1} ms"));
+        let role = match (connection.is_standby, connection.is_draining) {
+            (_, true) => ", draining",
+            (true, false) => ", standby",
+            (false, false) => "",
+        };
+        let (relay, transport) = (&connection.relay, &connection.transport);
+        format!("relay        {relay} over {transport}{rtt}{role}")
+    });
+    lines.extend(connections);
+    lines.push(format!(
+        "requests     {} in flight",
+        agent.requests_in_flight
+    ));
+    if let Some(last) = &agent.audit_last {
+        let failure = agent.audit_failure.as_ref();
+        let failure = failure.map_or_else(String::new, |reason| format!(", FAILING: {reason}"));
+        lines.push(format!("audit        last {last}{failure}"));
+    }
+
+    let header = ["URL", "APPLICATION", "HEALTH", "REQUESTS", "P50", "P99"];
+    let rows = agent.tunnels.iter().map(|tunnel| {
+        vec![
+            tunnel.url.clone(),
+            tunnel.application.clone(),
+            tunnel.health.clone(),
+            tunnel.requests.to_string(),
+            format!("{:.0} ms", tunnel.p50_ms),
+            format!("{:.0} ms", tunnel.p99_ms),
+        ]
+    });
+    lines.push(String::new());
+    lines.push(table::text(&header, rows.collect()));
+    lines.join("\n")
+}
