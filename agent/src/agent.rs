@@ -203,7 +203,7 @@ impl Agent {
     /// Returns the agent as its API shows it.
     pub(crate) fn view(&self) -> AgentView {
         AgentView {
-            context: Arc::clone(&self.context),
+            context: Arc::downgrade(&self.context),
             body_memory: self.body_memory.clone(),
             in_flight: self.in_flight.clone(),
             observer: Arc::clone(self.context.events.observer()),
@@ -251,6 +251,8 @@ impl Agent {
         if let Some(running) = self.running {
             let _ = running.await;
         }
+        // The handlers keep idle connections to the application open.
+        drop(self.context);
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -18,6 +18,18 @@ use tempfile::TempDir;
 
 use super::programs::{edge, free_port, off};
 
+/// Arguments of unshare: mounts and processes of its own, all of which end with it.
+const NAMESPACE: [&str; 8] = [
+    "--map-root-user",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "sh",
+    "-c",
+];
+
 const SECRET: &str = "It's a Secret to Everybody";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -384,7 +396,7 @@ async fn a_full_disk_refuses_or_counts() {
             free_port(),
         );
         let mut command = Command::new("unshare");
-        command.args(["--map-root-user", "--mount", "sh", "-c", &script]);
+        command.args(NAMESPACE).arg(&script);
         let state = TempDir::new().unwrap();
         let port = application.address.port().to_string();
 

@@ -192,6 +192,10 @@ fn files_of_the_first_version_are_migrated() {
         &dir.path().join("relay.db"),
         "INSERT INTO agents (name) VALUES ('jira');
          ALTER TABLE join_tokens DROP COLUMN used_by;
+         ALTER TABLE agents DROP COLUMN seen_ms;
+         ALTER TABLE agents DROP COLUMN seen_address;
+         ALTER TABLE agents DROP COLUMN seen_version;
+         DROP TABLE acts;
          PRAGMA user_version = 0",
     );
     execute(

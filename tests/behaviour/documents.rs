@@ -122,6 +122,7 @@ fn settings_of_the_documents_are_valid() {
     let data = dir.path().join("data");
     let settings = settings
         .replace("/var/lib/hookward", data.to_str().unwrap())
+        .replace("/var/log/hookward", dir.path().to_str().unwrap())
         .replace("[::]:443", "127.0.0.1:0");
     let path = dir.path().join("relay.toml");
     std::fs::write(&path, settings).unwrap();

@@ -18,6 +18,7 @@ macro_rules! over_all_transports {
     };
 }
 
+mod admin;
 mod audit;
 mod availability;
 mod certificates;
@@ -38,6 +39,7 @@ mod layers;
 mod limits;
 mod names;
 mod networks;
+mod observability;
 mod observe;
 mod ownership;
 mod programs;

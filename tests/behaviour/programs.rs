@@ -400,9 +400,9 @@ async fn the_real_thing() {
             "",
         );
         assert!(
-            list.out
-                .contains("flexdeploy\tjoined\tflexdeploy.hooks.example.test")
-                && list.out.contains("second\tnot joined yet"),
+            list.out.contains("flexdeploy  online")
+                && list.out.contains("flexdeploy.hooks.example.test")
+                && list.out.contains("second      not joined"),
             "{list:?}"
         );
 

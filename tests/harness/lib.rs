@@ -10,6 +10,7 @@ pub mod h2_frames;
 pub mod initials;
 pub mod link;
 pub mod network;
+pub mod private_api;
 pub mod process;
 pub mod proxy;
 pub mod publisher;

@@ -47,6 +47,7 @@ pub struct Plan {
     pub proxy_protocol: bool,
     pub baseline: Option<PathBuf>,
     pub fetch: FetchSettings,
+    pub admin: AdminSettings,
     pub audit: AuditSettings,
     pub clock: Clock,
     pub link: LinkSettings,
@@ -68,6 +69,7 @@ impl Default for Plan {
             proxy_protocol: false,
             baseline: None,
             fetch: FetchSettings::default(),
+            admin: AdminSettings::off(),
             audit: AuditSettings::off(),
             clock: Clock::System,
             link: LinkSettings::default(),
@@ -296,6 +298,11 @@ impl Stage {
     /// Stops the agent in order.
     pub async fn stop_agent(&mut self) {
         within("the agent stops", self.agent.take().unwrap().shutdown()).await;
+    }
+
+    /// Returns the relay's data directory.
+    pub fn data_dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Returns the path of the deduplication file.
@@ -535,7 +542,7 @@ fn agent_name() -> AgentName {
 
 fn settings(plan: &Plan, dir: &Path, listen: SocketAddr, tunnel_listen: SocketAddr) -> Settings {
     Settings {
-        admin: AdminSettings::off(),
+        admin: plan.admin.clone(),
         audit: plan.audit.clone(),
         domain: HostName::parse("example.test").unwrap(),
         listen,

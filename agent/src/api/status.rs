@@ -1,7 +1,7 @@
 //! State of the running agent, and the form in which the API shows it. It holds no secret: URLs have
 //! no token.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use hookward_core::clock::{Clock, UnixMillis};
@@ -17,7 +17,8 @@ use crate::upstream::health::HealthStatus;
 
 /// The running agent, for its API.
 pub(crate) struct AgentView {
-    pub context: Arc<LinkContext>,
+    /// Gone once the agent has ended, because its connections end with it.
+    pub context: Weak<LinkContext>,
     pub body_memory: BodyMemory,
     pub in_flight: InFlight,
     pub observer: Arc<AgentObserver>,
@@ -125,16 +126,16 @@ impl AgentView {
     }
 
     pub(super) fn links(&self) -> Vec<LinkState> {
-        self.context.status.links()
+        let context = self.context.upgrade();
+        context.map_or_else(Vec::new, |context| context.status.links())
     }
 
     fn tunnels(&self) -> Vec<TunnelStatus> {
+        let context = self.context.upgrade();
         let health = |application: &str| {
-            let own = self
-                .context
-                .tunnels
-                .iter()
-                .find(|tunnel| tunnel.handler.pool.application().to_string() == application);
+            let mut tunnels = context.iter().flat_map(|context| &context.tunnels);
+            let own =
+                tunnels.find(|tunnel| tunnel.handler.pool.application().to_string() == application);
             own.map_or(HEALTHY, |tunnel| {
                 match *tunnel.handler.pool.health_status().borrow() {
                     HealthStatus::Healthy => HEALTHY,

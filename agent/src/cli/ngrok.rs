@@ -60,12 +60,8 @@ fn flag(name: &str) -> Option<&'static str> {
         "--traffic-policy-file" | "--traffic-policy-url" | "--policy-file" => {
             "write a policy file and use --policy FILE; `hookward check FILE` checks it"
         }
-        "--log" | "--log-level" => {
-            "diagnostics go to standard error; set HOOKWARD_LOG=debug for more, or use --log-format json"
-        }
-        "--inspect" | "--web-addr" | "--inspect-db-size" => {
-            "there is no inspector yet; the screen shows every request"
-        }
+        "--log-level" => "set HOOKWARD_LOG=debug for more, and use --log FILE or --log-format json",
+        "--inspect-db-size" => "there is no inspector yet; the screen shows every request",
         "--oauth" | "--oidc" | "--saml" => {
             "webhook senders can't log in; use --verify, --token or --basic"
         }
@@ -108,7 +104,6 @@ fn command(name: &str) -> Option<&'static str> {
             "the relay is your own; see `hookward-relay --help`"
         }
         "completion" | "completions" => "there are no shell completions yet",
-        "status" => "use `hookward diagnose`",
         _ => return None,
     })
 }
@@ -143,7 +138,7 @@ mod tests {
             ),
             ("hookward http 8000 --oauth=google", "can't log in"),
             ("hookward http 8000 --oauth-allow-email=x", "can't log in"),
-            ("hookward http 8000 --log=stdout", "--log-format json"),
+            ("hookward http 8000 --log-level=debug", "HOOKWARD_LOG=debug"),
             (
                 "hookward http 8000 --config ngrok.yml",
                 "hookward start FILE",
@@ -152,7 +147,6 @@ mod tests {
                 "hookward http 8000 --traffic-policy-file p.yml",
                 "--policy FILE",
             ),
-            ("hookward http 8000 --inspect=false", "no inspector"),
             ("hookward http 8000 --region eu", "your own"),
             ("hookward http 8000 --scheme https", "always https"),
             (
@@ -193,6 +187,8 @@ mod tests {
             "hookward http 8000 --cidr-allow 192.0.2.0/24 --cidr-deny 192.0.2.1",
             "hookward http 8000 --host-header rewrite",
             "hookward http 8000 --pooling-enabled",
+            "hookward http 8000 --inspect=false",
+            "hookward http 8000 --web-addr 127.0.0.1:4050",
         ] {
             if let Err(error) = Cli::try_parse_from(line.split(' ')) {
                 panic!("{line}: {error}");

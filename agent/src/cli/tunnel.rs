@@ -52,7 +52,7 @@ pub(crate) struct OutputArgs {
     pub(crate) log_format: LogFormat,
 
     /// File of the log, with the requests
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = log_file)]
     pub(crate) log: Option<PathBuf>,
 
     /// File of the audit log: a record for each request, in a hash chain
@@ -69,6 +69,16 @@ pub(crate) struct OutputArgs {
         alias = "web-addr"
     )]
     pub(crate) inspect: InspectListen,
+}
+
+/// Reads the file of the log. ngrok's words for its outputs are no files.
+fn log_file(text: &str) -> Result<PathBuf, Reason> {
+    match text {
+        "" | "stdout" | "stderr" | "false" => Err(
+            "requests go to standard output, and diagnostics to standard error; name a file to have both there".into(),
+        ),
+        path => Ok(path.into()),
+    }
 }
 
 /// Flags of `hookward start`.

@@ -1,6 +1,6 @@
 //! `hookward audit …` checks the audit log.
 
-use hookward_observe::audit::{ChainHead, verify};
+use hookward_observe::audit::{KeptHead, verify};
 
 use crate::cli::{AuditCommand, LogFormat, VerifyArgs};
 use crate::commands::{CommandError, print, print_error};
@@ -18,8 +18,13 @@ pub(super) fn run(command: AuditCommand) -> Result<Exit, CommandError> {
     }) = command;
     let mut heads = Vec::new();
     for text in last {
-        let Some(head) = ChainHead::parse(&text) else {
-            print_error(format, &format!("--last {text:?} is not SEQ:HASH"));
+        let Some(head) = KeptHead::parse(&text) else {
+            print_error(
+                format,
+                &format!(
+                    "--last {text:?} is not SEQ:HASH, as the log line audit_head and the status show it"
+                ),
+            );
             return Ok(Exit::Usage);
         };
         heads.push(head);

@@ -1,6 +1,6 @@
 //! `hookward-relay audit …` checks the audit log.
 
-use hookward_observe::audit::{ChainHead, verify};
+use hookward_observe::audit::{KeptHead, verify};
 
 use crate::cli::{AuditCommand, OutputFormat, VerifyArgs};
 use crate::commands::{CommandError, say};
@@ -28,7 +28,7 @@ pub(super) fn run(command: AuditCommand) -> Result<(), CommandError> {
     }) = command;
     let heads = last
         .iter()
-        .map(|text| ChainHead::parse(text).ok_or_else(|| AuditCommandError::Head(text.clone())))
+        .map(|text| KeptHead::parse(text).ok_or_else(|| AuditCommandError::Head(text.clone())))
         .collect::<Result<Vec<_>, _>>()?;
 
     let report = verify(&files, &heads)?;

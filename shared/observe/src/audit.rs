@@ -16,7 +16,7 @@ mod sinks;
 mod verify;
 mod writer;
 
-pub use self::chain::{ChainHead, KEPT_HASH_DIGITS};
+pub use self::chain::{ChainHead, KEPT_HASH_DIGITS, KeptHead};
 pub use self::error::AuditError;
 pub use self::log::{AuditLog, AuditStatus};
 pub use self::record::{Act, Actor};

@@ -2,7 +2,7 @@
 //! for load.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +37,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub enum ApiListener {
     /// TCP socket.
     Tcp(TcpListener),
-    /// Unix socket.
-    Unix(UnixListener),
+    /// Unix socket, whose file is removed at the end.
+    Unix(UnixListener, SocketFile),
+}
+
+/// File of a Unix socket. Dropping it removes the file.
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // If it stays, the next start removes it.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl ApiListener {
@@ -57,7 +67,7 @@ impl ApiListener {
         // The directory is private, so that nobody connects before the mode is set.
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self::Unix(listener))
+        Ok(Self::Unix(listener, SocketFile(path.to_owned())))
     }
 
     /// Serves requests until `stop` is cancelled. `tasks` owns the connections.
@@ -93,7 +103,7 @@ impl ApiListener {
                 let (stream, peer) = listener.accept().await?;
                 Ok((Box::new(stream), Caller::Tcp(peer)))
             }
-            Self::Unix(listener) => {
+            Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 let uid = stream.peer_cred().ok().map(|peer| peer.uid());
                 Ok((Box::new(stream), Caller::Unix(uid)))

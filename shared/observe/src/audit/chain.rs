@@ -16,6 +16,43 @@ pub struct ChainHead {
     pub hash: [u8; 32],
 }
 
+/// Head that another system kept: the number of a record, and the first digits of its hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptHead {
+    pub(super) seq: u64,
+    digits: String,
+}
+
+impl KeptHead {
+    /// Parses `SEQ:HASH`, with at least [`KEPT_HASH_DIGITS`] digits of the hash.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (seq, digits) = text.trim().split_once(':')?;
+        let is_hash = (KEPT_HASH_DIGITS..=64).contains(&digits.len())
+            && digits
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        Some(Self {
+            seq: seq.parse().ok().filter(|_| is_hash)?,
+            digits: digits.to_owned(),
+        })
+    }
+
+    /// Returns `true` if this is another record of the same number.
+    pub(super) fn differs(&self, head: &ChainHead) -> bool {
+        self.seq == head.seq && !head.hash_text().starts_with(&self.digits)
+    }
+}
+
+impl From<ChainHead> for KeptHead {
+    fn from(head: ChainHead) -> Self {
+        Self {
+            seq: head.seq,
+            digits: head.hash_text(),
+        }
+    }
+}
+
 /// Number of hexadecimal digits of a hash in the metrics: 48 bits, which a metric holds exactly.
 pub const KEPT_HASH_DIGITS: usize = 12;
 
