@@ -52,6 +52,7 @@ fn crates_depend_on_lower_layers_only() {
         ("hookward-core", &[][..]),
         ("hookward-gate", &["hookward-core"]),
         ("hookward-runtime", &["hookward-core"]),
+        ("hookward-observe", &["hookward-core", "hookward-runtime"]),
         ("hookward-tunnel", &["hookward-core"]),
     ] {
         for name in packages(layer) {

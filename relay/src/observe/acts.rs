@@ -1,12 +1,12 @@
 //! Records administrative acts that other processes stored with their changes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hookward_core::clock::UnixMillis;
-use hookward_observe::audit::Actor;
 use hookward_runtime::interval::every;
 use serde::Serialize;
-use std::sync::Arc;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::observe::Observer;
@@ -23,27 +23,61 @@ struct ActFields<'a> {
     at_ms: UnixMillis,
 }
 
-/// Records stored acts until `stop` is cancelled.
+/// Records stored acts until `stop` is cancelled. An act stays in the state file until the audit log has
+/// written its record.
 pub(crate) async fn record_stored(store: Store, observer: Arc<Observer>, stop: CancellationToken) {
     let mut due = every(REVIEW);
+    // The last act with a record, and the number of records that the log must have then.
+    let mut recorded: Option<(i64, u64)> = None;
     loop {
         let is_last = tokio::select! {
             _ = due.tick() => false,
             () = stop.cancelled() => true,
         };
 
+        let audit = observer.audit();
+        if let Some((last, records)) = recorded
+            && audit.has_written(records)
+        {
+            // After an error the act stays, and its record is not repeated.
+            let _ = store.run(move |store| store.forget_acts(last)).await;
+        }
+
         // Request handling reports read errors, and the acts stay in the file.
-        if let Ok(acts) = store.run(Store::pending_acts).await
-            && !acts.is_empty()
+        let after = recorded.map_or(0, |(last, _)| last);
+        if let Ok(acts) = store.run(move |store| store.pending_acts(after)).await
+            && let Some(newest) = acts.last()
         {
             acts.iter().for_each(|act| record(act, &observer));
-            let _ = store.run(move |store| store.forget_acts(&acts)).await;
+            recorded = Some((newest.id, audit.accepted()));
         }
         if is_last {
-            return;
+            return forget_written(&store, &observer, recorded).await;
         }
     }
 }
+
+/// Waits a moment for the records of the last acts, and forgets the acts. Those that stay are recorded
+/// again at the next start.
+async fn forget_written(store: &Store, observer: &Observer, recorded: Option<(i64, u64)>) {
+    let Some((last, records)) = recorded else {
+        return;
+    };
+    let written = async {
+        while !observer.audit().has_written(records) {
+            sleep(WRITE_CHECK).await;
+        }
+    };
+    if timeout(WRITE_TIMEOUT, written).await.is_ok() {
+        let _ = store.run(move |store| store.forget_acts(last)).await;
+    }
+}
+
+/// Time for the last records.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Interval of checks for the last records.
+const WRITE_CHECK: Duration = Duration::from_millis(20);
 
 /// Interval between two reads of the state file.
 const REVIEW: Duration = Duration::from_secs(3);
@@ -61,5 +95,5 @@ fn record(act: &PendingAct, observer: &Observer) {
         "agent_removed" => "agent_removed",
         _ => "act",
     };
-    observer.audit().act(event, Actor::clone(actor), fields);
+    observer.audit().act(event, actor.clone(), fields);
 }

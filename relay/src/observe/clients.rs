@@ -5,13 +5,11 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use hookward_core::address::source;
-use serde::Serialize;
 
 use crate::observe::outcome::{RequestFacts, RequestOutcome, Verdict};
 
 /// Counts of one client (IPv6: of its /64).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(PartialOrd))]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ClientCount {
     /// Requests in all.
     pub requests: u64,

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hookward_core::reason::{Check, Code};
+use hookward_observe::metrics::{durations, status_class};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -67,15 +68,6 @@ const MAX_ROUTES: usize = 4096;
 
 /// Label of a route beyond [`MAX_ROUTES`].
 const OTHER: &str = "(other)";
-
-/// Upper bounds of durations, in seconds: from a local application to the longest default timeout.
-const DURATIONS: [f64; 13] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
-];
-
-fn durations() -> Histogram {
-    Histogram::new(DURATIONS)
-}
 
 impl RelayMetrics {
     pub(crate) fn new() -> Self {
@@ -150,7 +142,9 @@ impl RelayMetrics {
             verdict: verdict.event(),
             check: verdict.check().map_or("", Check::as_str),
             code: verdict.code().map_or("", Code::as_str),
-            status: outcome.status.map_or("", class),
+            status: outcome
+                .status
+                .map_or("", |status| status_class(status.as_u16())),
         };
         self.requests.get_or_create(&labels).inc();
 
@@ -259,18 +253,6 @@ const VERDICTS: [&str; 5] = ["forwarded", "answered", "refused", "failed", "abor
 
 /// Result of a handshake that succeeded.
 pub(crate) const OK: &str = "ok";
-
-/// Returns the class of a status. Applications may use any status, but no more series.
-fn class(status: http::StatusCode) -> &'static str {
-    match status.as_u16() / 100 {
-        1 => "1xx",
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        5 => "5xx",
-        _ => "other",
-    }
-}
 
 #[cfg(test)]
 mod tests {

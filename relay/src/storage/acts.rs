@@ -11,7 +11,8 @@ use super::{StorageError, Store};
 /// An act that waits for its audit record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PendingAct {
-    id: i64,
+    /// Number of the act, which grows.
+    pub id: i64,
     pub at: UnixMillis,
     /// Event of the record, such as `agent_added`.
     pub event: String,
@@ -25,13 +26,13 @@ pub(crate) struct PendingAct {
 const BATCH: i64 = 256;
 
 impl Store {
-    /// Returns the acts that wait, oldest first, up to a batch.
-    pub(crate) fn pending_acts(&self) -> Result<Vec<PendingAct>, StorageError> {
-        self.read(|db| {
+    /// Returns the acts that wait, oldest first, up to a batch, without those up to a number.
+    pub(crate) fn pending_acts(&self, after: i64) -> Result<Vec<PendingAct>, StorageError> {
+        self.read(move |db| {
             let mut query = db.prepare(
-                "SELECT id, time_ms, event, agent, actor, details FROM acts ORDER BY id LIMIT ?1",
+                "SELECT id, time_ms, event, agent, actor, details FROM acts WHERE id > ?2 ORDER BY id LIMIT ?1",
             )?;
-            let rows = query.query_map([BATCH], |row| {
+            let rows = query.query_map([BATCH, after], |row| {
                 let at: i64 = row.get(1)?;
                 let actor: String = row.get(4)?;
                 Ok(PendingAct {
@@ -47,9 +48,8 @@ impl Store {
         })
     }
 
-    /// Removes acts that were recorded.
-    pub(crate) fn forget_acts(&self, acts: &[PendingAct]) -> Result<(), StorageError> {
-        let last = acts.iter().map(|act| act.id).max().unwrap_or_default();
+    /// Removes acts up to this number, which were recorded.
+    pub(crate) fn forget_acts(&self, last: i64) -> Result<(), StorageError> {
         self.write(move |db| db.execute("DELETE FROM acts WHERE id <= ?1", [last]))
             .map(drop)
     }
@@ -87,7 +87,7 @@ mod tests {
         assert!(admin.remove_agent(&name, UnixMillis(8)).unwrap());
         assert!(!admin.remove_agent(&name, UnixMillis(9)).unwrap());
 
-        let acts = store.pending_acts().unwrap();
+        let acts = store.pending_acts(0).unwrap();
         let seen: Vec<_> = acts
             .iter()
             .map(|act| (act.event.as_str(), act.agent.as_str(), act.at.0))
@@ -98,7 +98,8 @@ mod tests {
         );
         assert_eq!(acts[0].actor, Actor::stored("uid 0"));
 
-        store.forget_acts(&acts[..1]).unwrap();
-        assert_eq!(store.pending_acts().unwrap(), acts[1..]);
+        assert_eq!(store.pending_acts(acts[0].id).unwrap(), acts[1..]);
+        store.forget_acts(acts[0].id).unwrap();
+        assert_eq!(store.pending_acts(0).unwrap(), acts[1..]);
     }
 }

@@ -12,12 +12,37 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, promethe
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 pub use self::process::ProcessSnapshot;
 
 /// Content type of the text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Upper bounds of durations, in seconds: from a local application to the longest default timeout.
+const DURATIONS: [f64; 13] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
+];
+
+/// Creates a histogram of durations in seconds.
+#[must_use]
+pub fn durations() -> Histogram {
+    Histogram::new(DURATIONS)
+}
+
+/// Returns the class of a status. Applications may use any status, but no more series.
+#[must_use]
+pub const fn status_class(status: u16) -> &'static str {
+    match status / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        5 => "5xx",
+        _ => "other",
+    }
+}
 
 /// Source of metrics that are read at each scrape.
 pub trait Snapshot: Send + Sync + 'static {

@@ -1,6 +1,7 @@
 //! The file of the log: continues its chain, rotates, and keeps a bounded number of old files.
 //!
-//! The file `NAME.head` holds the head of the chain, so that a new or shortened file is noticed.
+//! The file `NAME.head` holds the head of the chain and the number of the first record in the file, so
+//! that an emptied, deleted or shortened file is noticed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -18,19 +19,21 @@ use super::error::AuditError;
 use super::settings::FileSettings;
 
 /// The open file.
-pub(super) struct LogFile {
+pub(super) struct AuditFile {
     settings: FileSettings,
     file: File,
     inode: (u64, u64),
     length: u64,
     /// Time of the first record in the file.
     first: Option<UnixMillis>,
+    /// Number of the first record in the file.
+    begins: u64,
     is_dirty: bool,
 }
 
 /// State of a file that was opened.
 pub(super) struct Opened {
-    pub file: LogFile,
+    pub file: AuditFile,
     /// Head of the chain to continue.
     pub head: ChainHead,
     /// Bytes of an incomplete last line, which were removed.
@@ -49,7 +52,7 @@ pub(super) struct Rotated {
 /// record.
 const TAIL_BYTES: u64 = MIB;
 
-impl LogFile {
+impl AuditFile {
     /// Opens or creates the file, and finds the head of its chain.
     pub(super) fn open(settings: &FileSettings) -> Result<Opened, AuditError> {
         let path = &settings.path;
@@ -60,15 +63,20 @@ impl LogFile {
         })?;
         let (found, torn) = file.repair()?;
 
-        let kept = read_head(path);
-        let head = match (found, kept) {
-            (Some(found), _) => found,
-            // A file that was rotated: the chain goes on.
-            (None, kept) => kept.unwrap_or_default(),
+        let kept = read_kept(path);
+        let is_missing = |kept: &Kept| match found {
+            Some(found) => found.seq < kept.head.seq,
+            // The head of a file that has just been rotated is before its first record.
+            None => kept.begins <= kept.head.seq,
         };
-        let missing = kept.filter(|kept| found.is_some_and(|found| found.seq < kept.seq));
+        let missing = kept.filter(is_missing).map(|kept| kept.head);
+        let kept = kept.map(|kept| kept.head);
+        let head = missing.or(found).or(kept).unwrap_or_default();
+        if found.is_none() {
+            file.begins = head.seq + 1;
+        }
         Ok(Opened {
-            head: missing.unwrap_or(head),
+            head,
             file,
             torn,
             missing,
@@ -90,13 +98,14 @@ impl LogFile {
         }
 
         let metadata = file.metadata()?;
-        let first = first_time(&settings.path);
+        let first = first_record(&settings.path);
         Ok(Self {
             settings: settings.clone(),
             file,
             inode: (metadata.dev(), metadata.ino()),
             length: metadata.len(),
-            first,
+            first: first.map(|(_, time)| time),
+            begins: first.map_or(1, |(seq, _)| seq),
             is_dirty: false,
         })
     }
@@ -166,17 +175,30 @@ impl LogFile {
     }
 
     /// Opens the path again if it names another file now, as after logrotate. The chain goes on.
-    pub(super) fn reopen_if_moved(&mut self) -> io::Result<bool> {
+    pub(super) fn reopen_if_moved(&mut self, head: ChainHead) -> io::Result<bool> {
         let inode = fs::metadata(&self.settings.path).map(|file| (file.dev(), file.ino()));
         if inode.is_ok_and(|inode| inode == self.inode) {
-            // logrotate's copytruncate shortens the same file.
-            self.length = self.file.metadata()?.len();
+            // logrotate's copytruncate empties the same file.
+            let length = self.file.metadata()?.len();
+            if length < self.length {
+                (self.length, self.first) = (length, None);
+                self.begin_after(head)?;
+            }
             return Ok(false);
         }
 
         self.sync()?;
         *self = Self::attach(&self.settings)?;
+        self.begin_after(head)?;
         Ok(true)
+    }
+
+    /// Records beside the file that it begins after this head.
+    fn begin_after(&mut self, head: ChainHead) -> io::Result<()> {
+        if self.length == 0 {
+            self.begins = head.seq + 1;
+        }
+        self.keep_head(head)
     }
 
     /// Returns `true` if the file is due for rotation.
@@ -194,10 +216,11 @@ impl LogFile {
     /// Renames the file, begins a new one, and deletes files beyond the retention.
     pub(super) fn rotate(&mut self, head: ChainHead, now: UnixMillis) -> io::Result<Rotated> {
         self.sync()?;
-        write_head(&self.settings.path, head)?;
+        self.keep_head(head)?;
         let to = rotated_path(&self.settings.path, head, now);
         fs::rename(&self.settings.path, &to)?;
         *self = Self::attach(&self.settings)?;
+        self.begin_after(head)?;
         sync_dir(&self.settings.path)?;
 
         let deleted = self.expired(now)?;
@@ -207,7 +230,11 @@ impl LogFile {
 
     /// Stores the head of the chain beside the file.
     pub(super) fn keep_head(&self, head: ChainHead) -> io::Result<()> {
-        write_head(&self.settings.path, head)
+        let kept = Kept {
+            head,
+            begins: self.begins,
+        };
+        write_kept(&self.settings.path, kept)
     }
 
     /// Returns the rotated files beyond the retention.
@@ -244,7 +271,7 @@ fn rotated_path(path: &Path, head: ChainHead, now: UnixMillis) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Returns the files that [`LogFile::rotate`] made from this one, oldest first.
+/// Returns the files that [`AuditFile::rotate`] made from this one, oldest first.
 pub(super) fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(Vec::new());
@@ -288,12 +315,29 @@ fn head_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Returns the head that was stored beside the file.
-pub(super) fn read_head(path: &Path) -> Option<ChainHead> {
-    ChainHead::parse(&fs::read_to_string(head_path(path)).ok()?)
+/// Content of `NAME.head`.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    head: ChainHead,
+    /// Number of the first record in the file.
+    begins: u64,
 }
 
-fn write_head(path: &Path, head: ChainHead) -> io::Result<()> {
+/// Returns the head that was stored beside the file.
+pub(super) fn read_head(path: &Path) -> Option<ChainHead> {
+    read_kept(path).map(|kept| kept.head)
+}
+
+fn read_kept(path: &Path) -> Option<Kept> {
+    let text = fs::read_to_string(head_path(path)).ok()?;
+    let mut words = text.split_whitespace();
+    Some(Kept {
+        head: ChainHead::parse(words.next()?)?,
+        begins: words.next()?.parse().ok()?,
+    })
+}
+
+fn write_kept(path: &Path, kept: Kept) -> io::Result<()> {
     let target = head_path(path);
     let mut temporary = target.clone().into_os_string();
     temporary.push(".new");
@@ -303,7 +347,7 @@ fn write_head(path: &Path, head: ChainHead) -> io::Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(&temporary)?;
-    writeln!(file, "{head}")?;
+    writeln!(file, "{} {}", kept.head, kept.begins)?;
     file.sync_all()?;
     fs::rename(&temporary, target)
 }
@@ -315,8 +359,8 @@ fn sync_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns the time of the first record in a file.
-fn first_time(path: &Path) -> Option<UnixMillis> {
+/// Returns number and time of the first record in a file.
+fn first_record(path: &Path) -> Option<(u64, UnixMillis)> {
     let mut start = Vec::new();
     File::open(path)
         .ok()?
@@ -326,9 +370,8 @@ fn first_time(path: &Path) -> Option<UnixMillis> {
     let line = start.split(|byte| *byte == b'\n').next()?;
     let fields: ChainFields = serde_json::from_slice(line).ok()?;
     let time = OffsetDateTime::parse(&fields.time, &Rfc3339).ok()?;
-    u64::try_from(time.unix_timestamp_nanos() / 1_000_000)
-        .ok()
-        .map(UnixMillis)
+    let millis = u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()?;
+    Some((fields.seq, UnixMillis(millis)))
 }
 
 #[cfg(test)]
@@ -346,7 +389,7 @@ mod tests {
         }
     }
 
-    fn write(file: &mut LogFile, head: &mut ChainHead, now: UnixMillis) {
+    fn write(file: &mut AuditFile, head: &mut ChainHead, now: UnixMillis) {
         let mut line = Vec::new();
         let fields = format!("{{\"time\":\"{}\",\"event\":\"test\"}}", now.to_rfc3339());
         head.seal(fields.as_bytes(), &mut line);
@@ -360,11 +403,11 @@ mod tests {
         let now = UnixMillis(1_800_000_000_000);
         let Opened {
             mut file, mut head, ..
-        } = LogFile::open(&settings(&dir)).unwrap();
+        } = AuditFile::open(&settings(&dir)).unwrap();
         write(&mut file, &mut head, now);
         drop(file);
 
-        let opened = LogFile::open(&settings(&dir)).unwrap();
+        let opened = AuditFile::open(&settings(&dir)).unwrap();
         assert_eq!((opened.head, opened.torn), (head, 0));
         let mut file = opened.file;
         assert!(!file.is_due(now));
@@ -372,7 +415,7 @@ mod tests {
         file.rotate(head, now).unwrap();
         drop(file);
 
-        let opened = LogFile::open(&settings(&dir)).unwrap();
+        let opened = AuditFile::open(&settings(&dir)).unwrap();
         assert_eq!(opened.head, head);
         assert!(opened.missing.is_none());
     }
@@ -383,7 +426,7 @@ mod tests {
         let now = UnixMillis(1_800_000_000_000);
         let Opened {
             mut file, mut head, ..
-        } = LogFile::open(&settings(&dir)).unwrap();
+        } = AuditFile::open(&settings(&dir)).unwrap();
         for _ in 0..4 {
             write(&mut file, &mut head, now);
             file.rotate(head, now).unwrap();
@@ -405,7 +448,7 @@ mod tests {
         let path = settings(&dir).path;
         let Opened {
             mut file, mut head, ..
-        } = LogFile::open(&settings(&dir)).unwrap();
+        } = AuditFile::open(&settings(&dir)).unwrap();
         write(&mut file, &mut head, now);
         let first = head;
         write(&mut file, &mut head, now);
@@ -414,7 +457,7 @@ mod tests {
 
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, &text[..text.len() - 5]).unwrap();
-        let opened = LogFile::open(&settings(&dir)).unwrap();
+        let opened = AuditFile::open(&settings(&dir)).unwrap();
         assert!(opened.torn > 0);
         assert_eq!(opened.missing, Some(head));
         assert_eq!(
@@ -424,19 +467,44 @@ mod tests {
     }
 
     #[test]
+    fn a_deleted_file_is_noticed_and_a_rotated_one_is_not() {
+        let dir = TempDir::new().unwrap();
+        let now = UnixMillis(1_800_000_000_000);
+        let path = settings(&dir).path;
+        let Opened {
+            mut file, mut head, ..
+        } = AuditFile::open(&settings(&dir)).unwrap();
+        write(&mut file, &mut head, now);
+        file.keep_head(head).unwrap();
+        drop(file);
+        fs::remove_file(&path).unwrap();
+        let opened = AuditFile::open(&settings(&dir)).unwrap();
+        assert_eq!((opened.missing, opened.head), (Some(head), head));
+
+        // logrotate renames the file: what follows begins a new one, also across a restart.
+        let (mut file, mut head) = (opened.file, opened.head);
+        write(&mut file, &mut head, now);
+        fs::rename(&path, dir.path().join("audit.log.1")).unwrap();
+        assert!(file.reopen_if_moved(head).unwrap());
+        drop(file);
+        let opened = AuditFile::open(&settings(&dir)).unwrap();
+        assert_eq!((opened.missing, opened.head), (None, head));
+    }
+
+    #[test]
     fn a_foreign_file_and_a_second_writer_are_refused() {
         let dir = TempDir::new().unwrap();
         let path = settings(&dir).path;
         fs::write(&path, "127.0.0.1 - - GET /\n").unwrap();
         assert!(matches!(
-            LogFile::open(&settings(&dir)),
+            AuditFile::open(&settings(&dir)),
             Err(AuditError::Foreign { .. })
         ));
 
         fs::remove_file(&path).unwrap();
-        let _first = LogFile::open(&settings(&dir)).unwrap();
+        let _first = AuditFile::open(&settings(&dir)).unwrap();
         assert!(matches!(
-            LogFile::open(&settings(&dir)),
+            AuditFile::open(&settings(&dir)),
             Err(AuditError::InUse { .. })
         ));
     }

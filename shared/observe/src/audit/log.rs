@@ -20,8 +20,20 @@ use super::writer::Writer;
 /// The log; clones share it.
 #[derive(Clone)]
 pub struct AuditLog {
-    shared: Option<Arc<Shared>>,
+    handle: Option<Arc<Handle>>,
     clock: Clock,
+}
+
+/// Owner of the writer thread. Dropping the last clone of the log ends it.
+struct Handle {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
 }
 
 /// State that requests and the writer thread share.
@@ -36,7 +48,9 @@ pub(super) struct Shared {
     /// Number of records without a line, or that a sink lost.
     lost: AtomicU64,
     on_failure: OnFailure,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// Number of records that the queue took, and that the file has.
+    accepted: AtomicU64,
+    written: AtomicU64,
 }
 
 /// Records that wait for the writer.
@@ -70,6 +84,13 @@ pub struct AuditStatus {
 /// Maximum size of the queue, in bytes: a second at 10,000 records a second.
 const QUEUE_BYTES: usize = 8 * MIB as usize;
 
+/// Size of the queue, in bytes, from which requests are refused where the settings say so: the writer
+/// is too slow. Requests in flight still have room.
+const HIGH_BYTES: usize = QUEUE_BYTES / 4 * 3;
+
+/// Time for the writer to end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Maximum size of the queue for records of refusals, so that they never displace others.
 const REFUSAL_BYTES: usize = QUEUE_BYTES / 2;
 
@@ -95,27 +116,29 @@ impl AuditLog {
             is_refusing: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             on_failure: settings.on_failure,
-            thread: Mutex::default(),
+            accepted: AtomicU64::new(0),
+            written: AtomicU64::new(0),
         });
-        let log = Self {
-            shared: Some(Arc::clone(&shared)),
-            clock: clock.clone(),
-        };
-
-        let writer = Writer::open(settings, program, Arc::clone(&shared), clock)?;
+        let writer = Writer::open(settings, program, Arc::clone(&shared), clock.clone())?;
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || writer.run())
             .map_err(AuditError::Thread)?;
-        *lock(&shared.thread) = Some(thread);
-        Ok(log)
+        let handle = Handle {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        };
+        Ok(Self {
+            handle: Some(Arc::new(handle)),
+            clock,
+        })
     }
 
     /// Returns a log without sinks.
     #[must_use]
     pub const fn off(clock: Clock) -> Self {
         Self {
-            shared: None,
+            handle: None,
             clock,
         }
     }
@@ -123,19 +146,38 @@ impl AuditLog {
     /// Returns `true` if nothing is recorded.
     #[must_use]
     pub const fn is_off(&self) -> bool {
-        self.shared.is_none()
+        self.handle.is_none()
     }
 
-    /// Returns `false` while no request may be forwarded, because a sink fails.
+    fn shared(&self) -> Option<&Arc<Shared>> {
+        self.handle.as_ref().map(|handle| &handle.shared)
+    }
+
+    /// Returns `false` while no request may be forwarded, because a sink fails, or is too slow.
     #[must_use]
     pub fn accepts(&self) -> bool {
         let is_refusing = |shared: &Arc<Shared>| shared.is_refusing.load(Ordering::Relaxed);
-        !self.shared.as_ref().is_some_and(is_refusing)
+        !self.shared().is_some_and(is_refusing)
+    }
+
+    /// Returns the number of records so far that the log has taken, for [`AuditLog::has_written`].
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.shared()
+            .map_or(0, |shared| shared.accepted.load(Ordering::Relaxed))
+    }
+
+    /// Returns `true` once the file has this many records. A log without sinks has all.
+    #[must_use]
+    pub fn has_written(&self, accepted: u64) -> bool {
+        let written = |shared: &Arc<Shared>| shared.written.load(Ordering::Relaxed);
+        self.shared()
+            .is_none_or(|shared| written(shared) >= accepted)
     }
 
     /// Records an event with the fields of an object.
     pub fn record(&self, event: &'static str, fields: &impl Serialize) {
-        if let Some(shared) = &self.shared {
+        if let Some(shared) = self.shared() {
             shared.push(encode(self.clock.now(), event, fields), QUEUE_BYTES);
         }
     }
@@ -152,7 +194,7 @@ impl AuditLog {
         kind: RefusalKind,
         fields: impl FnOnce() -> F,
     ) {
-        let Some(shared) = &self.shared else {
+        let Some(shared) = self.shared() else {
             return;
         };
         let now = self.clock.now();
@@ -169,7 +211,7 @@ impl AuditLog {
 
     /// Opens the file again, as after logrotate.
     pub fn reopen(&self) {
-        if let Some(shared) = &self.shared {
+        if let Some(shared) = self.shared() {
             lock(&shared.queue).reopen = true;
             shared.changed.notify_one();
         }
@@ -178,7 +220,7 @@ impl AuditLog {
     /// Returns the state of the log; `None` if it is off.
     #[must_use]
     pub fn status(&self) -> Option<AuditStatus> {
-        let shared = self.shared.as_ref()?;
+        let shared = self.shared()?;
         let status = lock(&shared.status).clone();
         Some(AuditStatus {
             lost: shared.lost.load(Ordering::Relaxed),
@@ -188,20 +230,35 @@ impl AuditLog {
 
     /// Writes what is queued, and ends the log. Records after that are lost.
     pub async fn close(&self) {
-        let Some(shared) = &self.shared else {
+        let Some(handle) = &self.handle else {
             return;
         };
-        lock(&shared.queue).stop = true;
-        shared.changed.notify_one();
-        let thread = lock(&shared.thread).take();
+        handle.shared.stop();
+        let thread = lock(&handle.thread).take();
         if let Some(thread) = thread {
-            // The writer ends within its own deadline.
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            let joining = tokio::task::spawn_blocking(move || thread.join());
+            if tokio::time::timeout(CLOSE_TIMEOUT, joining).await.is_err() {
+                tracing::error!(
+                    event = "audit_failing",
+                    "the audit log did not end in time; its last records may be lost"
+                );
+            }
         }
     }
 }
 
 impl Shared {
+    /// Ends the writer, after what is queued.
+    fn stop(&self) {
+        lock(&self.queue).stop = true;
+        self.changed.notify_one();
+    }
+
+    /// Records how many records of the queue the file has.
+    pub(super) fn note_written(&self, records: u64) {
+        self.written.store(records, Ordering::Relaxed);
+    }
+
     fn push(&self, line: serde_json::Result<Vec<u8>>, most: usize) {
         let mut queue = lock(&self.queue);
         match line {
@@ -209,6 +266,10 @@ impl Shared {
                 let was_empty = queue.lines.is_empty();
                 queue.lines.extend_from_slice(&line);
                 queue.lines.push(b'\n');
+                self.accepted.fetch_add(1, Ordering::Relaxed);
+                if queue.lines.len() > HIGH_BYTES && self.on_failure == OnFailure::Refuse {
+                    self.is_refusing.store(true, Ordering::Relaxed);
+                }
                 drop(queue);
                 if was_empty {
                     self.changed.notify_one();

@@ -77,19 +77,23 @@ pub struct Flaw {
 /// Maximum number of flaws in a report.
 pub(super) const FLAWS: usize = 100;
 
-/// Verifies files of one log, in any order. `heads` are heads that were kept elsewhere; those beside
-/// the files are read.
+/// Verifies files of one log, in any order. `heads` are heads that were kept elsewhere. Those beside the
+/// files are read, also where they are named as files (`audit.log*`).
 ///
 /// # Errors
 /// If a file is unreadable.
 pub fn verify(files: &[PathBuf], heads: &[KeptHead]) -> Result<Report, AuditError> {
+    let is_record_file = |path: &&PathBuf| {
+        let name = path.to_string_lossy();
+        !name.ends_with(".head") && !name.ends_with(".head.new")
+    };
     let mut ordered = Vec::new();
-    for path in files {
+    for path in files.iter().filter(is_record_file) {
         ordered.push((first_number(path)?, path.clone()));
     }
     ordered.sort();
 
-    let kept = files.iter().filter_map(|path| read_head(path));
+    let kept = ordered.iter().filter_map(|(_, path)| read_head(path));
     let mut walk = Walk {
         heads: heads
             .iter()
@@ -101,7 +105,7 @@ pub fn verify(files: &[PathBuf], heads: &[KeptHead]) -> Result<Report, AuditErro
     for (_, path) in &ordered {
         walk.file(path)?;
     }
-    walk.check_end(files);
+    walk.check_end(ordered.last().map(|(_, path)| path.as_path()));
 
     Ok(Report {
         files: ordered.into_iter().map(|(_, path)| path).collect(),
@@ -198,16 +202,16 @@ impl Walk {
     }
 
     /// Checks that no kept head lies beyond the last record.
-    fn check_end(&mut self, files: &[PathBuf]) {
+    fn check_end(&mut self, file: Option<&Path>) {
         let last = self.last.map_or(0, |last| last.seq);
         let beyond = self
             .heads
             .iter()
             .map(|kept| kept.seq)
             .filter(|seq| *seq > last);
-        if let (Some(seq), Some(file)) = (beyond.max(), files.last()) {
+        if let (Some(seq), Some(file)) = (beyond.max(), file) {
             let reason = format!("records {} to {seq} are missing at the end", last + 1);
-            self.flaw(&file.clone(), 0, &reason);
+            self.flaw(file, 0, &reason);
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::chain::ChainHead;
 use super::error::AuditError;
-use super::file::{LogFile, Opened, Rotated};
+use super::file::{AuditFile, Opened, Rotated};
 use super::log::Shared;
 use super::record::encode;
 use super::settings::AuditSettings;
@@ -22,19 +22,45 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     clock: Clock,
     head: ChainHead,
-    file: Option<LogFile>,
+    file: Option<AuditFile>,
     stdout: Option<StdoutSink>,
     syslog: Option<SyslogSink>,
+    /// Number of records taken from the queue.
+    taken: u64,
     /// Sealed lines that the file has not taken, and how much of them it has.
     backlog: Vec<u8>,
     written: usize,
-    /// Failure of each sink at its last attempt.
-    file_failure: Option<String>,
-    other_failure: Option<String>,
+    failures: Failures,
     /// Number of lost records that a record has reported.
     reported_lost: u64,
     logged_failure: Option<Instant>,
     logged_head: (ChainHead, Instant),
+}
+
+/// Guard that reports the end of the writer.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.set_failure(Some("the writer has ended".to_owned()));
+    }
+}
+
+/// Failure of each sink at its last attempt.
+#[derive(Default)]
+struct Failures {
+    file: Option<String>,
+    /// The head beside the file.
+    head: Option<String>,
+    stdout: Option<String>,
+    syslog: Option<String>,
+}
+
+impl Failures {
+    fn first(&self) -> Option<&String> {
+        let all = [&self.file, &self.head, &self.stdout, &self.syslog];
+        all.into_iter().find_map(Option::as_ref)
+    }
 }
 
 /// Pause after the first record, in which others join its batch: at most 100 writes a second.
@@ -57,7 +83,7 @@ impl Writer {
         shared: Arc<Shared>,
         clock: Clock,
     ) -> Result<Self, AuditError> {
-        let opened = settings.file.as_ref().map(LogFile::open).transpose()?;
+        let opened = settings.file.as_ref().map(AuditFile::open).transpose()?;
         let syslog = settings.syslog.clone();
         let syslog = syslog
             .map(|target| SyslogSink::connect(target, program))
@@ -73,10 +99,10 @@ impl Writer {
             file: None,
             stdout: settings.stdout.then(StdoutSink::new),
             syslog,
+            taken: 0,
             backlog: Vec::new(),
             written: 0,
-            file_failure: None,
-            other_failure: None,
+            failures: Failures::default(),
             reported_lost: 0,
             logged_failure: None,
             logged_head: (head, Instant::now()),
@@ -115,8 +141,14 @@ impl Writer {
         }
     }
 
-    /// Runs until the log is closed.
-    pub(super) fn run(mut self) {
+    /// Runs until the log is closed. If it panics, the log fails.
+    pub(super) fn run(self) {
+        let ended = Ended(Arc::clone(&self.shared));
+        self.run_to_end();
+        std::mem::forget(ended);
+    }
+
+    fn run_to_end(mut self) {
         let mut due = Instant::now() + TICK;
         loop {
             let period = due.saturating_duration_since(Instant::now());
@@ -125,12 +157,16 @@ impl Writer {
                 std::thread::sleep(BATCH_TIME);
                 queue.lines.extend(self.shared.take_more());
             }
+            self.taken += queue.lines.iter().filter(|byte| **byte == b'\n').count() as u64;
 
             if queue.reopen {
                 self.reopen();
             }
             self.seal_all(&queue.lines);
             self.write_file();
+            if self.backlog.is_empty() {
+                self.shared.note_written(self.taken);
+            }
             if queue.stop {
                 return self.finish();
             }
@@ -155,21 +191,20 @@ impl Writer {
                 let lost = stdout.write(line);
                 if lost > 0 {
                     self.shared.lose(lost as u64);
-                    self.other_failure = Some("standard output is not read".to_owned());
+                    self.failures.stdout = Some("standard output is not read".to_owned());
                 }
             }
-            if let Some(syslog) = &mut self.syslog {
-                let text = String::from_utf8_lossy(line);
-                match self.other_failure {
-                    // The next tick tries again, so that a dead server costs one wait a second.
-                    Some(_) => self.shared.lose(1),
-                    None => {
-                        if let Err(error) = syslog.write(text.trim_end()) {
-                            self.shared.lose(1);
-                            self.other_failure = Some(error.to_string());
-                        }
+            match &mut self.syslog {
+                // The next tick tries again, so that a dead server costs one wait a second.
+                Some(_) if self.failures.syslog.is_some() => self.shared.lose(1),
+                Some(syslog) => {
+                    let text = String::from_utf8_lossy(line);
+                    if let Err(error) = syslog.write(text.trim_end()) {
+                        self.shared.lose(1);
+                        self.failures.syslog = Some(error.to_string());
                     }
                 }
+                None => {}
             }
         }
 
@@ -197,9 +232,9 @@ impl Writer {
                 self.shared.publish(self.head, self.backlog.len() as u64);
                 self.backlog.clear();
                 self.written = 0;
-                self.file_failure = None;
+                self.failures.file = None;
             }
-            Err(error) => self.file_failure = Some(error.to_string()),
+            Err(error) => self.failures.file = Some(error.to_string()),
         }
         self.report_failure();
     }
@@ -208,9 +243,10 @@ impl Writer {
     fn tick(&mut self) {
         let now = self.clock.now();
         self.shared.flush_counts(now.seconds(), now);
-        if self.other_failure.is_some() {
-            let probed = self.syslog.as_mut().map_or(Ok(()), SyslogSink::probe);
-            self.other_failure = probed.err().map(|error| error.to_string());
+        self.failures.stdout = None;
+        if let Some(syslog) = &mut self.syslog {
+            let probed = syslog.probe();
+            self.failures.syslog = probed.err().map(|error| error.to_string());
         }
 
         let lost = self.shared.lost();
@@ -223,8 +259,13 @@ impl Writer {
         }
         self.write_file();
 
-        if self.backlog.is_empty() {
-            self.file_failure = self.keep_file(now).err().map(|error| error.to_string());
+        if self.backlog.is_empty()
+            && let Err(error) = self.keep_file(now)
+        {
+            self.failures.file = Some(error.to_string());
+        }
+        if self.failures.head.is_some() {
+            self.keep_head();
         }
         self.report_failure();
         self.log_head();
@@ -241,7 +282,7 @@ impl Writer {
             self.seal("audit_sync_failed", &details);
             return Err(error);
         }
-        file.reopen_if_moved()?;
+        file.reopen_if_moved(self.head)?;
         if file.is_due(now) {
             let Rotated { to, deleted } = file.rotate(self.head, now)?;
             let deleted: Vec<_> = deleted
@@ -258,13 +299,13 @@ impl Writer {
 
     fn reopen(&mut self) {
         let reopened = match &mut self.file {
-            Some(file) if self.backlog.is_empty() => file.reopen_if_moved(),
+            Some(file) if self.backlog.is_empty() => file.reopen_if_moved(self.head),
             _ => return,
         };
         match reopened {
             Ok(true) => tracing::info!(event = "audit_reopened", "audit log opened again"),
             Ok(false) => {}
-            Err(error) => self.file_failure = Some(error.to_string()),
+            Err(error) => self.failures.file = Some(error.to_string()),
         }
         self.report_failure();
     }
@@ -278,10 +319,7 @@ impl Writer {
 
     /// Publishes the failure of a sink, and logs it at intervals.
     fn report_failure(&mut self) {
-        let failure = self
-            .file_failure
-            .clone()
-            .or_else(|| self.other_failure.clone());
+        let failure = self.failures.first().cloned();
         let before = self.shared.set_failure(failure.clone());
         match failure {
             Some(reason) => {
@@ -291,7 +329,7 @@ impl Writer {
                 if is_due {
                     self.logged_failure = Some(Instant::now());
                     let lost = self.shared.lost();
-                    tracing::error!(event = "audit_failing", reason, lost, "THE AUDIT LOG FAILS");
+                    tracing::error!(event = "audit_failing", reason, lost, "the audit log fails");
                 }
             }
             None if before.is_some() => {
@@ -316,10 +354,16 @@ impl Writer {
 
     fn announce_head(&mut self) {
         tracing::info!(event = "audit_head", head = %self.head, "last record of the audit log");
-        let kept = self.file.as_ref().map(|file| file.keep_head(self.head));
-        if let Some(Err(error)) = kept {
-            self.file_failure = Some(error.to_string());
-        }
+        self.keep_head();
+    }
+
+    /// Stores the head of the chain beside the file.
+    fn keep_head(&mut self) {
+        let kept = self
+            .file
+            .as_ref()
+            .map_or(Ok(()), |file| file.keep_head(self.head));
+        self.failures.head = kept.err().map(|error| error.to_string());
     }
 
     /// Writes the last records. Gives up after a failure, because the program ends.
@@ -333,10 +377,10 @@ impl Writer {
             && self.backlog.is_empty()
             && let Err(error) = file.sync()
         {
-            self.file_failure = Some(error.to_string());
+            self.failures.file = Some(error.to_string());
         }
         self.announce_head();
-        if let Some(reason) = &self.file_failure {
+        if let Some(reason) = &self.failures.file {
             tracing::error!(
                 event = "audit_failing",
                 reason,
