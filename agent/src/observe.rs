@@ -14,7 +14,7 @@ use serde_json::json;
 
 use self::activity::TunnelActivity;
 pub(crate) use self::metrics::AgentMetrics;
-use crate::events::{Event, Ready, RequestEvent};
+use crate::events::{Event, Ready, RequestEvent, RequestResult};
 
 /// Observer of an agent.
 pub struct AgentObserver {
@@ -70,7 +70,8 @@ impl AgentObserver {
         self.metrics.request(request);
         audit::request(&self.audit, request);
         if let Some(tunnel) = self.lock().get_mut(&*request.host) {
-            tunnel.activity.count(request.took);
+            let is_answer = matches!(request.outcome, RequestResult::Answered { .. });
+            tunnel.activity.count(is_answer.then_some(request.took));
         }
     }
 

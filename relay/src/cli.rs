@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hookward_core::limits::Limits;
-use hookward_observe::audit::RawAudit;
+use hookward_observe::audit::{KeptHead, RawAudit};
 
 use crate::settings::RawSettings;
 
@@ -19,6 +19,21 @@ Exit codes:
 
 Environment:
   HOOKWARD_LOG  log on standard error: info (default), debug, or info,requests=debug";
+
+/// Exit codes of the commands that read from a running relay.
+const QUERY_EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  no relay is running with this data directory, or it did not answer
+  2  wrong command line";
+
+/// Exit codes of `hookward-relay audit verify`.
+const VERIFY_EXIT_CODES: &str = "\
+Exit codes:
+  0  the audit log is intact
+  1  a file is unreadable
+  2  wrong command line
+  3  the audit log is not intact";
 
 /// Example and settings, for `hookward-relay serve --help`.
 fn serve_help() -> String {
@@ -189,7 +204,7 @@ pub(crate) struct ListArgs {
 
 /// Arguments of `hookward-relay status`.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = QUERY_EXIT_CODES)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub data_dir: DataDir,
@@ -212,7 +227,7 @@ pub(crate) enum AuditCommand {
 
 /// Arguments of `hookward-relay audit verify`.
 #[derive(Debug, Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = VERIFY_EXIT_CODES)]
 pub(crate) struct VerifyArgs {
     /// Files of one audit log, in any order
     #[arg(required = true, value_name = "FILE")]
@@ -220,7 +235,11 @@ pub(crate) struct VerifyArgs {
 
     /// Last record as another system kept it: the log line audit_head, a metric, or the status (repeatable)
     #[arg(long, value_name = "SEQ:HASH")]
-    pub last: Vec<String>,
+    pub last: Vec<KeptHead>,
+
+    /// Number of the first record, if earlier files are elsewhere
+    #[arg(long, value_name = "SEQ")]
+    pub from: Option<u64>,
 
     /// Format of the report
     #[arg(long, value_enum, default_value_t)]

@@ -27,15 +27,15 @@ pub enum CommandError {
     /// The command line is wrong.
     #[error(transparent)]
     Mistake(#[from] agent::AgentCommandError),
-    /// The audit log is not intact, or its command line is wrong.
+    /// The audit log is not intact.
     #[error(transparent)]
-    Flawed(#[from] audit::AuditCommandError),
+    Flawed(#[from] audit::FlawedLog),
     /// A file of the audit log failed.
     #[error(transparent)]
     Audit(#[from] AuditError),
-    /// No relay serves the data directory.
-    #[error("no relay is running with this data directory ({}: {source}); name another one with --data-dir", .socket.display())]
-    NotRunning {
+    /// No relay serves the data directory, or its files belong to another user.
+    #[error("{}: {source}; {}", .socket.display(), unreachable(.source))]
+    Unreachable {
         /// Unix socket of the admin API.
         socket: PathBuf,
         /// Error of the system.
@@ -69,23 +69,24 @@ pub enum CommandError {
     },
 }
 
+fn unreachable(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "run this command as the user of the relay, or as root",
+        _ => "no relay is running with this data directory: name another one with --data-dir",
+    }
+}
+
 impl CommandError {
     /// Returns `true` if the command line or the settings are wrong, and nothing was started.
     #[must_use]
     pub const fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            Self::Settings(_)
-                | Self::Mistake(_)
-                | Self::Log(_)
-                | Self::Flawed(audit::AuditCommandError::Head(_))
-        )
+        matches!(self, Self::Settings(_) | Self::Mistake(_) | Self::Log(_))
     }
 
     /// Returns `true` if an audit log is not as it was written.
     #[must_use]
     pub const fn is_flawed(&self) -> bool {
-        matches!(self, Self::Flawed(audit::AuditCommandError::Flawed(_)))
+        matches!(self, Self::Flawed(_))
     }
 
     /// Wraps a system error with its operation.

@@ -5,7 +5,7 @@ mod error;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -226,7 +226,7 @@ impl Relay {
             body_memory: budget.clone(),
             connections: ConnectionTable::new(settings.limits.max_connections),
             connections_refused: AtomicU64::new(0),
-            accepting: AtomicBool::new(true),
+            exhausted: Mutex::default(),
             requests_per_client: PerClientLimiter::default(),
             ports: Ports {
                 listener: listener_port,
@@ -296,7 +296,7 @@ impl Relay {
                 tunnel_address: agents.address(),
                 pin: pin.to_string(),
                 started: (clock.now(), Instant::now()),
-                storage_probe: StorageProbe::default(),
+                storage_probe: StorageProbe::new(),
                 drain: drain_requested.clone(),
             };
             admin.serve(overview, &tasks, &stop_agents);

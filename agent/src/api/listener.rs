@@ -1,16 +1,13 @@
-//! Listener of the API, and the file by which `hookward status` finds it.
+//! Listeners of the API: a local address, and the Unix socket by which `hookward status` finds it.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use hookward_core::reason::Reason;
 use hookward_observe::api::access::{TokenError, Tokens, token_of};
 use hookward_observe::api::server::ApiListener;
-use hookward_runtime::process;
-use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -49,6 +46,9 @@ impl FromStr for InspectListen {
 /// First port of [`InspectListen::Preset`], as ngrok's.
 const FIRST_PORT: u16 = 4040;
 
+/// Port of a relay's admin API, whose clients would send their token to an agent.
+const RELAY_PORT: u16 = 4041;
+
 /// Number of ports to try: several agents of one machine.
 const PORTS: u16 = 20;
 
@@ -68,91 +68,65 @@ pub enum ApiError {
     Token(#[from] TokenError),
 }
 
-/// How to reach the API of a running agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RunningApi {
-    pub address: SocketAddr,
-    pub process: u32,
-}
-
-/// Bound listener of the API.
+/// Bound listeners of the API.
 pub(crate) struct BoundApi {
-    listener: TcpListener,
-    address: SocketAddr,
+    tcp: Option<(TcpListener, SocketAddr)>,
+    /// Unix socket for `hookward status`.
+    socket: Option<ApiListener>,
     tokens: Arc<Tokens>,
-    /// File that names the address, removed at the end.
-    file: RunFile,
-}
-
-/// File of a running agent.
-struct RunFile(PathBuf);
-
-impl Drop for RunFile {
-    fn drop(&mut self) {
-        // If it stays, the next `hookward status` removes it.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 impl BoundApi {
-    /// Binds the address. `None` if the API is off.
-    pub(crate) fn bind(listen: InspectListen, state: &StateDir) -> Result<Option<Self>, ApiError> {
-        let listener = match listen {
-            InspectListen::Off => return Ok(None),
+    /// Binds the Unix socket in the state directory, and the address.
+    pub(crate) fn bind(listen: InspectListen, state: &StateDir) -> Result<Self, ApiError> {
+        let tcp = match listen {
+            InspectListen::Off => None,
             InspectListen::At(address) => {
                 let listener = listen_on(address);
                 Some(listener.map_err(|source| ApiError::Listen { address, source })?)
             }
             InspectListen::Preset => preset(),
         };
-        let Some((listener, address)) = listener else {
+        if tcp.is_none() && listen == InspectListen::Preset {
             tracing::warn!("all ports from {FIRST_PORT} on are taken; name one with --inspect");
-            return Ok(None);
-        };
+        }
 
+        let path = state.socket(std::process::id());
+        let socket = ApiListener::unix(&path).inspect_err(|error| {
+            tracing::warn!(socket = %path.display(), %error, "hookward status will not find this agent");
+        });
         let token = token_of(&state.api_token())?.digest();
         let tokens = Tokens {
             full: token.clone(),
             metrics: token,
         };
-        let file = state.run_file(std::process::id());
-        let running = RunningApi {
-            address,
-            process: std::process::id(),
-        };
-        let json = serde_json::json!(running).to_string();
-        if let Err(error) = process::write_private(&file, json.as_bytes()) {
-            tracing::warn!(file = %file.display(), %error, "hookward status will not find this agent");
-        }
-        Ok(Some(Self {
-            listener,
-            address,
+        Ok(Self {
+            tcp,
+            socket: socket.ok(),
             tokens: Arc::new(tokens),
-            file: RunFile(file),
-        }))
+        })
     }
 
-    /// Returns the address.
-    pub(crate) const fn address(&self) -> SocketAddr {
-        self.address
+    /// Returns the address, unless the API has only its Unix socket.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref().map(|(_, address)| *address)
     }
 
-    /// Serves until `stop` is cancelled. `tasks` owns the connections.
-    pub(crate) async fn serve(self, view: AgentView, tasks: TaskTracker, stop: CancellationToken) {
-        let router = router(
-            Arc::new(view),
-            &self.tokens,
-            self.address.ip().is_loopback(),
-        );
-        ApiListener::Tcp(self.listener)
-            .serve(router, tasks, stop)
-            .await;
-        drop(self.file);
+    /// Serves until `stop` is cancelled. `tasks` owns the listeners and their connections.
+    pub(crate) fn serve(self, view: AgentView, tasks: &TaskTracker, stop: &CancellationToken) {
+        let address = self.address();
+        let is_local = address.is_none_or(|address| address.ip().is_loopback());
+        let router = router(Arc::new(view), &self.tokens, is_local);
+        let tcp = self.tcp.map(|(listener, _)| ApiListener::Tcp(listener));
+        for listener in tcp.into_iter().chain(self.socket) {
+            tasks.spawn(listener.serve(router.clone(), tasks.clone(), stop.clone()));
+        }
     }
 }
 
 fn preset() -> Option<(TcpListener, SocketAddr)> {
     (FIRST_PORT..FIRST_PORT + PORTS)
+        .filter(|port| *port != RELAY_PORT)
         .find_map(|port| listen_on(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).ok())
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use hookward_observe::audit::KeptHead;
 
 use super::policy::POLICY_FLAGS;
 use super::tunnel::TransportFlag;
@@ -64,7 +65,11 @@ pub(crate) struct VerifyArgs {
 
     /// Last record as another system kept it: the log line audit_head, a metric, or the status (repeatable)
     #[arg(long, value_name = "SEQ:HASH")]
-    pub(crate) last: Vec<String>,
+    pub(crate) last: Vec<KeptHead>,
+
+    /// Number of the first record, if earlier files are elsewhere
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) from: Option<u64>,
 
     /// Format of the report
     #[arg(long, value_enum, default_value_t)]

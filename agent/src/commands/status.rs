@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use hookward_observe::api::access::token_of;
-use hookward_observe::api::client::{CallError, Endpoint};
+use hookward_observe::api::client::{self, CallError};
 use hookward_observe::table::{self, span};
 use hyper::Method;
 use tokio::time::sleep;
 
-use crate::api::listener::RunningApi;
 use crate::api::status::AgentStatus;
 use crate::cli::{LogFormat, StatusArgs};
 use crate::commands::{CommandError, print, print_error};
@@ -48,16 +46,16 @@ pub(super) async fn run(args: StatusArgs) -> Result<Exit, CommandError> {
 
 /// Returns the running agents of a state directory, and of its relay for `--local`.
 async fn agents(state: &StateDir) -> Result<Vec<AgentStatus>, CommandError> {
-    let mut agents = Vec::new();
+    let mut agents: Vec<AgentStatus> = Vec::new();
     for state in [state.clone(), state.local()?] {
-        for (file, running) in state.running() {
-            match status(&state, &running).await {
+        for (socket, process) in state.sockets() {
+            match client::call(&socket, Method::GET, "/api/v1/status").await {
                 Ok(status) => agents.push(status),
-                // The file of a process that was killed.
-                Err(CommandError::Call(CallError::Connect(_))) => {
-                    let _ = std::fs::remove_file(file);
+                Err(CallError::Connect(_)) if !is_running(process) => {
+                    // The process was killed. If the file stays, the next run removes it.
+                    let _ = std::fs::remove_file(socket);
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(CommandError::Call(error)),
             }
         }
     }
@@ -65,11 +63,8 @@ async fn agents(state: &StateDir) -> Result<Vec<AgentStatus>, CommandError> {
     Ok(agents)
 }
 
-async fn status(state: &StateDir, running: &RunningApi) -> Result<AgentStatus, CommandError> {
-    let token = token_of(&state.api_token())?;
-    let endpoint = Endpoint::Tcp(running.address, token);
-    let status = endpoint.call(Method::GET, "/api/v1/status").await;
-    status.map_err(CommandError::Call)
+fn is_running(process: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{process}")).exists()
 }
 
 fn text(agent: &AgentStatus) -> String {

@@ -14,8 +14,6 @@ use hookward_tunnel::transport::identity::Pin;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::api::listener::RunningApi;
-
 /// Failure to read or write the agent's files.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -76,8 +74,11 @@ enum SavedTunnel {
 /// Token for the local API.
 const API_TOKEN: &str = "api-token";
 
-/// Beginning of the names of files that name the API of a running agent.
+/// Beginning of the names of Unix sockets of running agents. The process id follows.
 const RUN_PREFIX: &str = "run-";
+
+/// End of those names.
+const RUN_SUFFIX: &str = ".sock";
 
 /// Directory of one agent's files.
 #[derive(Debug, Clone)]
@@ -137,25 +138,22 @@ impl StateDir {
         self.0.join(API_TOKEN)
     }
 
-    /// Returns the path of the file that names the API of a running agent.
-    pub(crate) fn run_file(&self, process: u32) -> PathBuf {
-        self.0.join(format!("{RUN_PREFIX}{process}.json"))
+    /// Returns the path of the Unix socket of a running agent.
+    pub(crate) fn socket(&self, process: u32) -> PathBuf {
+        self.0.join(format!("{RUN_PREFIX}{process}{RUN_SUFFIX}"))
     }
 
-    /// Returns the files of running agents with their content. Files of killed ones are among them.
-    pub(crate) fn running(&self) -> Vec<(PathBuf, RunningApi)> {
+    /// Returns the sockets of running agents with their process ids. Sockets of killed agents are
+    /// among them.
+    pub(crate) fn sockets(&self) -> Vec<(PathBuf, u32)> {
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
-        let files = entries.filter(|entry| {
+        let sockets = entries.filter_map(|entry| {
             let name = entry.file_name();
-            let name = name.to_string_lossy();
-            name.starts_with(RUN_PREFIX) && name.ends_with(".json")
+            let process = name.to_str()?.strip_prefix(RUN_PREFIX)?;
+            let process = process.strip_suffix(RUN_SUFFIX)?.parse().ok()?;
+            Some((entry.path(), process))
         });
-        files
-            .filter_map(|entry| {
-                let text = fs::read(entry.path()).ok()?;
-                Some((entry.path(), serde_json::from_slice(&text).ok()?))
-            })
-            .collect()
+        sockets.collect()
     }
 
     /// Returns the credentials, one for each joined relay.

@@ -23,8 +23,8 @@ const KEPT: Duration = Duration::from_secs(15 * 60);
 const DURATIONS: usize = 1000;
 
 impl TunnelActivity {
-    /// Counts a request that took this long.
-    pub(super) fn count(&mut self, took: Duration) {
+    /// Counts a request. `took` is the time until the application's response, if there was one.
+    pub(super) fn count(&mut self, took: Option<Duration>) {
         let now = Instant::now();
         self.count += 1;
         match self.slots.back_mut() {
@@ -39,6 +39,7 @@ impl TunnelActivity {
             self.slots.pop_front();
         }
 
+        let Some(took) = took else { return };
         if self.durations.len() == DURATIONS {
             self.durations.pop_front();
         }
@@ -80,10 +81,11 @@ mod tests {
         let mut activity = TunnelActivity::default();
         assert_eq!(activity.percentile(0.5), Duration::ZERO);
         for millis in 0..2000 {
-            activity.count(Duration::from_millis(millis));
+            activity.count(Some(Duration::from_millis(millis)));
         }
-        assert_eq!(activity.requests(), 2000);
-        assert!((activity.rate(1) - 2000.0 / 60.0).abs() < 0.01);
+        activity.count(None);
+        assert_eq!(activity.requests(), 2001);
+        assert!((activity.rate(1) - 2001.0 / 60.0).abs() < 0.01);
         assert_eq!(activity.durations.len(), DURATIONS);
         assert_eq!(activity.percentile(0.5), Duration::from_millis(1499));
         assert_eq!(activity.percentile(1.0), Duration::from_millis(1999));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use hookward_core::reason::{Check, Code};
-use hookward_observe::audit::{AuditLog, RefusalKind};
+use hookward_observe::audit::{AuditLog, LimitedKind};
 use serde::Serialize;
 
 use crate::events::{RequestEvent, RequestResult};
@@ -43,11 +43,11 @@ pub(super) fn request(audit: &AuditLog, request: &RequestEvent) {
     let RequestResult::Refused { check, .. } = &request.outcome else {
         return audit.record(request.outcome.verdict(), &fields(request));
     };
-    let kind = RefusalKind {
+    let kind = LimitedKind {
         event: "refused",
         reason: check.as_str(),
     };
-    audit.refusal(request.client, kind, || fields(request));
+    audit.limited(request.client, kind, || fields(request));
 }
 
 fn fields(request: &RequestEvent) -> RequestFields<'_> {
@@ -62,9 +62,8 @@ fn fields(request: &RequestEvent) -> RequestFields<'_> {
         _ => ("", &[], &[]),
     };
     let reason = match outcome {
-        RequestResult::Refused { reason, .. } | RequestResult::Failed { reason, .. } => {
-            Some(reason.as_str())
-        }
+        RequestResult::Refused { check, reason, .. } => Some(check.recorded_reason(reason)),
+        RequestResult::Failed { reason, .. } => Some(reason.as_str()),
         _ => None,
     };
 

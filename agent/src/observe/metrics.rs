@@ -1,8 +1,9 @@
 //! Counters and histograms of the agent's work. No label has a value that a sender can choose.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use hookward_core::reason::{Check, Code};
+use hookward_observe::metrics::{durations, status_class};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -19,7 +20,7 @@ pub(crate) struct AgentMetrics {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
-    tunnel: String,
+    tunnel: Arc<str>,
     verdict: &'static str,
     check: &'static str,
     code: &'static str,
@@ -28,20 +29,15 @@ struct RequestLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DurationLabels {
-    tunnel: String,
+    tunnel: Arc<str>,
     verdict: &'static str,
 }
-
-/// Upper bounds of durations, in seconds: the same as the relay's.
-const DURATIONS: [f64; 13] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
-];
 
 impl AgentMetrics {
     pub(super) fn new() -> Self {
         Self {
             requests: Family::default(),
-            duration: Family::new_with_constructor(|| Histogram::new(DURATIONS)),
+            duration: Family::new_with_constructor(durations),
         }
     }
 
@@ -60,33 +56,21 @@ impl AgentMetrics {
     }
 
     pub(super) fn request(&self, request: &RequestEvent) {
-        let (outcome, tunnel) = (&request.outcome, request.host.to_string());
+        let (outcome, tunnel) = (&request.outcome, Arc::clone(&request.host));
         let labels = RequestLabels {
             tunnel,
             verdict: outcome.verdict(),
             check: outcome.check().map_or("", Check::as_str),
             code: outcome.code().map_or("", Code::as_str),
-            status: outcome.status().map_or("", class),
+            status: outcome.status().map_or("", status_class),
         };
         self.requests.get_or_create(&labels).inc();
-        self.observe(labels.tunnel, labels.verdict, request.took);
-    }
 
-    fn observe(&self, tunnel: String, verdict: &'static str, took: Duration) {
-        let labels = DurationLabels { tunnel, verdict };
+        let labels = DurationLabels {
+            tunnel: labels.tunnel,
+            verdict: labels.verdict,
+        };
         let duration = self.duration.get_or_create(&labels);
-        duration.observe(took.as_secs_f64());
-    }
-}
-
-/// Returns the class of a status. Applications may use any status, but no more series.
-fn class(status: u16) -> &'static str {
-    match status / 100 {
-        1 => "1xx",
-        2 => "2xx",
-        3 => "3xx",
-        4 => "4xx",
-        5 => "5xx",
-        _ => "other",
+        duration.observe(request.took.as_secs_f64());
     }
 }

@@ -1,9 +1,9 @@
 //! Readiness of the relay: it can accept requests, and its storage commits.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::overview::Overview;
@@ -14,8 +14,8 @@ use crate::storage::Store;
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Test commit to the state file, whose result holds for a while: a load balancer asks often.
-#[derive(Default)]
 pub(crate) struct StorageProbe {
+    running: Semaphore,
     // A std mutex: it guards the last result, and nothing waits while it is held.
     last: Mutex<Option<(Instant, Option<String>)>>,
 }
@@ -23,9 +23,22 @@ pub(crate) struct StorageProbe {
 /// Time for which the result of a test commit holds.
 const PROBE_AGE: Duration = Duration::from_secs(5);
 
+/// Time for which a relay is not ready after `accept` failed: a load balancer must not send more
+/// connections at once.
+const EXHAUSTED_TIME: Duration = Duration::from_secs(10);
+
 impl StorageProbe {
+    pub(crate) const fn new() -> Self {
+        Self {
+            running: Semaphore::const_new(1),
+            last: Mutex::new(None),
+        }
+    }
+
     /// Returns the reason why a commit fails, if it does.
     async fn failure(&self, store: &Store) -> Option<String> {
+        // One commit at a time: further callers wait for its result.
+        let _running = self.running.acquire().await;
         if let Some((at, failure)) = &*self.lock()
             && at.elapsed() < PROBE_AGE
         {
@@ -59,9 +72,9 @@ impl Overview {
     }
 
     fn check_accept(&self) -> HealthCheck {
-        let is_accepting = self.edge.accepting.load(Ordering::Relaxed);
-        let reason = "accept failed: too few open files, or no memory";
-        check("accept", (!is_accepting).then(|| reason.to_owned()))
+        let reason = "accept failed within the last 10 s: too few open files, or no memory";
+        let is_exhausted = self.edge.was_exhausted(EXHAUSTED_TIME);
+        check("accept", is_exhausted.then(|| reason.to_owned()))
     }
 
     fn check_drain(&self) -> HealthCheck {

@@ -81,7 +81,7 @@ async fn list(args: &ListArgs) -> Result<(), CommandError> {
     let store = open_store(dir)?;
     let agents: Vec<AgentStatus> = match status::get(dir, "/api/v1/agents").await {
         Ok(agents) => agents,
-        Err(CommandError::NotRunning { .. }) => {
+        Err(CommandError::Unreachable { .. }) => {
             let rows = store.list_agents()?;
             rows.into_iter().map(AgentStatus::offline).collect()
         }

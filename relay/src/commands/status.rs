@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hookward_core::clock::{Clock, UnixMillis};
-use hookward_observe::api::client::{CallError, Endpoint};
+use hookward_observe::api::client::{self, CallError};
 use hookward_observe::table::{self, span};
 use hyper::Method;
 use serde::de::DeserializeOwned;
@@ -50,9 +50,9 @@ pub(super) async fn get<T: DeserializeOwned>(
     path: &str,
 ) -> Result<T, CommandError> {
     let socket = data_dir.join(SOCKET_FILE);
-    let called = Endpoint::unix(&socket).call(Method::GET, path).await;
+    let called = client::call(&socket, Method::GET, path).await;
     called.map_err(|error| match error {
-        CallError::Connect(source) => CommandError::NotRunning { socket, source },
+        CallError::Connect(source) => CommandError::Unreachable { socket, source },
         error => CommandError::Call(error),
     })
 }

@@ -7,7 +7,6 @@ use hookward_core::address::canonical;
 use hookward_core::headers::{self, FORWARDED_FOR};
 use hookward_core::limits::Limits;
 use hookward_core::reason::{Check, Code, Refusal};
-use hookward_core::text::Escaped;
 use hookward_tunnel::protocol::head::HeaderCase;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
@@ -162,12 +161,8 @@ pub(super) fn header_case(
 
 /// Checks the connection fields. Returns `true` if the sender accepts trailers.
 pub(super) fn check_connection(parts: &Parts) -> Result<bool, Refusal> {
-    let options = headers::connection_options(&parts.headers).map_err(|option| {
-        let option = Escaped(option.as_bytes());
-        Refusal::malformed(format!(
-            "Connection names another field, {option}, to be removed on the way"
-        ))
-    })?;
+    let options = headers::connection_options(&parts.headers)
+        .map_err(|error| Refusal::malformed(error.to_string()))?;
 
     // An empty field requests nothing.
     let expects_other = |value: &HeaderValue| {

@@ -1,7 +1,7 @@
 //! State for requests: the edge, which all connections share, and the connection itself.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,8 +49,8 @@ pub(crate) struct EdgeState {
     pub connections: Arc<ConnectionTable>,
     /// Number of connections that were refused.
     pub connections_refused: AtomicU64,
-    /// `false` after `accept` failed for lack of resources, until it succeeds.
-    pub accepting: AtomicBool,
+    /// Time at which `accept` last failed for lack of resources.
+    pub exhausted: Mutex<Option<Instant>>,
     /// Requests in progress, by client address.
     pub requests_per_client: PerClientLimiter,
     /// Ports that a host may carry.
@@ -101,6 +101,23 @@ impl EdgeState {
                  if it is yours, start the relay with --trusted-proxy {peer}"
             );
         }
+    }
+
+    /// Records that `accept` failed for lack of resources.
+    pub(crate) fn note_exhausted(&self) {
+        *self
+            .exhausted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Returns `true` if `accept` failed for lack of resources in this time.
+    pub(crate) fn was_exhausted(&self, within: Duration) -> bool {
+        let exhausted = self
+            .exhausted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        exhausted.is_some_and(|at| at.elapsed() < within)
     }
 
     /// Acquires a slot for a request of this peer. Trusted proxies have no maximum, because they

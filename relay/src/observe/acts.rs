@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hookward_core::clock::UnixMillis;
 use hookward_runtime::interval::every;
 use serde::Serialize;
 use tokio::time::{sleep, timeout};
@@ -16,11 +15,13 @@ use crate::storage::acts::PendingAct;
 /// Fields of a stored act.
 #[derive(Serialize)]
 struct ActFields<'a> {
+    /// Number of the act. A crash can leave two records with the same one.
+    act: i64,
     agent: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<&'a str>,
     /// Time of the act, which may be before the relay's start.
-    at_ms: UnixMillis,
+    at: String,
 }
 
 /// Records stored acts until `stop` is cancelled. An act stays in the state file until the audit log has
@@ -86,13 +87,15 @@ fn record(act: &PendingAct, observer: &Observer) {
     let PendingAct { agent, actor, .. } = act;
     tracing::info!(event = act.event, agent, %actor, "administrative act");
     let fields = ActFields {
+        act: act.id,
         agent,
         details: act.details.as_deref(),
-        at_ms: act.at,
+        at: act.at.to_rfc3339(),
     };
     let event = match act.event.as_str() {
         "agent_added" => "agent_added",
         "agent_removed" => "agent_removed",
+        "join_token_replaced" => "join_token_replaced",
         _ => "act",
     };
     observer.audit().act(event, actor.clone(), fields);

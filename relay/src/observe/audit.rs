@@ -3,7 +3,7 @@
 
 use hookward_core::reason::{Check, Code};
 use hookward_core::text::{Escaped, shown_path};
-use hookward_observe::audit::{AuditLog, RefusalKind};
+use hookward_observe::audit::{AuditLog, LimitedKind};
 use serde::Serialize;
 
 use crate::observe::millis;
@@ -66,20 +66,19 @@ pub(super) fn request(audit: &AuditLog, facts: RequestFacts<'_>, outcome: &Reque
     }
 
     let verdict = &outcome.verdict;
-    let is_bounded =
-        facts.permitted.is_some() || matches!(verdict, Verdict::Challenge(_) | Verdict::Duplicate);
-    if is_bounded {
+    // A duplicate passed the signature. Anyone can send some providers' challenges.
+    if facts.permitted.is_some() || matches!(verdict, Verdict::Duplicate) {
         audit.record(verdict.event(), &fields(facts, outcome));
         return;
     }
 
     let reason = verdict.check().map(Check::as_str);
     let reason = reason.or_else(|| verdict.code().map(Code::as_str));
-    let kind = RefusalKind {
+    let kind = LimitedKind {
         event: verdict.event(),
         reason: reason.unwrap_or("sender_left"),
     };
-    audit.refusal(facts.client, kind, || fields(facts, outcome));
+    audit.limited(facts.client, kind, || fields(facts, outcome));
 }
 
 fn fields<'r>(facts: RequestFacts<'r>, outcome: &'r RequestOutcome) -> RequestFields<'r> {
@@ -104,10 +103,10 @@ fn fields<'r>(facts: RequestFacts<'r>, outcome: &'r RequestOutcome) -> RequestFi
         status: outcome.status.map(|status| status.as_u16()),
         check: verdict.check(),
         code: verdict.code(),
-        reason: verdict.reason(),
+        reason: verdict.recorded_reason(),
         observed: observed.map(|refusal| Observed {
             check: refusal.check,
-            reason: &refusal.reason,
+            reason: refusal.recorded_reason(),
         }),
         request_bytes: outcome.sizes.request,
         response_bytes: outcome.sizes.response,

@@ -2,9 +2,9 @@
 //! tunnel is one that an agent owns, a route is one of its policy, and all other labels are words of
 //! fixed lists.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hookward_core::reason::{Check, Code};
@@ -28,8 +28,9 @@ pub(crate) struct RelayMetrics {
     tls_duration: Histogram,
     agent_handshakes: Family<ResultLabels, Counter>,
     responses_evicted: AtomicU64,
-    /// Tunnels and routes that have series.
-    series: Mutex<HashSet<(String, String)>>,
+    /// Series of each tunnel, by its host.
+    // A std lock: it guards a map, and nothing waits while it is held.
+    tunnels: RwLock<HashMap<Arc<str>, Arc<TunnelSeries>>>,
     /// Number of requests by each of [`VERDICTS`].
     verdicts: [AtomicU64; VERDICTS.len()],
     /// Number of refusals by each check.
@@ -38,8 +39,8 @@ pub(crate) struct RelayMetrics {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
-    tunnel: String,
-    route: String,
+    tunnel: Arc<str>,
+    route: Arc<str>,
     verdict: &'static str,
     check: &'static str,
     code: &'static str,
@@ -48,13 +49,24 @@ struct RequestLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DurationLabels {
-    tunnel: String,
+    tunnel: Arc<str>,
     verdict: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TunnelLabels {
-    tunnel: String,
+    tunnel: Arc<str>,
+}
+
+/// Series of one tunnel. Requests find them with one lookup.
+struct TunnelSeries {
+    tunnel: Arc<str>,
+    /// Labels of the tunnel's routes.
+    // As above.
+    routes: RwLock<HashSet<Arc<str>>>,
+    upstream: Histogram,
+    request_bytes: Counter,
+    response_bytes: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,12 +74,34 @@ struct ResultLabels {
     result: &'static str,
 }
 
-/// Maximum number of pairs of tunnel and route with series. Agents choose names of routes, and may
-/// change them. Requests of further routes count for the route [`OTHER`].
-const MAX_ROUTES: usize = 4096;
+/// Maximum number of tunnels with series. Requests of further ones count for [`OTHER`].
+const MAX_TUNNELS: usize = 4096;
 
-/// Label of a route beyond [`MAX_ROUTES`].
+/// Maximum number of routes with series in one tunnel. Agents choose names of routes, and may change
+/// them. Requests of further routes count for [`OTHER`].
+const MAX_ROUTES: usize = 64;
+
+/// Label of what has no series of its own.
 const OTHER: &str = "(other)";
+
+impl TunnelSeries {
+    /// Returns the label of a route.
+    fn route(&self, name: &str) -> Arc<str> {
+        let known = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(route) = known.get(name) {
+            return Arc::clone(route);
+        }
+
+        drop(known);
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        let route = match routes.len() < MAX_ROUTES {
+            true => Arc::from(name),
+            false => Arc::from(OTHER),
+        };
+        routes.insert(Arc::clone(&route));
+        route
+    }
+}
 
 impl RelayMetrics {
     pub(crate) fn new() -> Self {
@@ -81,7 +115,7 @@ impl RelayMetrics {
             tls_duration: durations(),
             agent_handshakes: Family::default(),
             responses_evicted: AtomicU64::new(0),
-            series: Mutex::default(),
+            tunnels: RwLock::default(),
             verdicts: [const { AtomicU64::new(0) }; VERDICTS.len()],
             refusals: [const { AtomicU64::new(0) }; Check::ALL.len()],
         }
@@ -134,11 +168,10 @@ impl RelayMetrics {
     /// Counts the outcome of a request.
     pub(super) fn request(&self, facts: RequestFacts<'_>, outcome: &RequestOutcome) {
         let verdict = &outcome.verdict;
-        let tunnel = facts.tunnel.unwrap_or_default();
-        let route = facts.permitted.map_or("", |permitted| &permitted.route);
+        let series = self.tunnel(facts.tunnel.unwrap_or_default());
         let labels = RequestLabels {
-            tunnel: tunnel.to_owned(),
-            route: self.route_label(tunnel, route),
+            tunnel: Arc::clone(&series.tunnel),
+            route: series.route(facts.permitted.map_or("", |permitted| &permitted.route)),
             verdict: verdict.event(),
             check: verdict.check().map_or("", Check::as_str),
             code: verdict.code().map_or("", Code::as_str),
@@ -156,6 +189,18 @@ impl RelayMetrics {
         duration.observe(outcome.took.as_secs_f64());
         drop(duration);
 
+        if let Verdict::Forwarded(upstream) = verdict {
+            series.upstream.observe(upstream.took.as_secs_f64());
+        }
+        if facts.tunnel.is_some() {
+            let sizes = outcome.sizes;
+            series.request_bytes.inc_by(sizes.request.unwrap_or(0));
+            series.response_bytes.inc_by(sizes.response.unwrap_or(0));
+        }
+        self.count_verdict(verdict);
+    }
+
+    fn count_verdict(&self, verdict: &Verdict) {
         let is_own = |(name, _): &(&&str, &AtomicU64)| **name == verdict.event();
         if let Some((_, count)) = VERDICTS.iter().zip(&self.verdicts).find(is_own) {
             count.fetch_add(1, Ordering::Relaxed);
@@ -165,44 +210,34 @@ impl RelayMetrics {
         {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        if facts.tunnel.is_some() {
-            self.tunnel(
-                TunnelLabels {
-                    tunnel: labels.tunnel,
-                },
-                outcome,
-            );
-        }
     }
 
-    fn tunnel(&self, labels: TunnelLabels, outcome: &RequestOutcome) {
-        if let Verdict::Forwarded(upstream) = &outcome.verdict {
-            let took = upstream.took.as_secs_f64();
-            self.upstream.get_or_create(&labels).observe(took);
+    /// Returns the series of a tunnel.
+    fn tunnel(&self, host: &str) -> Arc<TunnelSeries> {
+        let known = self.tunnels.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = known.get(host) {
+            return Arc::clone(series);
         }
-        let sizes = outcome.sizes;
-        if let Some(bytes) = sizes.request.filter(|bytes| *bytes > 0) {
-            self.request_bytes.get_or_create(&labels).inc_by(bytes);
-        }
-        if let Some(bytes) = sizes.response.filter(|bytes| *bytes > 0) {
-            self.response_bytes.get_or_create(&labels).inc_by(bytes);
-        }
-    }
 
-    /// Returns the label of a route, which is limited in number.
-    fn route_label(&self, tunnel: &str, route: &str) -> String {
-        if route.is_empty() {
-            return String::new();
-        }
-        let key = (tunnel.to_owned(), route.to_owned());
-        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        if series.len() < MAX_ROUTES {
-            series.insert(key.clone());
-        }
-        match series.contains(&key) {
-            true => key.1,
-            false => OTHER.to_owned(),
-        }
+        drop(known);
+        let mut tunnels = self.tunnels.write().unwrap_or_else(PoisonError::into_inner);
+        let host = match tunnels.len() < MAX_TUNNELS {
+            true => host,
+            false => OTHER,
+        };
+        let series = tunnels.entry(Arc::from(host)).or_insert_with_key(|host| {
+            let labels = TunnelLabels {
+                tunnel: Arc::clone(host),
+            };
+            Arc::new(TunnelSeries {
+                upstream: self.upstream.get_or_create_owned(&labels),
+                request_bytes: self.request_bytes.get_or_create_owned(&labels),
+                response_bytes: self.response_bytes.get_or_create_owned(&labels),
+                tunnel: labels.tunnel,
+                routes: RwLock::default(),
+            })
+        });
+        Arc::clone(series)
     }
 
     /// Counts a TLS handshake.
@@ -259,13 +294,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_routes_are_limited() {
+    fn names_of_tunnels_and_routes_are_limited() {
         let metrics = RelayMetrics::new();
+        let series = metrics.tunnel("t");
         for n in 0..MAX_ROUTES {
-            assert_eq!(metrics.route_label("t", &n.to_string()), n.to_string());
+            assert_eq!(*series.route(&n.to_string()), n.to_string());
         }
-        assert_eq!(metrics.route_label("t", "one more"), OTHER);
-        assert_eq!(metrics.route_label("t", "7"), "7");
-        assert_eq!(metrics.route_label("t", ""), "");
+        assert_eq!(*series.route("one more"), *OTHER);
+        assert_eq!(*series.route("7"), *"7");
+
+        for n in 1..MAX_TUNNELS {
+            assert_eq!(*metrics.tunnel(&n.to_string()).tunnel, n.to_string());
+        }
+        assert_eq!(*metrics.tunnel("one more").tunnel, *OTHER);
+        assert_eq!(*metrics.tunnel("t").tunnel, *"t");
     }
 }

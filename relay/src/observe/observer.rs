@@ -7,7 +7,7 @@ use std::time::Duration;
 use hookward_core::clock::Clock;
 use hookward_core::reason::{Check, Refusal};
 use hookward_core::text::{Escaped, printable, shown_path};
-use hookward_observe::audit::{AuditLog, RefusalKind};
+use hookward_observe::audit::{AuditLog, LimitedKind};
 use hookward_tunnel::protocol::control::RefusedRequest;
 use http::StatusCode;
 use serde_json::json;
@@ -81,13 +81,13 @@ impl Observer {
     pub(crate) fn agent_failed(&self, client: IpAddr, kind: &'static str, reason: &str) {
         self.log.agent_failed(kind, reason);
         self.metrics.agent_handshake(kind);
-        let kind = RefusalKind {
+        let kind = LimitedKind {
             event: "agent_failed",
             reason: kind,
         };
         let fields =
-            || json!({ "client": client, "kind": kind.reason, "reason": printable(reason) });
-        self.audit.refusal(client, kind, fields);
+            || json!({ "address": client, "kind": kind.reason, "reason": printable(reason) });
+        self.audit.limited(client, kind, fields);
     }
 
     /// Observes the outcome of a request.
@@ -206,7 +206,7 @@ fn record(facts: RequestFacts<'_>, outcome: &RequestOutcome) -> RequestRecord {
         status: outcome.status.map(|status| status.as_u16()),
         check: verdict.check().map(Check::as_str),
         code: verdict.code().map(|code| code.as_str()),
-        reason: verdict.reason().map(str::to_owned),
+        reason: verdict.recorded_reason().map(str::to_owned),
         ms: millis(outcome.took),
         request_bytes: outcome.sizes.request,
         response_bytes: outcome.sizes.response,

@@ -175,7 +175,15 @@ impl Verdict {
         }
     }
 
-    /// Returns the reason for the tunnel's owner and the log.
+    /// Returns the reason for records and the log of the operator.
+    pub(crate) fn recorded_reason(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.recorded_reason()),
+            _ => self.reason(),
+        }
+    }
+
+    /// Returns the reason for the tunnel's owner.
     pub(crate) fn reason(&self) -> Option<&str> {
         match self {
             Self::Challenge(_) => Some("the provider's challenge"),

@@ -59,7 +59,7 @@ impl<'r> Record<'r> {
             status: outcome.status,
             check: verdict.check().filter(|_| is_refusal),
             code: verdict.code().filter(|_| !is_refusal),
-            reason: verdict.reason().filter(|_| !is_answer),
+            reason: verdict.recorded_reason().filter(|_| !is_answer),
             ms: matches!(verdict, Verdict::Forwarded(_) | Verdict::Aborted)
                 .then(|| millis(outcome.took)),
         }
@@ -99,7 +99,7 @@ impl RequestLog {
                 event: "observed",
                 status: Some(refusal.status),
                 check: Some(refusal.check),
-                reason: Some(&refusal.reason),
+                reason: Some(refusal.recorded_reason()),
                 ..Record::of(facts, outcome)
             };
             log!(info, record);

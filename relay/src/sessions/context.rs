@@ -1,6 +1,7 @@
 //! The relay as sessions use it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hookward_core::address::AddressSet;
@@ -8,9 +9,8 @@ use hookward_core::clock::Clock;
 use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
 use hookward_gate::policy::summary::Summary;
-use hookward_observe::audit::{Actor, AuditLog};
+use hookward_observe::audit::{Act, Actor, AuditLog, LimitedKind};
 use hookward_tunnel::transport::liveness::Liveness;
-
 use serde_json::json;
 
 use crate::fetch::ip_sets::IpSetUpdater;
@@ -67,6 +67,7 @@ impl PoliciesInForce {
         host: &HostName,
         agent: &AgentName,
         summary: Arc<Summary>,
+        peer: IpAddr,
         audit: &AuditLog,
     ) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,14 +82,20 @@ impl PoliciesInForce {
             event = "policy_in_force", %agent, %host, policy = summary.digest,
             lets_in = summary.lines.join("; "), "policy in force"
         );
-        let details = json!({
-            "tunnel": host.as_str(),
-            "agent": agent.as_str(),
-            "policy": summary.digest,
-            "previous": before,
-            "lets_in": summary.lines,
+        let kind = LimitedKind {
+            event: "policy_in_force",
+            reason: "",
+        };
+        audit.limited(peer, kind, || Act {
+            actor: Actor::agent(agent),
+            details: json!({
+                "tunnel": host.as_str(),
+                "agent": agent.as_str(),
+                "policy": summary.digest,
+                "previous": before,
+                "lets_in": summary.lines,
+            }),
         });
-        audit.act("policy_in_force", Actor::agent(agent), details);
     }
 }
 

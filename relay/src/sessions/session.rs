@@ -15,7 +15,7 @@ use hookward_core::names::HostName;
 use hookward_core::secret::SecretDigest;
 use hookward_core::text::printable;
 use hookward_gate::policy::Policy;
-use hookward_observe::audit::Actor;
+use hookward_observe::audit::LimitedKind;
 use hookward_runtime::interval::every;
 use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamError};
@@ -45,6 +45,30 @@ impl Drop for RegisteredTunnels<'_> {
     }
 }
 
+/// Time to store the end of a session.
+const SEEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Stores time, address and version of the agent, for the administrator's list.
+async fn note_seen(context: &SessionContext, live: &ActiveSession) {
+    let seen = AgentSeen {
+        at: context.clock.now(),
+        address: live.session.peer().to_string(),
+        version: live.version().to_owned(),
+    };
+    let agent = live.agent.id;
+    let noted = context
+        .store
+        .run(move |store| store.note_seen(agent, &seen));
+    if let Err(error) = noted.await {
+        tracing::debug!(%error, "the time of the agent could not be stored");
+    }
+}
+
+/// Returns the kind of a session's event. An agent that connects in a loop must not fill the disk.
+const fn session_event(event: &'static str) -> LimitedKind {
+    LimitedKind { event, reason: "" }
+}
+
 /// Serves the agent until it leaves or is refused, or `stop` is cancelled.
 pub(crate) async fn serve(
     session: Session,
@@ -58,12 +82,13 @@ pub(crate) async fn serve(
     let reason = serving.run(&drain, &stop).await;
     session.close(&reason);
 
-    serving.note_seen().await;
+    // If storage is slow, the list keeps the time of the start.
+    let _ = timeout(SEEN_TIMEOUT, note_seen(context, &serving.live)).await;
     drop(serving);
     tracing::info!(event = "agent_disconnected", agent = %name, reason, "agent left");
-    let details = json!({ "agent": name.as_str(), "reason": printable(&reason) });
-    let audit = context.observer.audit();
-    audit.act("agent_disconnected", Actor::agent(&name), details);
+    let details = || json!({ "agent": name.as_str(), "reason": printable(&reason) });
+    let (peer, audit) = (session.peer().ip(), context.observer.audit());
+    audit.limited(peer, session_event("agent_disconnected"), details);
     context
         .observer
         .publish(|| RelayEventKind::AgentDisconnected {
@@ -175,8 +200,8 @@ impl<'c> SessionLoop<'c> {
 
         self.session.trust();
         self.report_connected();
-        self.note_seen().await;
         let live = Arc::clone(&self.live);
+        let (mut seen, mut is_seen) = (pin!(note_seen(self.context, &live)), false);
         registry.enter(&live);
         let _registered = RegisteredTunnels {
             registry,
@@ -202,6 +227,10 @@ impl<'c> SessionLoop<'c> {
                     self.on_check(received, Instant::now())
                 }
                 never = &mut eviction => match never {},
+                () = &mut seen, if !is_seen => {
+                    is_seen = true;
+                    continue;
+                }
                 // Requests to the agent have ended, and all its messages were processed.
                 () = live.idle(), if self.state == SessionState::Draining => self.on_idle(),
                 () = drain.cancelled(), if !self.is_drain_announced => self.on_relay_drain(),
@@ -225,36 +254,21 @@ impl<'c> SessionLoop<'c> {
             event = "agent_connected", agent = %name, peer = %session.peer(),
             transport = %session.transport(), "agent connected"
         );
-        let details = json!({
-            "agent": name.as_str(),
-            "peer": session.peer().to_string(),
-            "transport": session.transport().to_string(),
-            "version": self.live.version(),
-        });
-        let audit = self.context.observer.audit();
-        audit.act("agent_connected", Actor::agent(name), details);
+        let details = || {
+            json!({
+                "agent": name.as_str(),
+                "address": session.peer().to_string(),
+                "transport": session.transport().to_string(),
+                "version": self.live.version(),
+            })
+        };
+        let (peer, audit) = (session.peer().ip(), self.context.observer.audit());
+        audit.limited(peer, session_event("agent_connected"), details);
         self.context
             .observer
             .publish(|| RelayEventKind::AgentConnected {
                 agent: name.to_string(),
             });
-    }
-
-    /// Stores time, address and version of the agent, for the administrator's list.
-    async fn note_seen(&self) {
-        let seen = AgentSeen {
-            at: self.context.clock.now(),
-            address: self.session.peer().to_string(),
-            version: self.live.version().to_owned(),
-        };
-        let agent = self.live.agent.id;
-        let noted = self
-            .context
-            .store
-            .run(move |store| store.note_seen(agent, &seen));
-        if let Err(error) = noted.await {
-            tracing::debug!(%error, "the time of the agent could not be stored");
-        }
     }
 
     /// Handles a message of the agent.

@@ -78,10 +78,15 @@ impl Store {
         let host = self.domain()?.map(|domain| domain.child(name));
         let (name, digest, actor) = (name.clone(), secret.digest(), self.actor.clone());
         self.write(move |tx| {
-            tx.execute(
+            let created = tx.execute(
                 "INSERT INTO agents (name) VALUES (?1) ON CONFLICT DO NOTHING",
                 [name.as_str()],
             )?;
+            // An agent of this name keeps its credential, and gets another join token.
+            let event = match created {
+                0 => "join_token_replaced",
+                _ => "agent_added",
+            };
 
             let agent: i64 = tx.query_row(
                 "SELECT id FROM agents WHERE name = ?1",
@@ -121,14 +126,7 @@ impl Store {
             let details = taken
                 .as_ref()
                 .map(|TakenHost { host, from }| format!("{host} moved from the agent {from}"));
-            acts::add(
-                tx,
-                "agent_added",
-                name.as_str(),
-                &actor,
-                details.as_deref(),
-                now,
-            )?;
+            acts::add(tx, event, name.as_str(), &actor, details.as_deref(), now)?;
             Ok(taken)
         })
     }

@@ -172,16 +172,19 @@ pub struct ConnectionOptions {
     pub te: bool,
 }
 
+/// A `Connection` field that lists the name of another field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Connection names another field to be removed on the way")]
+pub struct UnknownOption;
+
 /// Reads all `Connection` fields.
 ///
 /// # Errors
-/// A listed name of another field.
-pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, Box<str>> {
+/// [`UnknownOption`].
+pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, UnknownOption> {
     let mut found = ConnectionOptions::default();
     for value in headers.get_all(header::CONNECTION) {
-        let text = value
-            .to_str()
-            .map_err(|_| "bytes that are no text".to_owned())?;
+        let text = value.to_str().map_err(|_| UnknownOption)?;
         for option in text
             .split(',')
             .map(str::trim)
@@ -191,7 +194,7 @@ pub fn connection_options(headers: &HeaderMap) -> Result<ConnectionOptions, Box<
                 .iter()
                 .find(|known| known.eq_ignore_ascii_case(option))
             else {
-                return Err(option.into());
+                return Err(UnknownOption);
             };
             found.upgrade |= *known == "upgrade";
             found.te |= *known == "te";

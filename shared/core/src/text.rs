@@ -115,7 +115,7 @@ pub fn printable(text: &str) -> String {
 /// categories Cf, Zl and Zp, and Unicode's default-ignorable ones (DerivedCoreProperties.txt,
 /// `Default_Ignorable_Code_Point`).
 #[must_use]
-pub(crate) fn is_invisible(c: char) -> bool {
+pub fn is_invisible(c: char) -> bool {
     use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
     if c.is_ascii() {

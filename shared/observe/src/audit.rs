@@ -3,14 +3,14 @@
 //! Every line has the number of its record (`seq`) and the SHA-256 of the previous line (`prev`), so
 //! that [`verify`] finds changed and removed lines. A thread writes the lines; requests only queue
 //! them ([`log`]). [`settings`] names the sinks: a file that rotates ([`file`]), standard output, and
-//! syslog. [`refusals`] bounds the records of refused requests.
+//! syslog. [`limited`] bounds the records of refused requests.
 
 mod chain;
 mod error;
 mod file;
+mod limited;
 mod log;
 mod record;
-mod refusals;
 mod settings;
 mod sinks;
 mod verify;
@@ -18,8 +18,8 @@ mod writer;
 
 pub use self::chain::{ChainHead, KEPT_HASH_DIGITS, KeptHead};
 pub use self::error::AuditError;
+pub use self::limited::LimitedKind;
 pub use self::log::{AuditLog, AuditStatus};
 pub use self::record::{Act, Actor};
-pub use self::refusals::RefusalKind;
 pub use self::settings::{AuditSettings, FileSettings, OnFailure, RawAudit, SyslogTarget};
 pub use self::verify::{Flaw, Report, verify};

@@ -39,7 +39,7 @@ impl Outputs {
     ) -> Result<(Self, EventSink, EventStream), CommandError> {
         let settings = RawAudit::default().with_file(args.audit.clone());
         let audit = AuditLog::start(&settings.resolve(None), PROGRAM, clock.clone())?;
-        let api = BoundApi::bind(args.inspect, state)?;
+        let api = Some(BoundApi::bind(args.inspect, state)?);
 
         let observer = Arc::new(AgentObserver::new(audit.clone()));
         let (events, stream) = events::observed_channel(observer);
@@ -93,11 +93,10 @@ impl Outputs {
     /// Serves the API of an agent.
     pub(super) fn serve(&mut self, agent: &Agent, events: &EventSink) {
         let Some(api) = self.api.take() else { return };
-        events.emit(Event::Api {
-            address: api.address(),
-        });
-        let serving = api.serve(agent.view(), self.tasks.clone(), self.stop.clone());
-        self.tasks.spawn(serving);
+        if let Some(address) = api.address() {
+            events.emit(Event::Api { address });
+        }
+        api.serve(agent.view(), &self.tasks, &self.stop);
     }
 
     /// Writes the last records, and ends the API.

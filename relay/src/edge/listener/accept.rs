@@ -78,7 +78,7 @@ pub(super) async fn accept(
                     .raw_os_error()
                     .is_some_and(|code| EXHAUSTED.contains(&code))
                 {
-                    taker.edge.accepting.store(false, Ordering::Relaxed);
+                    taker.edge.note_exhausted();
                     let _ = (0..EVICTED_AT_ONCE).all(|_| taker.slots.evict(1));
                 }
 
@@ -99,7 +99,6 @@ impl AcceptLoop {
         } else {
             self.edge.limits.max_connections_per_client
         };
-        self.edge.accepting.store(true, Ordering::Relaxed);
         let place = self.connections_per_client.try_acquire(client, most);
         let Some((place, slot)) = place.and_then(|place| Some((place, self.slots.acquire()?)))
         else {

@@ -119,9 +119,9 @@ pub(super) async fn open(
         .and_then(|tunnel| tunnel.gate)
         .is_some_and(|used| Arc::ptr_eq(&used, &gate));
     if is_in_force {
-        let audit = host.observer.audit();
+        let (peer, audit) = (live.session.peer().ip(), host.observer.audit());
         host.in_force
-            .note(&name, &live.agent.name, Arc::clone(&summary), audit);
+            .note(&name, &live.agent.name, Arc::clone(&summary), peer, audit);
     }
 
     Ok(RelayMessage::Opened {

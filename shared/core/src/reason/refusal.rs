@@ -60,6 +60,12 @@ impl Refusal {
         (self.check, self.closeness)
     }
 
+    /// Returns the reason for records.
+    #[must_use]
+    pub fn recorded_reason(&self) -> &str {
+        self.check.recorded_reason(&self.reason)
+    }
+
     /// Creates the refusal of a malformed, ambiguous or oversized request.
     pub fn malformed(reason: impl Into<String>) -> Self {
         Self::new(Check::Syntax, Code::Malformed, reason)
@@ -68,6 +74,22 @@ impl Refusal {
     /// Creates the refusal of a failed check: 403, without a reason for the sender.
     pub fn failed(check: Check, reason: impl Into<String>) -> Self {
         Self::new(check, Code::Refused, reason)
+    }
+}
+
+impl Check {
+    /// Returns the reason of a refusal for records. Reasons of rules for header fields and bodies quote
+    /// the request and the policy, so only the tunnel's owner gets them.
+    #[must_use]
+    pub const fn recorded_reason(self, reason: &str) -> &str {
+        match self {
+            Self::Header => {
+                "a header field is missing, or has a value that the rule does not allow"
+            }
+            Self::ContentType => "the content type is missing, or the rule does not allow it",
+            Self::BodyRule => "a value in the body is missing, or the rule does not allow it",
+            _ => reason,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use http::HeaderName;
 use super::raw::{
     RawAccept, RawPolicy, RawRoute, RawSecret, RawSignature, RawToken, RawValueRule, Unprotected,
 };
-use super::validate::Mistake;
+use super::validate::{MAX_ROUTE_NAME, Mistake};
 use crate::policy::{
     Accept, ActiveSecret, ActiveToken, Addresses, BodyRule, HeaderRule, Mode, Policy, Route,
     SignatureCheck, TokenCheck, TokenLocation,
@@ -146,7 +146,11 @@ impl Resolver<'_> {
 
     fn route(&mut self, raw: RawRoute) -> Route {
         let origins = &raw.origins;
-        let name = raw.name.or_else(|| raw.paths.first().cloned());
+        let first_path = || {
+            let path = raw.paths.first()?;
+            Some(path.chars().take(MAX_ROUTE_NAME).collect())
+        };
+        let name: Option<String> = raw.name.or_else(first_path);
         let mut route = Route::new(name.unwrap_or_default(), raw.paths);
         let methods = raw.methods.unwrap_or_default().into_iter();
         route.methods = methods.map(|method| method.to_ascii_uppercase()).collect();

@@ -260,11 +260,16 @@ fn list(values: &[String]) -> String {
 const NAMED_PATHS: usize = 5;
 
 fn shortened(line: &str) -> String {
-    printable(&line.chars().take(LINE_CHARACTERS).collect::<String>())
+    let mut short = printable(&line.chars().take(LINE_CHARACTERS).collect::<String>());
+    if line.chars().count() > LINE_CHARACTERS {
+        short.push('…');
+    }
+    short
 }
 
-/// Maximum number of characters of a line, because agents send policies, and lines go to a log.
-const LINE_CHARACTERS: usize = 1000;
+/// Maximum number of characters of a line, because agents send policies, and all lines go to one audit
+/// record.
+const LINE_CHARACTERS: usize = 300;
 
 fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds)

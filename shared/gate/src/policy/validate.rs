@@ -14,6 +14,7 @@ use hookward_core::clock::UnixMillis;
 use hookward_core::ip_sets;
 use hookward_core::limits;
 use hookward_core::path::PathPattern;
+use hookward_core::text::is_invisible;
 
 /// A mistake of a route or an accept rule.
 pub(crate) struct Mistake {
@@ -90,11 +91,19 @@ impl Policy {
                 ));
             }
 
+            let is_long = route.name.chars().count() > MAX_ROUTE_NAME;
+            if is_long || route.name.chars().any(is_invisible) {
+                found.push(format!(
+                    "a name has at most {MAX_ROUTE_NAME} characters, all of them visible"
+                ));
+            }
+
+            let shown: String = route.name.chars().take(MAX_ROUTE_NAME).collect();
             earlier.push((&route.name, reach));
             mistakes.extend(
                 found
                     .into_iter()
-                    .map(|what| format!("route {:?}: {what}", route.name)),
+                    .map(|what| format!("route {shown:?}: {what}")),
             );
         }
 
@@ -113,6 +122,10 @@ impl Policy {
 
 /// Maximum lockout, in milliseconds, because addresses change hands.
 const LOCKOUT_MS: u64 = 86_400_000;
+
+/// Maximum length of a route's name, in characters. It is in every record of a forwarded request, and
+/// in labels of metrics.
+pub(super) const MAX_ROUTE_NAME: usize = 200;
 
 impl Route {
     fn warnings(&self, now: UnixMillis) -> Vec<String> {

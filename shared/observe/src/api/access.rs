@@ -6,7 +6,9 @@
 //! same host (CSRF).
 
 use std::fmt;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +17,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hookward_core::secret::{Secret, SecretDigest};
+use hookward_runtime::process::{self, OtherUsers};
 use serde_json::json;
+
+use super::slots::Slot;
 
 /// Peer of a connection. The server adds it to every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +137,11 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
     {
         return problem(StatusCode::FORBIDDEN, reason);
     }
+    if access.is_known(caller, headers)
+        && let Some(slot) = request.extensions().get::<Arc<Slot>>()
+    {
+        slot.mark_known();
+    }
     if !access.grants(access.needs, caller, headers) {
         let mut response = problem(
             StatusCode::UNAUTHORIZED,
@@ -157,6 +167,11 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
 
 /// Checks that no foreign page sends the request.
 fn check_origin(headers: &HeaderMap) -> Result<(), &'static str> {
+    let is_repeated = |name: &header::HeaderName| headers.get_all(name).iter().count() > 1;
+    if is_repeated(&header::HOST) || is_repeated(&header::ORIGIN) {
+        return Err("a request has one Host, and at most one Origin");
+    }
+
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
@@ -214,15 +229,26 @@ pub enum TokenError {
         /// Path of the file.
         path: PathBuf,
         /// Error of the system.
-        source: std::io::Error,
+        source: io::Error,
     },
+    /// Every user can read the file.
+    #[error("every user can read the token file {}: chmod 600 {}", .0.display(), .0.display())]
+    Open(PathBuf),
+    /// The token is missing, or can be guessed.
+    #[error(
+        "token file {}: a token has at least {TOKEN_BYTES} characters; remove the file, and the next \
+         start creates one", .0.display()
+    )]
+    Short(PathBuf),
     /// The system's random number generator failed.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
 }
 
-/// Returns the token of a file, which only its owner can read. Creates the file if there is none, or
-/// if it is empty.
+/// Minimum length of a token, in bytes: 96 bits in Base64.
+const TOKEN_BYTES: usize = 16;
+
+/// Returns the token of a file. Creates the file, for its owner alone, if there is none.
 ///
 /// # Errors
 /// [`TokenError`].
@@ -231,19 +257,37 @@ pub fn token_of(path: &Path) -> Result<Secret, TokenError> {
         path: path.to_owned(),
         source,
     };
-    match std::fs::read_to_string(path) {
-        Ok(text) => {
-            if let Some(token) = Secret::new(text.trim().as_bytes().to_vec()) {
-                return Ok(token);
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+    match create_token(path) {
+        Ok(token) => return Ok(token?),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(error)),
     }
 
-    let token = Secret::generate()?;
-    hookward_runtime::process::write_private(path, token.expose()).map_err(failed)?;
-    Ok(token)
+    if process::access_of_others(path).map_err(failed)? == OtherUsers::Read {
+        return Err(TokenError::Open(path.to_owned()));
+    }
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let token = text.trim().as_bytes();
+    let token = (token.len() >= TOKEN_BYTES).then(|| Secret::new(token.to_vec()));
+    token
+        .flatten()
+        .ok_or_else(|| TokenError::Short(path.to_owned()))
+}
+
+/// Creates a file with a new token. Of two programs that start at the same time, one creates it.
+fn create_token(path: &Path) -> io::Result<Result<Secret, getrandom::Error>> {
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    let token = match Secret::generate() {
+        Ok(token) => token,
+        Err(error) => return Ok(Err(error)),
+    };
+    file.write_all(token.expose())?;
+    file.sync_all()?;
+    Ok(Ok(token))
 }
 
 #[cfg(test)]
@@ -309,5 +353,11 @@ mod tests {
             0o600
         );
         assert!(token_of(&path).unwrap().digest() == token.digest());
+
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(token_of(&path), Err(TokenError::Open(_))));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::write(&path, "hunter2\n").unwrap();
+        assert!(matches!(token_of(&path), Err(TokenError::Short(_))));
     }
 }

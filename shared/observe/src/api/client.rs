@@ -1,28 +1,17 @@
 //! Client of the API, for the programs' own commands.
 
 use std::io;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookward_core::secret::Secret;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::time::timeout;
-
-/// Address of an API.
-pub enum Endpoint {
-    /// Unix socket.
-    Unix(PathBuf),
-    /// TCP, with the token.
-    Tcp(SocketAddr, Secret),
-}
 
 /// Failure of a call.
 #[derive(Debug, thiserror::Error)]
@@ -55,67 +44,45 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum size of a response, in bytes: thousands of tunnels.
 const RESPONSE_BYTES: usize = 16 * 1024 * 1024;
 
-impl Endpoint {
-    /// Returns the endpoint at a Unix socket.
-    #[must_use]
-    pub fn unix(path: &Path) -> Self {
-        Self::Unix(path.to_owned())
+/// Calls a method of the API on a Unix socket without a body, and reads the JSON of its response. A
+/// token never leaves the program, because another program could listen on a port.
+///
+/// # Errors
+/// [`CallError`].
+pub async fn call<T: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+) -> Result<T, CallError> {
+    let calling = async {
+        let stream = UnixStream::connect(socket).await;
+        exchange(stream.map_err(CallError::Connect)?, method, path).await
+    };
+    let (status, body) = timeout(CALL_TIMEOUT, calling)
+        .await
+        .map_err(|_| CallError::Timeout)??;
+    if !status.is_success() {
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let detail = problem.get("detail").and_then(serde_json::Value::as_str);
+        let detail = detail.unwrap_or_default().to_owned();
+        return Err(CallError::Refused { status, detail });
     }
-
-    /// Calls a method without a body, and reads the JSON of its response.
-    ///
-    /// # Errors
-    /// [`CallError`].
-    pub async fn call<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-    ) -> Result<T, CallError> {
-        let calling = async {
-            match self {
-                Self::Unix(socket) => {
-                    let stream = UnixStream::connect(socket).await;
-                    exchange(stream.map_err(CallError::Connect)?, method, path, None).await
-                }
-                Self::Tcp(address, token) => {
-                    let stream = TcpStream::connect(address).await;
-                    let stream = stream.map_err(CallError::Connect)?;
-                    exchange(stream, method, path, Some(token)).await
-                }
-            }
-        };
-        let (status, body) = timeout(CALL_TIMEOUT, calling)
-            .await
-            .map_err(|_| CallError::Timeout)??;
-        if !status.is_success() {
-            let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-            let detail = problem.get("detail").and_then(serde_json::Value::as_str);
-            let detail = detail.unwrap_or_default().to_owned();
-            return Err(CallError::Refused { status, detail });
-        }
-        Ok(serde_json::from_slice(&body)?)
-    }
+    Ok(serde_json::from_slice(&body)?)
 }
 
 async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    stream: UnixStream,
     method: Method,
     path: &str,
-    token: Option<&Secret>,
 ) -> Result<(StatusCode, Bytes), CallError> {
     let failed = |error: hyper::Error| CallError::Http(error.to_string());
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(failed)?;
-    let mut request = Request::builder()
+    let request = Request::builder()
         .method(method)
         .uri(path)
-        .header(header::HOST, "localhost");
-    if let Some(token) = token {
-        let value = [b"Bearer ", token.expose()].concat();
-        request = request.header(header::AUTHORIZATION, value);
-    }
-    let request = request
+        .header(header::HOST, "localhost")
         .body(Empty::<Bytes>::new())
         .map_err(|error| CallError::Http(error.to_string()))?;
 

@@ -14,18 +14,19 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
+use tokio_io_timeout::TimeoutWriter;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Caller;
-
-/// Maximum number of connections of one listener.
-const CONNECTIONS: usize = 64;
+use super::slots::{Slot, Slots};
 
 /// Time for the head of a request, and maximum idle time of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time in which the client must read some of a response.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum size of a request head, in bytes.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -64,7 +65,7 @@ impl ApiListener {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        // The directory is private, so that nobody connects before the mode is set.
+        // Before the mode is set, others cannot write to the socket (umask), and so cannot connect.
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self::Unix(listener, SocketFile(path.to_owned())))
@@ -72,22 +73,19 @@ impl ApiListener {
 
     /// Serves requests until `stop` is cancelled. `tasks` owns the connections.
     pub async fn serve(self, router: Router, tasks: TaskTracker, stop: CancellationToken) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let slots = Arc::new(Slots::default());
         loop {
-            let slot = tokio::select! {
-                slot = Arc::clone(&slots).acquire_owned() => slot,
-                () = stop.cancelled() => return,
-            };
-            let Ok(slot) = slot else { return };
-
             let accepted = tokio::select! {
                 accepted = self.accept() => accepted,
                 () = stop.cancelled() => return,
             };
             match accepted {
                 Ok((stream, caller)) => {
-                    let router = router.clone();
-                    tasks.spawn(connection(stream, caller, router, slot, stop.clone()));
+                    // Without a slot, the connection is closed.
+                    if let Some(slot) = slots.acquire() {
+                        let router = router.clone();
+                        tasks.spawn(connection(stream, caller, router, slot, stop.clone()));
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept failed on the private API");
@@ -119,20 +117,28 @@ async fn connection(
     stream: Box<dyn Stream>,
     caller: Caller,
     router: Router,
-    slot: OwnedSemaphorePermit,
+    slot: Slot,
     stop: CancellationToken,
 ) {
+    let slot = Arc::new(slot);
+    let shown = Arc::clone(&slot);
     let router = router.layer(middleware::from_fn(
         move |mut request: Request, next: Next| {
             request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(Arc::clone(&shown));
             next.run(request)
         },
     ));
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(WRITE_TIMEOUT));
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(
+            TokioIo::new(Box::pin(stream)),
+            TowerToHyperService::new(router),
+        );
 
     tokio::select! {
         ended = serving => {
@@ -140,7 +146,7 @@ async fn connection(
                 tracing::debug!(%error, "connection of the private API failed");
             }
         }
+        () = slot.evicted() => {}
         () = stop.cancelled() => {}
     }
-    drop(slot);
 }

@@ -2,6 +2,7 @@
 //! The next record names it, so `sha256sum` is enough to follow the chain.
 
 use std::fmt;
+use std::str::FromStr;
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
@@ -23,21 +24,30 @@ pub struct KeptHead {
     digits: String,
 }
 
-impl KeptHead {
+/// A text is not a kept head.
+#[derive(Debug, thiserror::Error)]
+#[error("write SEQ:HASH, as the log line audit_head and the status show it")]
+pub struct KeptHeadError;
+
+impl FromStr for KeptHead {
+    type Err = KeptHeadError;
+
     /// Parses `SEQ:HASH`, with at least [`KEPT_HASH_DIGITS`] digits of the hash.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (seq, digits) = text.trim().split_once(':')?;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (seq, digits) = text.trim().split_once(':').ok_or(KeptHeadError)?;
         let is_hash = (KEPT_HASH_DIGITS..=64).contains(&digits.len())
             && digits
                 .bytes()
                 .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        Some(Self {
-            seq: seq.parse().ok().filter(|_| is_hash)?,
+        let seq = seq.parse().ok().filter(|_| is_hash);
+        Ok(Self {
+            seq: seq.ok_or(KeptHeadError)?,
             digits: digits.to_owned(),
         })
     }
+}
 
+impl KeptHead {
     /// Returns `true` if this is another record of the same number.
     pub(super) fn differs(&self, head: &ChainHead) -> bool {
         self.seq == head.seq && !head.hash_text().starts_with(&self.digits)
@@ -82,7 +92,7 @@ impl ChainHead {
     /// Appends the line of the next record. `fields` is a JSON object with at least one field.
     pub(super) fn seal(&mut self, fields: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
-        let number = self.seq + 1;
+        let number = self.seq.saturating_add(1);
         out.extend_from_slice(format!("{{\"seq\":{number},\"prev\":\"").as_bytes());
         out.extend_from_slice(self.hash_text().as_bytes());
         out.extend_from_slice(b"\",");
@@ -96,6 +106,9 @@ impl ChainHead {
     }
 }
 
+/// Event of the record about a rotation.
+pub(super) const ROTATED: &str = "audit_rotated";
+
 /// Fields of a line that the chain needs.
 #[derive(Deserialize, Serialize)]
 pub(super) struct ChainFields {
@@ -103,6 +116,9 @@ pub(super) struct ChainFields {
     pub prev: String,
     pub time: String,
     pub event: String,
+    /// In records of rotations: the number of the oldest record that stays.
+    #[serde(default)]
+    pub oldest: Option<u64>,
 }
 
 /// Returns the head after this line, which has no line feed.

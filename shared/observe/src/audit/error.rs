@@ -14,6 +14,14 @@ pub enum AuditError {
         /// Error of the system.
         source: io::Error,
     },
+    /// The file is unreadable.
+    #[error("audit log: {}: {source}", .path.display())]
+    Read {
+        /// Path of the file.
+        path: PathBuf,
+        /// Error of the system.
+        source: io::Error,
+    },
     /// Another process writes the file.
     #[error("audit log: {}: another process writes this file; name another one, or end that process", .path.display())]
     InUse {
@@ -45,6 +53,16 @@ impl AuditError {
     pub(super) fn file(path: &std::path::Path) -> impl Fn(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::File {
+            path: path.clone(),
+            source,
+        }
+    }
+}
+
+impl AuditError {
+    pub(super) fn read(path: &std::path::Path) -> impl Fn(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Read {
             path: path.clone(),
             source,
         }

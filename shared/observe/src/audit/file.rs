@@ -42,15 +42,32 @@ pub(super) struct Opened {
     pub missing: Option<ChainHead>,
 }
 
-/// A rotation: names of the new old file and of those that were deleted.
+/// A rotation.
 pub(super) struct Rotated {
+    /// New name of the file.
     pub to: PathBuf,
-    pub deleted: Vec<PathBuf>,
+    /// Files beyond the retention, which the caller deletes once this is recorded.
+    pub expired: Vec<PathBuf>,
+    /// Number of the oldest record that stays.
+    pub oldest: u64,
+}
+
+/// Change of the file by another program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// The file was renamed, as by logrotate.
+    Renamed,
+    Deleted,
+    /// The file was shortened, as by logrotate's `copytruncate`.
+    Emptied,
 }
 
 /// Number of bytes at the end of a file in which the last line must begin: many times the longest
 /// record.
 const TAIL_BYTES: u64 = MIB;
+
+/// Beginning of every record.
+const RECORD_START: &[u8] = b"{\"seq\":";
 
 impl AuditFile {
     /// Opens or creates the file, and finds the head of its chain.
@@ -128,7 +145,7 @@ impl AuditFile {
             .rposition(|byte| *byte == b'\n')
             .map_or(0, |at| at + 1);
         let torn = (tail.len() - complete) as u64;
-        if complete == 0 && (start > 0 || torn > 0 && !tail.starts_with(b"{\"seq\":")) {
+        if complete == 0 && (start > 0 || !is_torn_record(&tail)) {
             return Err(AuditError::Foreign { path });
         }
         if torn > 0 {
@@ -175,22 +192,27 @@ impl AuditFile {
     }
 
     /// Opens the path again if it names another file now, as after logrotate. The chain goes on.
-    pub(super) fn reopen_if_moved(&mut self, head: ChainHead) -> io::Result<bool> {
+    pub(super) fn reopen_if_moved(&mut self, head: ChainHead) -> io::Result<Option<Moved>> {
         let inode = fs::metadata(&self.settings.path).map(|file| (file.dev(), file.ino()));
         if inode.is_ok_and(|inode| inode == self.inode) {
             // logrotate's copytruncate empties the same file.
             let length = self.file.metadata()?.len();
-            if length < self.length {
-                (self.length, self.first) = (length, None);
-                self.begin_after(head)?;
+            if length >= self.length {
+                return Ok(None);
             }
-            return Ok(false);
+            (self.length, self.first) = (length, None);
+            self.begin_after(head)?;
+            return Ok(Some(Moved::Emptied));
         }
 
         self.sync()?;
+        let moved = match self.file.metadata()?.nlink() {
+            0 => Moved::Deleted,
+            _ => Moved::Renamed,
+        };
         *self = Self::attach(&self.settings)?;
         self.begin_after(head)?;
-        Ok(true)
+        Ok(Some(moved))
     }
 
     /// Records beside the file that it begins after this head.
@@ -213,7 +235,7 @@ impl AuditFile {
         self.length > 0 && (self.length >= self.settings.rotate_size || is_old)
     }
 
-    /// Renames the file, begins a new one, and deletes files beyond the retention.
+    /// Renames the file, begins a new one, and finds the files beyond the retention.
     pub(super) fn rotate(&mut self, head: ChainHead, now: UnixMillis) -> io::Result<Rotated> {
         self.sync()?;
         self.keep_head(head)?;
@@ -223,9 +245,13 @@ impl AuditFile {
         self.begin_after(head)?;
         sync_dir(&self.settings.path)?;
 
-        let deleted = self.expired(now)?;
-        deleted.iter().try_for_each(fs::remove_file)?;
-        Ok(Rotated { to, deleted })
+        let (expired, kept) = self.expired(now)?;
+        let oldest = kept.first().and_then(|file| first_record(file));
+        Ok(Rotated {
+            to,
+            expired,
+            oldest: oldest.map_or(self.begins, |(seq, _)| seq),
+        })
     }
 
     /// Stores the head of the chain beside the file.
@@ -237,8 +263,8 @@ impl AuditFile {
         write_kept(&self.settings.path, kept)
     }
 
-    /// Returns the rotated files beyond the retention.
-    fn expired(&self, now: UnixMillis) -> io::Result<Vec<PathBuf>> {
+    /// Returns the rotated files beyond the retention, and the others, both oldest first.
+    fn expired(&self, now: UnixMillis) -> io::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
         let mut old = rotated_files(&self.settings.path)?;
         let over = old.len().saturating_sub(self.settings.keep);
         let mut expired: Vec<_> = old.drain(..over).collect();
@@ -252,9 +278,18 @@ impl AuditFile {
             age.zip(self.settings.keep_for)
                 .is_some_and(|(age, limit)| age > limit)
         };
-        expired.extend(old.into_iter().filter(is_expired));
-        Ok(expired)
+        let (aged, kept): (Vec<_>, Vec<_>) = old.into_iter().partition(is_expired);
+        expired.extend(aged);
+        Ok((expired, kept))
     }
+}
+
+/// Returns `true` for the beginning of a record, as a crash leaves it: cut off, or with zeros for what
+/// did not reach the disk.
+fn is_torn_record(bytes: &[u8]) -> bool {
+    let zeros = bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    let rest = bytes.get(..bytes.len() - zeros).unwrap_or_default();
+    rest.starts_with(RECORD_START) || RECORD_START.starts_with(rest)
 }
 
 /// Returns `NAME.TIME.SEQ`: sorted by name, the files are in the order of their records.
@@ -427,10 +462,16 @@ mod tests {
         let Opened {
             mut file, mut head, ..
         } = AuditFile::open(&settings(&dir)).unwrap();
+        let mut oldest = 0;
         for _ in 0..4 {
             write(&mut file, &mut head, now);
-            file.rotate(head, now).unwrap();
+            let rotated = file.rotate(head, now).unwrap();
+            oldest = rotated.oldest;
+            for path in rotated.expired {
+                fs::remove_file(path).unwrap();
+            }
         }
+        assert_eq!(oldest, 3, "two files with a record each stay");
         let kept = rotated_files(&settings(&dir).path).unwrap();
         assert_eq!(kept.len(), 2);
         assert!(
@@ -485,7 +526,13 @@ mod tests {
         let (mut file, mut head) = (opened.file, opened.head);
         write(&mut file, &mut head, now);
         fs::rename(&path, dir.path().join("audit.log.1")).unwrap();
-        assert!(file.reopen_if_moved(head).unwrap());
+        assert_eq!(file.reopen_if_moved(head).unwrap(), Some(Moved::Renamed));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(file.reopen_if_moved(head).unwrap(), Some(Moved::Deleted));
+        write(&mut file, &mut head, now);
+        fs::write(&path, "").unwrap();
+        assert_eq!(file.reopen_if_moved(head).unwrap(), Some(Moved::Emptied));
+        assert_eq!(file.reopen_if_moved(head).unwrap(), None);
         drop(file);
         let opened = AuditFile::open(&settings(&dir)).unwrap();
         assert_eq!((opened.missing, opened.head), (None, head));
@@ -500,6 +547,12 @@ mod tests {
             AuditFile::open(&settings(&dir)),
             Err(AuditError::Foreign { .. })
         ));
+
+        // What a crash leaves of a first record is none of another program.
+        for torn in ["{\"s", "{\"seq\":1,\"pr\0\0\0", "\0\0"] {
+            fs::write(&path, torn).unwrap();
+            assert!(AuditFile::open(&settings(&dir)).is_ok(), "{torn:?}");
+        }
 
         fs::remove_file(&path).unwrap();
         let _first = AuditFile::open(&settings(&dir)).unwrap();

@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::chain::ChainHead;
 use super::error::AuditError;
+use super::limited::{Counted, LimitedCounts, LimitedKind};
 use super::record::{Act, Actor, encode};
-use super::refusals::{Counted, RefusalCounts, RefusalKind};
 use super::settings::{AuditSettings, OnFailure};
 use super::writer::Writer;
 
@@ -41,7 +41,7 @@ pub(super) struct Shared {
     // Std mutexes: they guard buffers, and nothing waits while one is held.
     queue: Mutex<Queue>,
     changed: Condvar,
-    refusals: Mutex<RefusalCounts>,
+    limited: Mutex<LimitedCounts>,
     status: Mutex<AuditStatus>,
     /// `true` while a sink fails and the settings refuse requests then.
     is_refusing: AtomicBool,
@@ -91,8 +91,8 @@ const HIGH_BYTES: usize = QUEUE_BYTES / 4 * 3;
 /// Time for the writer to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Maximum size of the queue for records of refusals, so that they never displace others.
-const REFUSAL_BYTES: usize = QUEUE_BYTES / 2;
+/// Maximum size of the queue for limited events, so that they never displace others.
+const LIMITED_BYTES: usize = QUEUE_BYTES / 2;
 
 impl AuditLog {
     /// Starts the log of a program.
@@ -111,7 +111,7 @@ impl AuditLog {
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             changed: Condvar::new(),
-            refusals: Mutex::default(),
+            limited: Mutex::default(),
             status: Mutex::default(),
             is_refusing: AtomicBool::new(false),
             lost: AtomicU64::new(0),
@@ -187,25 +187,25 @@ impl AuditLog {
         self.record(event, &Act { actor, details });
     }
 
-    /// Records a refusal, or counts it if this second has too many.
-    pub fn refusal<F: Serialize>(
+    /// Records an event that others cause at will, or counts it if this second has too many.
+    pub fn limited<F: Serialize>(
         &self,
         client: IpAddr,
-        kind: RefusalKind,
+        kind: LimitedKind,
         fields: impl FnOnce() -> F,
     ) {
         let Some(shared) = self.shared() else {
             return;
         };
         let now = self.clock.now();
-        let mut refusals = lock(&shared.refusals);
-        let earlier = refusals.advance(now.seconds());
-        let is_single = refusals.take(client, kind);
-        drop(refusals);
+        let mut limited = lock(&shared.limited);
+        let earlier = limited.advance(now.seconds());
+        let is_single = limited.take(client, kind);
+        drop(limited);
 
         shared.push_counts(earlier, now);
         if is_single {
-            shared.push(encode(now, kind.event, &fields()), REFUSAL_BYTES);
+            shared.push(encode(now, kind.event, &fields()), LIMITED_BYTES);
         }
     }
 
@@ -282,9 +282,9 @@ impl Shared {
         }
     }
 
-    /// Records the counts of refusals of the seconds before `second`.
+    /// Records the counts of limited events of the seconds before `second`.
     pub(super) fn flush_counts(&self, second: u64, now: UnixMillis) {
-        let earlier = lock(&self.refusals).advance(second);
+        let earlier = lock(&self.limited).advance(second);
         self.push_counts(earlier, now);
     }
 
@@ -364,10 +364,11 @@ impl Shared {
     }
 }
 
-/// Fields of the record for refusals that were only counted.
+/// Fields of the record for events that were only counted.
 #[derive(Serialize)]
 struct CountedFields {
     of: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     reason: &'static str,
     /// Absent for the sum of all further clients.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -108,11 +108,24 @@ pub(super) fn encode(
         }
     }
     line.push(b'}');
-    Ok(line)
+    match line.len() <= MAX_RECORD_BYTES {
+        true => Ok(line),
+        false => encode(now, event, &TooLong { bytes: line.len() }),
+    }
+}
+
+/// Fields of a record that would be too long.
+#[derive(Serialize)]
+struct TooLong {
+    #[serde(rename = "omitted_bytes")]
+    bytes: usize,
 }
 
 /// Usual size of a record, in bytes.
 const RECORD_BYTES: usize = 512;
+
+/// Maximum size of a record without its chain, in bytes. It fits in a datagram of syslog.
+pub(super) const MAX_RECORD_BYTES: usize = 60 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -133,6 +146,11 @@ mod tests {
         assert_eq!(back["reason"], hostile);
         assert_eq!(back["time"], "2027-01-15T08:00:00.123Z");
         assert_eq!(back["event"], "refused");
+
+        let long = json!({ "reason": "\u{7}".repeat(MAX_RECORD_BYTES) });
+        let long = encode(UnixMillis(0), "refused", &long).unwrap();
+        let back: serde_json::Value = serde_json::from_slice(&long).unwrap();
+        assert!(back["omitted_bytes"].as_u64() > Some(6 * MAX_RECORD_BYTES as u64));
 
         let empty = encode(UnixMillis(0), "stopped", &json!({})).unwrap();
         assert_eq!(

@@ -58,18 +58,16 @@ pub(super) struct SyslogSink {
 const SYSLOG_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl SyslogSink {
-    /// Connects.
-    pub(super) fn connect(target: SyslogTarget, program: &'static str) -> Result<Self, AuditError> {
-        let mut sink = Self {
+    /// Creates the sink, which connects at its first probe.
+    pub(super) const fn new(target: SyslogTarget, program: &'static str) -> Self {
+        Self {
             target,
             program,
             logger: None,
-        };
-        sink.probe()?;
-        Ok(sink)
+        }
     }
 
-    /// Connects again if the connection failed.
+    /// Connects if there is no connection.
     pub(super) fn probe(&mut self) -> Result<(), AuditError> {
         if self.logger.is_none() {
             let backend = backend(&self.target).map_err(|error| self.failed(&error))?;

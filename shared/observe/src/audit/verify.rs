@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::chain::{ChainFields, ChainHead, KeptHead, hash, parse_hash};
+use super::chain::{ChainFields, ChainHead, KeptHead, ROTATED, hash, parse_hash};
 use super::error::AuditError;
 use super::file::read_head;
 
@@ -78,11 +78,16 @@ pub struct Flaw {
 pub(super) const FLAWS: usize = 100;
 
 /// Verifies files of one log, in any order. `heads` are heads that were kept elsewhere. Those beside the
-/// files are read, also where they are named as files (`audit.log*`).
+/// files are read, also where they are named as files (`audit.log*`). The files must begin with the
+/// record `from`; without it, with the oldest record that the rotations left.
 ///
 /// # Errors
 /// If a file is unreadable.
-pub fn verify(files: &[PathBuf], heads: &[KeptHead]) -> Result<Report, AuditError> {
+pub fn verify(
+    files: &[PathBuf],
+    heads: &[KeptHead],
+    from: Option<u64>,
+) -> Result<Report, AuditError> {
     let is_record_file = |path: &&PathBuf| {
         let name = path.to_string_lossy();
         !name.ends_with(".head") && !name.ends_with(".head.new")
@@ -105,7 +110,8 @@ pub fn verify(files: &[PathBuf], heads: &[KeptHead]) -> Result<Report, AuditErro
     for (_, path) in &ordered {
         walk.file(path)?;
     }
-    walk.check_end(ordered.last().map(|(_, path)| path.as_path()));
+    let named: Vec<_> = heads.iter().map(|head| head.seq).collect();
+    walk.check_ends(&ordered, from, &named);
 
     Ok(Report {
         files: ordered.into_iter().map(|(_, path)| path).collect(),
@@ -122,6 +128,8 @@ pub fn verify(files: &[PathBuf], heads: &[KeptHead]) -> Result<Report, AuditErro
 struct Walk {
     heads: Vec<KeptHead>,
     records: u64,
+    /// Number of the oldest record that the last rotation left.
+    oldest: Option<u64>,
     first: Option<u64>,
     last: Option<ChainHead>,
     last_time: Option<String>,
@@ -131,7 +139,7 @@ struct Walk {
 
 impl Walk {
     fn file(&mut self, path: &Path) -> Result<(), AuditError> {
-        let failed = AuditError::file(path);
+        let failed = AuditError::read(path);
         let mut reader = BufReader::new(File::open(path).map_err(&failed)?);
         let (mut line, mut number) = (Vec::new(), 0);
         loop {
@@ -172,19 +180,18 @@ impl Walk {
             self.flaw(path, number, &reason);
         }
         self.first.get_or_insert(fields.seq);
+        if fields.event == ROTATED {
+            self.oldest = fields.oldest.or(self.oldest);
+        }
         self.last = Some(head);
         self.last_time = Some(fields.time);
     }
 
     /// Checks that a record follows the one before it.
     fn check_link(&mut self, path: &Path, number: u64, fields: &ChainFields, before: ChainHead) {
-        let next = before.seq + 1;
+        let next = before.seq.saturating_add(1);
         if fields.seq > next {
-            let last = fields.seq - 1;
-            let reason = match last == next {
-                true => format!("record {next} is missing before this line"),
-                false => format!("records {next} to {last} are missing before this line"),
-            };
+            let reason = format!("{} missing before this line", range(next, fields.seq - 1));
             self.flaw(path, number, &reason);
         } else if fields.seq < next {
             let reason = format!(
@@ -201,17 +208,33 @@ impl Walk {
         }
     }
 
-    /// Checks that no kept head lies beyond the last record.
-    fn check_end(&mut self, file: Option<&Path>) {
-        let last = self.last.map_or(0, |last| last.seq);
-        let beyond = self
-            .heads
-            .iter()
-            .map(|kept| kept.seq)
-            .filter(|seq| *seq > last);
-        if let (Some(seq), Some(file)) = (beyond.max(), file) {
-            let reason = format!("records {} to {seq} are missing at the end", last + 1);
-            self.flaw(file, 0, &reason);
+    /// Checks that the records begin and end where they must. `named` are the records that the caller
+    /// named.
+    fn check_ends(&mut self, files: &[(u64, PathBuf)], from: Option<u64>, named: &[u64]) {
+        let (Some((_, oldest)), Some((_, newest))) = (files.first(), files.last()) else {
+            return;
+        };
+        let (Some(first), Some(last)) = (self.first, self.last) else {
+            return self.flaw(newest, 0, "there is no record; give the older files, too");
+        };
+
+        let begin = from.or(self.oldest).unwrap_or(1);
+        if first > begin {
+            let reason = format!(
+                "{} missing at the beginning; give the files that have them, or --from {first}",
+                range(begin, first - 1)
+            );
+            self.flaw(oldest, 0, &reason);
+        }
+        if let Some(seq) = named.iter().find(|seq| **seq < first) {
+            let reason = format!("record {seq} of --last is not in these files");
+            self.flaw(oldest, 0, &reason);
+        }
+
+        let beyond = self.heads.iter().map(|kept| kept.seq);
+        if let Some(seq) = beyond.filter(|seq| *seq > last.seq).max() {
+            let reason = format!("{} missing at the end", range(last.seq + 1, seq));
+            self.flaw(newest, 0, &reason);
         }
     }
 
@@ -227,9 +250,17 @@ impl Walk {
     }
 }
 
+/// Returns records in words, with their verb.
+fn range(first: u64, last: u64) -> String {
+    match first == last {
+        true => format!("record {first} is"),
+        false => format!("records {first} to {last} are"),
+    }
+}
+
 /// Returns the number of the first record in a file, to put files in order. An empty file is the last.
 fn first_number(path: &Path) -> Result<u64, AuditError> {
-    let failed = AuditError::file(path);
+    let failed = AuditError::read(path);
     let mut line = Vec::new();
     let mut reader = BufReader::new(File::open(path).map_err(&failed)?);
     reader.read_until(b'\n', &mut line).map_err(&failed)?;
@@ -271,7 +302,7 @@ mod tests {
         edit(&mut lines);
         std::fs::write(&files[1], lines.concat()).unwrap();
         let kept: Vec<_> = heads(head).into_iter().map(KeptHead::from).collect();
-        let report = verify(&files, &kept).unwrap();
+        let report = verify(&files, &kept, None).unwrap();
         report
             .flaws
             .into_iter()
@@ -284,19 +315,40 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let (mut files, head) = log(&dir);
         files.reverse();
-        let report = verify(&files, &[head.into()]).unwrap();
+        let report = verify(&files, &[head.into()], None).unwrap();
         assert!(report.flaws.is_empty(), "{:?}", report.flaws);
         assert_eq!(
             (report.records, report.first, report.last),
             (20, Some(1), Some(head.to_string()))
         );
 
-        let later = verify(&files[..1], &[]).unwrap();
-        assert_eq!(
-            (later.flaws.len(), later.first),
-            (0, Some(11)),
-            "earlier files may be deleted"
-        );
+        let later = verify(&files[..1], &[], Some(11)).unwrap();
+        assert_eq!((later.flaws.len(), later.first), (0, Some(11)));
+    }
+
+    #[test]
+    fn missing_records_at_the_beginning_are_found() {
+        let dir = TempDir::new().unwrap();
+        let (files, mut head) = log(&dir);
+        let flaws = |files: &[PathBuf], heads: &[KeptHead]| {
+            let report = verify(files, heads, None).unwrap();
+            let reasons = report.flaws.into_iter().map(|flaw| flaw.reason);
+            reasons.collect::<Vec<_>>()
+        };
+        let later = flaws(&files[1..], &[]);
+        assert!(later[0].starts_with("records 1 to 10 are missing at the beginning"));
+        let named = flaws(&files[1..], &["3:000000000000".parse().unwrap()]);
+        assert!(named.contains(&"record 3 of --last is not in these files".to_owned()));
+
+        // A rotation that deleted the first file says where the log begins.
+        let mut text = std::fs::read(&files[1]).unwrap();
+        let rotated = br#"{"time":"t","event":"audit_rotated","oldest":11}"#;
+        head.seal(rotated, &mut text);
+        std::fs::write(&files[1], text).unwrap();
+        assert_eq!(flaws(&files[1..], &[]), Vec::<String>::new());
+
+        std::fs::write(&files[1], "").unwrap();
+        assert!(flaws(&files[1..], &[])[0].starts_with("there is no record"));
     }
 
     #[test]
@@ -330,20 +382,20 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let (files, head) = log(&dir);
         let digits = &head.hash_text()[..12];
-        let kept = |text: &str| KeptHead::parse(text).unwrap();
+        let kept = |text: &str| text.parse::<KeptHead>().unwrap();
         assert_eq!(
-            verify(&files, &[kept(&format!("20:{digits}"))])
+            verify(&files, &[kept(&format!("20:{digits}"))], None)
                 .unwrap()
                 .flaw_count,
             0
         );
         assert_eq!(
-            verify(&files, &[kept("20:000000000000")])
+            verify(&files, &[kept("20:000000000000")], None)
                 .unwrap()
                 .flaw_count,
             1
         );
-        assert_eq!(KeptHead::parse("20:abc"), None);
+        assert!("20:abc".parse::<KeptHead>().is_err());
     }
 
     #[test]

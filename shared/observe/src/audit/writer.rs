@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use hookward_core::clock::{Clock, UnixMillis};
 use serde_json::json;
 
-use super::chain::ChainHead;
+use super::chain::{ChainHead, ROTATED};
 use super::error::AuditError;
-use super::file::{AuditFile, Opened, Rotated};
+use super::file::{AuditFile, Moved, Opened, Rotated};
 use super::log::Shared;
 use super::record::encode;
-use super::settings::AuditSettings;
+use super::settings::{AuditSettings, OnFailure};
 use super::sinks::{StdoutSink, SyslogSink};
 
 /// The writer, with its sinks.
@@ -37,12 +37,14 @@ pub(super) struct Writer {
     logged_head: (ChainHead, Instant),
 }
 
-/// Guard that reports the end of the writer.
-struct Ended(Arc<Shared>);
+/// Guard that reports a panic of the writer.
+struct Running(Arc<Shared>);
 
-impl Drop for Ended {
+impl Drop for Running {
     fn drop(&mut self) {
-        self.0.set_failure(Some("the writer has ended".to_owned()));
+        if std::thread::panicking() {
+            self.0.set_failure(Some("the writer has ended".to_owned()));
+        }
     }
 }
 
@@ -50,6 +52,8 @@ impl Drop for Ended {
 #[derive(Default)]
 struct Failures {
     file: Option<String>,
+    /// A flush of the file, or its rotation.
+    keep: Option<String>,
     /// The head beside the file.
     head: Option<String>,
     stdout: Option<String>,
@@ -58,7 +62,13 @@ struct Failures {
 
 impl Failures {
     fn first(&self) -> Option<&String> {
-        let all = [&self.file, &self.head, &self.stdout, &self.syslog];
+        let all = [
+            &self.file,
+            &self.keep,
+            &self.head,
+            &self.stdout,
+            &self.syslog,
+        ];
         all.into_iter().find_map(Option::as_ref)
     }
 }
@@ -85,9 +95,13 @@ impl Writer {
     ) -> Result<Self, AuditError> {
         let opened = settings.file.as_ref().map(AuditFile::open).transpose()?;
         let syslog = settings.syslog.clone();
-        let syslog = syslog
-            .map(|target| SyslogSink::connect(target, program))
-            .transpose()?;
+        let mut syslog = syslog.map(|target| SyslogSink::new(target, program));
+        let syslog_failure = match syslog.as_mut().map_or(Ok(()), SyslogSink::probe) {
+            Ok(()) => None,
+            // A log that only counts its losses may start before syslog does.
+            Err(error) if settings.on_failure == OnFailure::Count => Some(error.to_string()),
+            Err(error) => return Err(error),
+        };
         let head = opened
             .as_ref()
             .map_or(ChainHead::default(), |opened| opened.head);
@@ -118,6 +132,8 @@ impl Writer {
             writer.note_opened(torn, missing);
         }
         writer.shared.publish(writer.head, 0);
+        writer.failures.syslog = syslog_failure;
+        writer.report_failure();
         Ok(writer)
     }
 
@@ -142,13 +158,8 @@ impl Writer {
     }
 
     /// Runs until the log is closed. If it panics, the log fails.
-    pub(super) fn run(self) {
-        let ended = Ended(Arc::clone(&self.shared));
-        self.run_to_end();
-        std::mem::forget(ended);
-    }
-
-    fn run_to_end(mut self) {
+    pub(super) fn run(mut self) {
+        let _running = Running(Arc::clone(&self.shared));
         let mut due = Instant::now() + TICK;
         loop {
             let period = due.saturating_duration_since(Instant::now());
@@ -259,10 +270,9 @@ impl Writer {
         }
         self.write_file();
 
-        if self.backlog.is_empty()
-            && let Err(error) = self.keep_file(now)
-        {
-            self.failures.file = Some(error.to_string());
+        if self.backlog.is_empty() {
+            let kept = self.keep_file(now);
+            self.failures.keep = kept.err().map(|error| error.to_string());
         }
         if self.failures.head.is_some() {
             self.keep_head();
@@ -282,17 +292,36 @@ impl Writer {
             self.seal("audit_sync_failed", &details);
             return Err(error);
         }
-        file.reopen_if_moved(self.head)?;
-        if file.is_due(now) {
-            let Rotated { to, deleted } = file.rotate(self.head, now)?;
-            let deleted: Vec<_> = deleted
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect();
-            tracing::info!(event = "audit_rotated", file = %to.display(), "audit log rotated");
-            let details = json!({ "file": to.display().to_string(), "deleted": deleted });
-            self.seal("audit_rotated", &details);
-            self.write_file();
+        if let Some(moved) = file.reopen_if_moved(self.head)? {
+            self.note_moved(moved);
+        }
+        self.rotate(now)
+    }
+
+    /// Rotates the file if it is due. Expired files are deleted once the record of it is on disk, so
+    /// that a verification knows where the log begins.
+    fn rotate(&mut self, now: UnixMillis) -> std::io::Result<()> {
+        let Some(file) = self.file.as_mut().filter(|file| file.is_due(now)) else {
+            return Ok(());
+        };
+        let Rotated {
+            to,
+            expired,
+            oldest,
+        } = file.rotate(self.head, now)?;
+        let deleted = expired.iter().map(|path| path.display().to_string());
+        let deleted: Vec<_> = deleted.collect();
+        tracing::info!(event = "audit_rotated", file = %to.display(), "audit log rotated");
+        let details =
+            json!({ "file": to.display().to_string(), "deleted": deleted, "oldest": oldest });
+        self.seal(ROTATED, &details);
+        self.write_file();
+
+        if let Some(file) = &mut self.file
+            && self.backlog.is_empty()
+        {
+            file.sync()?;
+            expired.iter().try_for_each(std::fs::remove_file)?;
         }
         Ok(())
     }
@@ -303,11 +332,31 @@ impl Writer {
             _ => return,
         };
         match reopened {
-            Ok(true) => tracing::info!(event = "audit_reopened", "audit log opened again"),
-            Ok(false) => {}
-            Err(error) => self.failures.file = Some(error.to_string()),
+            Ok(Some(moved)) => self.note_moved(moved),
+            Ok(None) => {}
+            Err(error) => self.failures.keep = Some(error.to_string()),
         }
         self.report_failure();
+    }
+
+    /// Records that another program changed the file.
+    fn note_moved(&mut self, moved: Moved) {
+        let (event, last) = match moved {
+            Moved::Renamed => {
+                tracing::info!(event = "audit_reopened", "audit log opened again");
+                ("audit_reopened", self.head)
+            }
+            Moved::Deleted => {
+                tracing::error!(event = "audit_deleted", last = %self.head, "the audit log was deleted");
+                ("audit_deleted", self.head)
+            }
+            Moved::Emptied => {
+                tracing::warn!(event = "audit_emptied", last = %self.head, "the audit log was emptied");
+                ("audit_emptied", self.head)
+            }
+        };
+        self.seal(event, &json!({ "last": last.to_string() }));
+        self.write_file();
     }
 
     /// Seals a record of the log itself.
@@ -333,7 +382,6 @@ impl Writer {
                 }
             }
             None if before.is_some() => {
-                self.logged_failure = None;
                 tracing::warn!(event = "audit_recovered", "the audit log works again");
             }
             None => {}

@@ -1,6 +1,6 @@
-//! Bounds on the records of refused requests, so that strangers cannot fill the disk.
+//! Bounds on the records of events that others cause at will, so that they cannot fill the disk.
 //!
-//! In each second the log has up to [`RECORDS_PER_CLIENT`] refusals of one client, and
+//! In each second the log has up to [`RECORDS_PER_CLIENT`] of these events of one client, and
 //! [`RECORDS_PER_SECOND`] of all, one by one. It counts further ones exactly, by client and reason.
 
 use std::collections::{BTreeMap, HashMap};
@@ -8,9 +8,9 @@ use std::net::IpAddr;
 
 use hookward_core::address::source;
 
-/// Kind of a refusal: names from fixed lists, never text of a sender.
+/// Kind of a limited event: names from fixed lists, never text of a sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RefusalKind {
+pub struct LimitedKind {
     /// Event of the record, such as `refused`.
     pub event: &'static str,
     /// Check or code that explains it.
@@ -26,26 +26,26 @@ const COUNTS_PER_SECOND: usize = 200;
 
 /// Counts of one second.
 #[derive(Default)]
-pub(super) struct RefusalCounts {
+pub(super) struct LimitedCounts {
     /// Second of the counts, since 1970.
     second: u64,
     singles: u32,
     by_client: HashMap<IpAddr, u32>,
-    counts: BTreeMap<(Option<IpAddr>, RefusalKind), u64>,
+    counts: BTreeMap<(Option<IpAddr>, LimitedKind), u64>,
 }
 
-/// Number of refusals of one client, kind and second that have no record of their own.
+/// Number of events of one client, kind and second that have no record of their own.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Counted {
     /// Second since 1970.
     pub second: u64,
     /// Client address (IPv6: its /64); `None` for all further clients.
     pub client: Option<IpAddr>,
-    pub kind: RefusalKind,
+    pub kind: LimitedKind,
     pub count: u64,
 }
 
-impl RefusalCounts {
+impl LimitedCounts {
     /// Returns the counts of an earlier second, once.
     pub(super) fn advance(&mut self, second: u64) -> Vec<Counted> {
         // A clock that is set back ends the second, too.
@@ -66,8 +66,8 @@ impl RefusalCounts {
             .collect()
     }
 
-    /// Returns `true` if the refusal gets a record of its own; otherwise counts it.
-    pub(super) fn take(&mut self, client: IpAddr, kind: RefusalKind) -> bool {
+    /// Returns `true` if the event gets a record of its own; otherwise counts it.
+    pub(super) fn take(&mut self, client: IpAddr, kind: LimitedKind) -> bool {
         let client = source(client);
         if self.singles < RECORDS_PER_SECOND && self.has_room_for(client) {
             self.singles += 1;
@@ -94,7 +94,7 @@ impl RefusalCounts {
 mod tests {
     use super::*;
 
-    const TOKEN: RefusalKind = RefusalKind {
+    const TOKEN: LimitedKind = LimitedKind {
         event: "refused",
         reason: "token",
     };
@@ -105,19 +105,17 @@ mod tests {
 
     #[test]
     fn a_flood_of_one_client_is_counted_exactly() {
-        let mut refusals = RefusalCounts::default();
-        refusals.advance(7);
-        let single = (0..1000)
-            .filter(|_| refusals.take(client(1), TOKEN))
-            .count();
+        let mut limited = LimitedCounts::default();
+        limited.advance(7);
+        let single = (0..1000).filter(|_| limited.take(client(1), TOKEN)).count();
         assert_eq!(single, 20);
         assert!(
-            refusals.take(client(2), TOKEN),
+            limited.take(client(2), TOKEN),
             "another client has its own records"
         );
 
-        assert!(refusals.advance(7).is_empty());
-        let counted = refusals.advance(8);
+        assert!(limited.advance(7).is_empty());
+        let counted = limited.advance(8);
         assert_eq!(
             counted,
             [Counted {
@@ -127,18 +125,18 @@ mod tests {
                 count: 980
             }]
         );
-        assert!(refusals.take(client(1), TOKEN));
+        assert!(limited.take(client(1), TOKEN));
     }
 
     #[test]
     fn many_clients_cost_a_bounded_number_of_lines_and_no_count_is_lost() {
-        let mut refusals = RefusalCounts::default();
-        refusals.advance(7);
+        let mut limited = LimitedCounts::default();
+        limited.advance(7);
         let sent = 50_000_u32;
         let single = (0..sent)
-            .filter(|n| refusals.take(client(*n), TOKEN))
+            .filter(|n| limited.take(client(*n), TOKEN))
             .count();
-        let counted = refusals.advance(8);
+        let counted = limited.advance(8);
         assert!(
             single + counted.len() <= 401 + 1,
             "{single} {}",
