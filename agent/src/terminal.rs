@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::LogFormat;
 use crate::events::{Event, EventStream, TimedEvent};
 
-/// Handle of the output thread.
+/// Handle of a thread that shows or logs events.
 pub(crate) struct Shown(Option<oneshot::Receiver<()>>);
 
 impl Shown {
@@ -94,8 +94,9 @@ pub(crate) fn log_to(
     reports: EventStream,
     format: LogFormat,
     several: bool,
-) -> io::Result<()> {
+) -> io::Result<Shown> {
     let file = LogFile::open(path)?;
+    let (done, logged) = oneshot::channel();
     std::thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || {
@@ -108,8 +109,10 @@ pub(crate) fn log_to(
             if let Err(error) = written {
                 tracing::error!(%error, "writing events to the log file failed");
             }
+
+            let _ = done.send(());
         })?;
-    Ok(())
+    Ok(Shown(Some(logged)))
 }
 
 fn is_screen(format: LogFormat) -> bool {

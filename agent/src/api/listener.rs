@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use hookward_core::reason::Reason;
-use hookward_observe::api::access::{TokenError, Tokens, token_of};
+use hookward_observe::api::access::{Guard, TokenError, Tokens, token_of};
 use hookward_observe::api::server::ApiListener;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -73,7 +73,7 @@ pub(crate) struct BoundApi {
     tcp: Option<(TcpListener, SocketAddr)>,
     /// Unix socket for `hookward status`.
     socket: Option<ApiListener>,
-    tokens: Arc<Tokens>,
+    tokens: Tokens,
 }
 
 impl BoundApi {
@@ -103,7 +103,7 @@ impl BoundApi {
         Ok(Self {
             tcp,
             socket: socket.ok(),
-            tokens: Arc::new(tokens),
+            tokens,
         })
     }
 
@@ -116,7 +116,11 @@ impl BoundApi {
     pub(crate) fn serve(self, view: AgentView, tasks: &TaskTracker, stop: &CancellationToken) {
         let address = self.address();
         let is_local = address.is_none_or(|address| address.ip().is_loopback());
-        let router = router(Arc::new(view), &self.tokens, is_local);
+        let guard = Arc::new(Guard {
+            tokens: self.tokens,
+            audit: view.observer.audit().clone(),
+        });
+        let router = router(Arc::new(view), &guard, is_local);
         let tcp = self.tcp.map(|(listener, _)| ApiListener::Tcp(listener));
         for listener in tcp.into_iter().chain(self.socket) {
             tasks.spawn(listener.serve(router.clone(), tasks.clone(), stop.clone()));

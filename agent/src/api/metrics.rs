@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hookward_core::limits::AGENT_BODY_MEMORY;
-use hookward_observe::metrics::{Family, Snapshot};
+use hookward_observe::metrics::{MetricFamily, Snapshot};
 
 use super::status::AgentView;
 
@@ -11,39 +11,39 @@ use super::status::AgentView;
 pub(super) struct AgentSnapshot(pub Arc<AgentView>);
 
 impl Snapshot for AgentSnapshot {
-    fn families(&self) -> Vec<Family> {
+    fn families(&self) -> Vec<MetricFamily> {
         let status = self.0.status();
         let mut families = vec![
-            Family::gauge(
+            MetricFamily::gauge(
                 "hookward_agent_build_info",
                 "Version of the agent; always 1",
             )
             .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
-            Family::gauge(
+            MetricFamily::gauge(
                 "hookward_agent_ready",
                 "1 while a connection serves the tunnels",
             )
             .value(flag(status.is_ready)),
-            Family::gauge("hookward_agent_requests_in_flight", "Requests in flight")
+            MetricFamily::gauge("hookward_agent_requests_in_flight", "Requests in flight")
                 .value(status.requests_in_flight as f64),
-            Family::gauge(
+            MetricFamily::gauge(
                 "hookward_agent_body_memory_bytes",
                 "Memory of request bodies that the agent checks",
             )
             .value(status.body_memory_bytes as f64),
-            Family::gauge(
+            MetricFamily::gauge(
                 "hookward_agent_body_memory_limit_bytes",
                 "Maximum memory of request bodies",
             )
             .value(AGENT_BODY_MEMORY as f64),
         ];
 
-        let mut up = Family::gauge("hookward_agent_connections", "Connections to relays");
-        let mut rtt = Family::gauge(
+        let mut up = MetricFamily::gauge("hookward_agent_connections", "Connections to relays");
+        let mut rtt = MetricFamily::gauge(
             "hookward_agent_connection_rtt_seconds",
             "Smoothed round-trip time of a QUIC connection",
         );
-        let mut lost = Family::counter(
+        let mut lost = MetricFamily::counter(
             "hookward_agent_connection_lost_packets",
             "Lost packets of a QUIC connection",
         );
@@ -58,7 +58,7 @@ impl Snapshot for AgentSnapshot {
             }
         }
 
-        let mut healthy = Family::gauge(
+        let mut healthy = MetricFamily::gauge(
             "hookward_agent_application_healthy",
             "1 while the application accepts connections and responds",
         );
@@ -72,22 +72,22 @@ impl Snapshot for AgentSnapshot {
     }
 }
 
-fn audit(view: &AgentView) -> Vec<Family> {
+fn audit(view: &AgentView) -> Vec<MetricFamily> {
     let Some(status) = view.observer.audit().status() else {
         return Vec::new();
     };
     vec![
-        Family::gauge(
+        MetricFamily::gauge(
             "hookward_agent_audit_last_seq",
             "Number of the last audit record",
         )
         .value(status.head.seq as f64),
-        Family::counter(
+        MetricFamily::counter(
             "hookward_agent_audit_lost_records",
             "Audit records that were lost",
         )
         .value(status.lost as f64),
-        Family::gauge(
+        MetricFamily::gauge(
             "hookward_agent_audit_failing",
             "1 while a sink of the audit log fails",
         )

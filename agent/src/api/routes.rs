@@ -6,7 +6,7 @@ use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
-use hookward_observe::api::access::{self, Access, Caller, Tokens, problem};
+use hookward_observe::api::access::{self, Access, Caller, Guard, problem};
 use hookward_observe::metrics::{self, CONTENT_TYPE, ProcessSnapshot};
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
@@ -38,7 +38,7 @@ pub(super) struct Api {
 struct Document;
 
 /// Creates the router. Without `is_local`, other machines can reach the API.
-pub(super) fn router(view: Arc<AgentView>, tokens: &Arc<Tokens>, is_local: bool) -> Router {
+pub(super) fn router(view: Arc<AgentView>, guard: &Arc<Guard>, is_local: bool) -> Router {
     let mut registry = Registry::default();
     view.observer.metrics().register(&mut registry);
     metrics::register(&mut registry, AgentSnapshot(Arc::clone(&view)));
@@ -46,7 +46,7 @@ pub(super) fn router(view: Arc<AgentView>, tokens: &Arc<Tokens>, is_local: bool)
     let api = Api {
         view,
         registry: Arc::new(registry),
-        known: Access::metrics(tokens),
+        known: Access::metrics(guard),
     };
 
     let (health, mut document) = OpenApiRouter::with_openapi(Document::openapi())
@@ -71,7 +71,7 @@ pub(super) fn router(view: Arc<AgentView>, tokens: &Arc<Tokens>, is_local: bool)
         "/api/v1/openapi.json",
         axum::routing::get(|| async move { document.clone() }),
     );
-    let guard = |router: Router<Api>, access: Access| {
+    let protect = |router: Router<Api>, access: Access| {
         let access = match is_local {
             true => access,
             false => access.under_any_name(),
@@ -81,16 +81,16 @@ pub(super) fn router(view: Arc<AgentView>, tokens: &Arc<Tokens>, is_local: bool)
             .layer(middleware::from_fn_with_state(access, access::check))
     };
     let read = match is_local {
-        true => Access::open(tokens),
-        false => Access::full(tokens),
+        true => Access::open(guard),
+        false => Access::full(guard),
     };
-    guard(health, Access::open(tokens))
-        .merge(guard(ngrok, read))
-        .merge(guard(private, Access::full(tokens)))
+    protect(health, Access::open(guard))
+        .merge(protect(ngrok, read))
+        .merge(protect(private, Access::full(guard)))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "see /api/v1/openapi.json") })
 }
 
-/// The process runs.
+/// Liveness: always `ok` while the process runs.
 #[utoipa::path(get, path = "/livez", responses((status = 200, body = String, content_type = "text/plain")))]
 async fn livez() -> &'static str {
     "ok\n"
@@ -104,7 +104,7 @@ struct ReadyQuery {
     application: bool,
 }
 
-/// A connection to a relay serves the tunnels. With a token the answer gives reasons.
+/// Readiness: `ok` while a connection to a relay serves the tunnels. With a token, reasons.
 #[utoipa::path(get, path = "/readyz",
     params(("application" = Option<bool>, Query, description = "Require healthy applications, too")),
     responses(

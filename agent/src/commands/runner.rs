@@ -193,15 +193,18 @@ impl TunnelRunner {
                 () = agent.shutdown() => {}
                 () = report_stopping(&in_flight, &events) => {}
             }
-            outputs.close().await;
+            let mut logged = outputs.close().await;
             drop(events);
 
             if let Some(local) = local {
                 local.shutdown().await;
             }
 
-            // The agent has ended, so the events end, and the screen closes.
+            // The agent has ended, so the events end, and the outputs close.
             shown.over().await;
+            if let Some(logged) = &mut logged {
+                logged.over().await;
+            }
         };
 
         tokio::select! {

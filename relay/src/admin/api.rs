@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
 use hookward_core::names::AgentName;
-use hookward_observe::api::access::{self, Access, Caller, Tokens, problem};
+use hookward_observe::api::access::{self, Access, Caller, Guard, problem};
 use hookward_observe::audit::Actor;
 use hookward_observe::metrics::{self, CONTENT_TYPE, ProcessSnapshot};
 use prometheus_client::registry::Registry;
@@ -54,7 +54,7 @@ pub(super) struct Routers {
 }
 
 /// Creates the routers.
-pub(super) fn routers(overview: Arc<Overview>, tokens: &Arc<Tokens>) -> Routers {
+pub(super) fn routers(overview: Arc<Overview>, guard: &Arc<Guard>) -> Routers {
     let mut registry = Registry::default();
     overview.edge.observer.metrics().register(&mut registry);
     metrics::register(&mut registry, RelaySnapshot(Arc::clone(&overview)));
@@ -62,7 +62,7 @@ pub(super) fn routers(overview: Arc<Overview>, tokens: &Arc<Tokens>) -> Routers 
     let api = Api {
         overview,
         registry: Arc::new(registry),
-        known: Access::metrics(tokens),
+        known: Access::metrics(guard),
     };
 
     let (health, mut document) = OpenApiRouter::with_openapi(Document::openapi())
@@ -87,16 +87,16 @@ pub(super) fn routers(overview: Arc<Overview>, tokens: &Arc<Tokens>) -> Routers 
     );
     let private = private.with_state(api);
 
-    let guard = |router: Router, access: Access| {
+    let protect = |router: Router, access: Access| {
         router.layer(middleware::from_fn_with_state(access, access::check))
     };
-    let open = Access::open(tokens).under_any_name();
-    let scraped = Access::metrics(tokens).under_any_name();
+    let open = Access::open(guard).under_any_name();
+    let scraped = Access::metrics(guard).under_any_name();
     Routers {
-        monitoring: guard(health.clone(), open).merge(guard(scrape.clone(), scraped)),
-        admin: guard(health, Access::open(tokens))
-            .merge(guard(scrape, Access::metrics(tokens)))
-            .merge(guard(private, Access::full(tokens)))
+        monitoring: protect(health.clone(), open).merge(protect(scrape.clone(), scraped)),
+        admin: protect(health, Access::open(guard))
+            .merge(protect(scrape, Access::metrics(guard)))
+            .merge(protect(private, Access::full(guard)))
             .fallback(|| async { problem(StatusCode::NOT_FOUND, "see /api/v1/openapi.json") }),
     }
 }
@@ -119,13 +119,13 @@ fn private_routes() -> OpenApiRouter<Api> {
         .routes(routes!(drain))
 }
 
-/// The process runs.
+/// Liveness: always `ok` while the process runs.
 #[utoipa::path(get, path = "/livez", responses((status = 200, body = String, content_type = "text/plain")))]
 async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// The relay accepts requests, and its storage commits. With a token the answer gives reasons.
+/// Readiness: `ok` while the relay accepts requests and its storage commits. With a token, reasons.
 #[utoipa::path(get, path = "/readyz", responses(
     (status = 200, body = String, content_type = "text/plain"),
     (status = 503, body = String, content_type = "text/plain"),
@@ -237,7 +237,7 @@ async fn clients(State(api): State<Api>) -> Json<Vec<ClientStatus>> {
 /// Limits with what is in use.
 #[utoipa::path(get, path = "/api/v1/limits", responses((status = 200, body = Vec<LimitStatus>)))]
 async fn limits(State(api): State<Api>) -> Json<Vec<LimitStatus>> {
-    Json(api.overview.limits())
+    Json(api.overview.read_system().await.0)
 }
 
 /// Certificates of the edge.
@@ -255,7 +255,7 @@ async fn address_sets(State(api): State<Api>) -> Json<Vec<AddressSetStatus>> {
 /// Databases.
 #[utoipa::path(get, path = "/api/v1/storage", responses((status = 200, body = Vec<StorageStatus>)))]
 async fn storage(State(api): State<Api>) -> Json<Vec<StorageStatus>> {
-    Json(api.overview.storage())
+    Json(api.overview.read_system().await.1)
 }
 
 /// Events from now on, as server-sent events: `request`, `agent_connected`, `agent_disconnected`, and

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use hookward_observe::api::access::{TokenError, Tokens, token_of};
+use hookward_observe::api::access::{Guard, TokenError, Tokens, token_of};
 use hookward_observe::api::server::ApiListener;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -84,7 +84,7 @@ pub struct AdminAddresses {
 
 /// Bound listeners, before the relay serves.
 pub(crate) struct BoundAdmin {
-    tokens: Arc<Tokens>,
+    tokens: Tokens,
     admin: Option<TcpListener>,
     socket: Option<ApiListener>,
     monitoring: Option<TcpListener>,
@@ -106,7 +106,7 @@ impl BoundAdmin {
             metrics: token(METRICS_TOKEN_FILE)?,
         };
         Ok(Some(Self {
-            tokens: Arc::new(tokens),
+            tokens,
             admin: bind_admin(settings.listen)?,
             socket: settings.socket.then(|| bind_socket(data_dir)).flatten(),
             monitoring: match settings.monitoring {
@@ -131,7 +131,11 @@ impl BoundAdmin {
 
     /// Serves until `stop` is cancelled. `tasks` owns the listeners and their connections.
     pub(crate) fn serve(self, overview: Overview, tasks: &TaskTracker, stop: &CancellationToken) {
-        let Routers { admin, monitoring } = routers(Arc::new(overview), &self.tokens);
+        let guard = Guard {
+            tokens: self.tokens,
+            audit: overview.edge.observer.audit().clone(),
+        };
+        let Routers { admin, monitoring } = routers(Arc::new(overview), &Arc::new(guard));
         let local = self
             .admin
             .map(ApiListener::Tcp)

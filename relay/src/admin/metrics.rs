@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hookward_observe::audit::KEPT_HASH_DIGITS;
-use hookward_observe::metrics::{Family, Snapshot};
+use hookward_observe::metrics::{MetricFamily, Snapshot};
 
 use super::overview::Overview;
 use crate::sessions::active::ActiveSession;
@@ -13,23 +13,24 @@ use crate::sessions::active::ActiveSession;
 pub(super) struct RelaySnapshot(pub Arc<Overview>);
 
 impl Snapshot for RelaySnapshot {
-    fn families(&self) -> Vec<Family> {
+    fn families(&self) -> Vec<MetricFamily> {
         let overview = &*self.0;
         let mut families = vec![
-            Family::gauge(
+            MetricFamily::gauge(
                 "hookward_relay_build_info",
                 "Version of the relay; always 1",
             )
             .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
-            Family::gauge(
+            MetricFamily::gauge(
                 "hookward_relay_requests_in_flight",
                 "Requests that agents handle now",
             )
             .value(overview.in_flight() as f64),
         ];
         families.extend(connections(overview));
-        families.extend(memory(overview));
+        families.extend(resources(overview));
         families.extend(sessions(overview));
+        families.extend(packets(overview));
         families.extend(tunnels(overview));
         families.extend(storage(overview));
         families.extend(certificates(overview));
@@ -39,20 +40,20 @@ impl Snapshot for RelaySnapshot {
     }
 }
 
-fn connections(overview: &Overview) -> Vec<Family> {
+fn connections(overview: &Overview) -> Vec<MetricFamily> {
     let state = overview.connections();
     let evicted = overview.edge.body_memory.stats().evicted;
     let responses = overview.edge.observer.metrics().evicted_responses();
     vec![
-        Family::gauge("hookward_relay_connections", "Open connections of senders")
+        MetricFamily::gauge("hookward_relay_connections", "Open connections of senders")
             .with(&[("state", "unverified")], state.unverified as f64)
             .with(&[("state", "verified")], state.verified as f64),
-        Family::counter(
+        MetricFamily::counter(
             "hookward_relay_connections_refused",
             "Connections without a slot",
         )
         .value(state.refused as f64),
-        Family::counter(
+        MetricFamily::counter(
             "hookward_relay_evictions",
             "Connections, request bodies and responses that were ended to free a resource",
         )
@@ -62,40 +63,46 @@ fn connections(overview: &Overview) -> Vec<Family> {
     ]
 }
 
-/// Returns use and limit of each bounded resource.
-fn memory(overview: &Overview) -> Vec<Family> {
-    let mut used = Family::gauge("hookward_relay_resource_used", "Use of a limited resource");
-    let mut most = Family::gauge("hookward_relay_resource_limit", "Limit of a resource");
+/// Returns use and limit of each limited resource.
+fn resources(overview: &Overview) -> Vec<MetricFamily> {
+    let mut memory = [
+        MetricFamily::gauge("hookward_relay_memory_used_bytes", "Use of a memory budget"),
+        MetricFamily::gauge(
+            "hookward_relay_memory_limit_bytes",
+            "Size of a memory budget",
+        ),
+    ];
+    let mut slots = [
+        MetricFamily::gauge(
+            "hookward_relay_slots_used",
+            "Connections, agents and files that are open",
+        ),
+        MetricFamily::gauge("hookward_relay_slots_limit", "Maximum number of them"),
+    ];
     for limit in overview.limits() {
-        let labels = [
-            ("resource", limit.name.as_str()),
-            ("unit", limit.unit.as_str()),
-        ];
+        let [used, most] = match limit.unit.as_str() {
+            "bytes" => &mut memory,
+            _ => &mut slots,
+        };
+        let labels = [("resource", limit.name.as_str())];
         used.push(&labels, limit.used as f64);
         most.push(&labels, limit.limit as f64);
     }
-    vec![used, most]
+    memory.into_iter().chain(slots).collect()
 }
 
-fn sessions(overview: &Overview) -> Vec<Family> {
-    let mut count = Family::gauge("hookward_relay_sessions", "Sessions by agent and transport");
-    let mut rtt = Family::gauge(
+fn sessions(overview: &Overview) -> Vec<MetricFamily> {
+    let mut count =
+        MetricFamily::gauge("hookward_relay_sessions", "Sessions by agent and transport");
+    let mut rtt = MetricFamily::gauge(
         "hookward_relay_session_rtt_seconds",
         "Smoothed round-trip time of a QUIC session",
     );
-    let mut window = Family::gauge(
+    let mut window = MetricFamily::gauge(
         "hookward_relay_session_congestion_window_bytes",
         "Congestion window of a QUIC session",
     );
-    let mut sent = Family::counter(
-        "hookward_relay_session_sent_packets",
-        "Packets of a QUIC session",
-    );
-    let mut lost = Family::counter(
-        "hookward_relay_session_lost_packets",
-        "Lost packets of a QUIC session",
-    );
-    let mut offset = Family::gauge(
+    let mut offset = MetricFamily::gauge(
         "hookward_relay_agent_clock_offset_seconds",
         "Time by which an agent's clock is ahead of the relay's, measured when it connected",
     );
@@ -124,8 +131,6 @@ fn sessions(overview: &Overview) -> Vec<Family> {
         if let Some(path) = session.session.path_stats() {
             rtt.push(&labels, path.rtt_ms / 1000.0);
             window.push(&labels, path.congestion_window_bytes as f64);
-            sent.push(&labels, path.sent_packets as f64);
-            lost.push(&labels, path.lost_packets as f64);
         }
     }
     let newest: BTreeMap<_, _> = sessions
@@ -137,7 +142,24 @@ fn sessions(overview: &Overview) -> Vec<Family> {
             offset.push(&[("agent", agent)], millis as f64 / 1000.0);
         }
     }
-    vec![count, rtt, window, sent, lost, offset]
+    vec![count, rtt, window, offset]
+}
+
+fn packets(overview: &Overview) -> Vec<MetricFamily> {
+    let mut sent = MetricFamily::counter(
+        "hookward_relay_sent_packets",
+        "Packets of all QUIC sessions of an agent",
+    );
+    let mut lost = MetricFamily::counter(
+        "hookward_relay_lost_packets",
+        "Lost packets of all QUIC sessions of an agent",
+    );
+    for (agent, packets) in overview.edge.registry.packets() {
+        let labels = [("agent", agent.as_str())];
+        sent.push(&labels, packets.sent as f64);
+        lost.push(&labels, packets.lost as f64);
+    }
+    vec![sent, lost]
 }
 
 /// Returns the newest session of each agent and link number. Instances of a pool share numbers: the
@@ -157,27 +179,34 @@ fn newest_of_each_link(sessions: &[Arc<ActiveSession>]) -> Vec<(u32, &Arc<Active
 /// Highest number of a link with a series of its own. Agents state the number.
 const MAX_LINK: u32 = 15;
 
-fn tunnels(overview: &Overview) -> Vec<Family> {
-    let mut online = Family::gauge(
+fn tunnels(overview: &Overview) -> Vec<MetricFamily> {
+    let mut online = MetricFamily::gauge(
         "hookward_relay_tunnel_online",
         "1 while a session serves the tunnel of an agent that has been connected",
     );
     for (host, endpoint) in overview.edge.registry.tunnels() {
+        // The settings may reserve a host for an agent that does not exist yet.
+        let is_reserved = overview.agents.host.reserved_hosts.contains_key(&host);
+        if is_reserved && endpoint.gate.is_none() {
+            continue;
+        }
         let is_online = !endpoint.is_away();
         online.push(&[("tunnel", host.as_str())], f64::from(u8::from(is_online)));
     }
     vec![online]
 }
 
-fn storage(overview: &Overview) -> Vec<Family> {
-    let mut commits = Family::counter("hookward_relay_storage_commits", "Commits");
-    let mut seconds = Family::counter(
+fn storage(overview: &Overview) -> Vec<MetricFamily> {
+    let mut commits = MetricFamily::counter("hookward_relay_storage_commits", "Commits");
+    let mut seconds = MetricFamily::counter(
         "hookward_relay_storage_commit_seconds",
         "Time of all commits",
     );
-    let mut changes = Family::counter("hookward_relay_storage_changes", "Changes in all commits");
-    let mut failures = Family::counter("hookward_relay_storage_failures", "Failed transactions");
-    let mut size = Family::gauge("hookward_relay_storage_size_bytes", "Size of the file");
+    let mut changes =
+        MetricFamily::counter("hookward_relay_storage_changes", "Changes in all commits");
+    let mut failures =
+        MetricFamily::counter("hookward_relay_storage_failures", "Failed transactions");
+    let mut size = MetricFamily::gauge("hookward_relay_storage_size_bytes", "Size of the file");
     for file in overview.storage() {
         let labels = [("file", file.file.as_str())];
         commits.push(&labels, file.commits as f64);
@@ -189,8 +218,8 @@ fn storage(overview: &Overview) -> Vec<Family> {
     vec![commits, seconds, changes, failures, size]
 }
 
-fn certificates(overview: &Overview) -> Vec<Family> {
-    let mut expiry = Family::gauge(
+fn certificates(overview: &Overview) -> Vec<MetricFamily> {
+    let mut expiry = MetricFamily::gauge(
         "hookward_relay_certificate_expiry_timestamp_seconds",
         "Expiry of a certificate of the edge, in seconds since 1970",
     );
@@ -201,12 +230,12 @@ fn certificates(overview: &Overview) -> Vec<Family> {
     vec![expiry]
 }
 
-fn address_sets(overview: &Overview) -> Vec<Family> {
-    let mut fetched = Family::gauge(
+fn address_sets(overview: &Overview) -> Vec<MetricFamily> {
+    let mut fetched = MetricFamily::gauge(
         "hookward_relay_address_set_fetched_timestamp_seconds",
         "Time at which an address set in use was fetched, in seconds since 1970; 0 for the built-in copy",
     );
-    let mut ranges = Family::gauge(
+    let mut ranges = MetricFamily::gauge(
         "hookward_relay_address_set_ranges",
         "Ranges of an address set in use",
     );
@@ -222,7 +251,7 @@ fn address_sets(overview: &Overview) -> Vec<Family> {
     vec![fetched, ranges]
 }
 
-fn audit(overview: &Overview) -> Vec<Family> {
+fn audit(overview: &Overview) -> Vec<MetricFamily> {
     let Some(status) = overview.edge.observer.audit().status() else {
         return Vec::new();
     };
@@ -230,25 +259,25 @@ fn audit(overview: &Overview) -> Vec<Family> {
     let start = start.get(..KEPT_HASH_DIGITS).unwrap_or_default();
     let hash = u64::from_str_radix(start, 16).unwrap_or_default();
     vec![
-        Family::gauge(
+        MetricFamily::gauge(
             "hookward_relay_audit_last_seq",
             "Number of the last audit record",
         )
         .value(status.head.seq as f64),
         // A number, because a label would be a new series at each scrape.
-        Family::gauge(
+        MetricFamily::gauge(
             "hookward_relay_audit_last_hash",
             "First 48 bits of the SHA-256 of the last audit record",
         )
         .value(hash as f64),
-        Family::counter("hookward_relay_audit_bytes", "Size of the audit records")
+        MetricFamily::counter("hookward_relay_audit_bytes", "Size of the audit records")
             .value(status.bytes as f64),
-        Family::counter(
+        MetricFamily::counter(
             "hookward_relay_audit_lost_records",
             "Audit records that were lost",
         )
         .value(status.lost as f64),
-        Family::gauge(
+        MetricFamily::gauge(
             "hookward_relay_audit_failing",
             "1 while a sink of the audit log fails",
         )

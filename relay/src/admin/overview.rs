@@ -12,6 +12,7 @@ use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::ip_sets::{self, SetOrigin};
 use hookward_core::names::HostName;
 use sha2::{Digest as _, Sha256};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -53,8 +54,9 @@ const TOP_CLIENTS: usize = 20;
 
 impl Overview {
     /// Returns the state as a whole.
-    pub(crate) async fn status(&self) -> Result<RelayStatus, StorageError> {
+    pub(crate) async fn status(self: &Arc<Self>) -> Result<RelayStatus, StorageError> {
         let (is_ready, checks) = self.health().await;
+        let (limits, storage) = self.read_system().await;
         let metrics = self.edge.observer.metrics();
         let (started, since) = self.started;
         Ok(RelayStatus {
@@ -73,11 +75,19 @@ impl Overview {
                 .map(|(name, n)| (name.to_owned(), n))
                 .collect(),
             agents: self.agents().await?,
-            limits: self.limits(),
+            limits,
             certificates: self.certificates(),
-            storage: self.storage(),
+            storage,
             audit: self.audit(),
         })
+    }
+
+    /// Returns limits and storage on a thread that may block, because they read files.
+    pub(super) async fn read_system(self: &Arc<Self>) -> (Vec<LimitStatus>, Vec<StorageStatus>) {
+        let overview = Arc::clone(self);
+        let reading = spawn_blocking(move || (overview.limits(), overview.storage()));
+        // It fails only while the runtime stops.
+        reading.await.unwrap_or_default()
     }
 
     /// Returns the agents, by name.
@@ -259,7 +269,7 @@ impl Overview {
             .collect()
     }
 
-    /// Returns the most active clients of the last minute.
+    /// Returns the most active clients of this minute and the one before.
     pub(crate) fn clients(&self) -> Vec<ClientStatus> {
         let (top, others) = self.edge.observer.top_clients(TOP_CLIENTS);
         let mut clients: Vec<_> = top

@@ -178,27 +178,25 @@ async fn handshake_and_serve(
         }
     }
 
-    let begun = Instant::now();
     let unread = UnreadBody::default();
     let stall = edge.limits.write_timeout;
+    let metrics = edge.observer.metrics();
     let opening = async {
         let mut first = [0];
         let is_clear =
             stream.peek(&mut first).await? == first.len() && clear_text::starts_with_http(first[0]);
         let stream = WriteTimeout::new(stream, stall, unread.clone());
-
         if is_clear {
-            Ok(OpenedStream::ClearText(stream))
-        } else {
-            entry
-                .tls
-                .accept(stream)
-                .await
-                .map(|tls| OpenedStream::Tls(Box::new(tls)))
+            return Ok(OpenedStream::ClearText(stream));
         }
+
+        let begun = Instant::now();
+        let tls = entry.tls.accept(stream).await?;
+        metrics.tls_handshake(metrics::OK);
+        metrics.tls_handshake_took(begun.elapsed());
+        Ok(OpenedStream::Tls(Box::new(tls)))
     };
 
-    let metrics = edge.observer.metrics();
     let tls = match timeout(edge.limits.tls_handshake_timeout, opening).await {
         Ok(Ok(OpenedStream::ClearText(stream))) => {
             return clear_text::respond(
@@ -213,18 +211,15 @@ async fn handshake_and_serve(
             )
             .await;
         }
-        Ok(Ok(OpenedStream::Tls(tls))) => {
-            metrics.tls_handshake(metrics::OK, begun.elapsed());
-            tls
-        }
+        Ok(Ok(OpenedStream::Tls(tls))) => tls,
         Ok(Err(error)) => {
             let error: io::Error = error;
-            metrics.tls_handshake("failed", begun.elapsed());
+            metrics.tls_handshake("failed");
             tracing::debug!(%peer, %error, "TLS handshake failed");
             return;
         }
         Err(_) => {
-            metrics.tls_handshake("timeout", begun.elapsed());
+            metrics.tls_handshake("timeout");
             tracing::debug!(%peer, "TLS handshake took too long");
             return;
         }

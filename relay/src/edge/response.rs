@@ -135,7 +135,9 @@ fn mark_own(response: &mut Response<ResponseBody>, id: RequestId) {
 
 /// Adds the request's id, by which the sender's log and the relay's name the same request.
 pub(crate) fn identify(response: &mut Response<ResponseBody>, id: RequestId) {
-    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+    if let Ok(mut id) = HeaderValue::from_str(&id.to_string()) {
+        // HTTP/2 then keeps this value, which occurs once, out of its header table (RFC 7541 §7.1.3).
+        id.set_sensitive(true);
         response.headers_mut().insert(REQUEST_ID, id);
     }
 }

@@ -17,6 +17,13 @@ pub(crate) struct ClientCount {
     pub refused: u64,
 }
 
+impl ClientCount {
+    fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.refused += other.refused;
+    }
+}
+
 /// Counts of this minute and of the one before.
 #[derive(Default)]
 pub(crate) struct ClientCounts {
@@ -29,7 +36,9 @@ struct Minutes {
     minute: u64,
     current: HashMap<IpAddr, ClientCount>,
     previous: HashMap<IpAddr, ClientCount>,
+    /// Clients beyond those that are counted, of this minute and the one before.
     others: ClientCount,
+    previous_others: ClientCount,
 }
 
 /// Maximum number of clients to count in a minute.
@@ -70,10 +79,10 @@ impl ClientCounts {
         let mut counts = minutes.current.clone();
         for (client, before) in &minutes.previous {
             let count = counts.entry(*client).or_default();
-            count.requests += before.requests;
-            count.refused += before.refused;
+            count.add(*before);
         }
-        let others = minutes.others;
+        let mut others = minutes.others;
+        others.add(minutes.previous_others);
         drop(minutes);
 
         let mut top: Vec<_> = counts.into_iter().collect();
@@ -88,12 +97,14 @@ impl Minutes {
         if minute == self.minute {
             return;
         }
-        let current = std::mem::take(&mut self.current);
-        self.previous = match minute == self.minute + 1 {
-            true => current,
-            false => HashMap::new(),
+        let (current, others) = (
+            std::mem::take(&mut self.current),
+            std::mem::take(&mut self.others),
+        );
+        (self.previous, self.previous_others) = match minute == self.minute + 1 {
+            true => (current, others),
+            false => Default::default(),
         };
-        self.others = ClientCount::default();
         self.minute = minute;
     }
 }
@@ -116,7 +127,7 @@ mod tests {
             refused: 1,
         };
         assert_eq!((top[0], top.len()), ((client(1), busiest), 2));
-        assert_eq!(others, ClientCount::default(), "of the minute before");
+        assert_eq!(others.requests + top[0].1.requests, 5001 + 3976);
         assert!(counts.minutes.lock().unwrap().previous.len() <= CLIENTS);
         assert!(counts.top(2, 4).0.is_empty());
     }

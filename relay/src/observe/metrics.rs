@@ -2,9 +2,9 @@
 //! tunnel is one that an agent owns, a route is one of its policy, and all other labels are words of
 //! fixed lists.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use hookward_core::reason::{Check, Code};
@@ -61,9 +61,10 @@ struct TunnelLabels {
 /// Series of one tunnel. Requests find them with one lookup.
 struct TunnelSeries {
     tunnel: Arc<str>,
-    /// Labels of the tunnel's routes.
     // As above.
-    routes: RwLock<HashSet<Arc<str>>>,
+    routes: RwLock<HashMap<Arc<str>, Arc<RouteSeries>>>,
+    /// Duration of forwarded requests.
+    forwarded: OnceLock<Histogram>,
     upstream: Histogram,
     request_bytes: Counter,
     response_bytes: Counter,
@@ -72,6 +73,13 @@ struct TunnelSeries {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabels {
     result: &'static str,
+}
+
+/// Series of one route.
+struct RouteSeries {
+    route: Arc<str>,
+    /// Number of the usual requests: forwarded, with success.
+    succeeded: OnceLock<Counter>,
 }
 
 /// Maximum number of tunnels with series. Requests of further ones count for [`OTHER`].
@@ -85,8 +93,8 @@ const MAX_ROUTES: usize = 64;
 const OTHER: &str = "(other)";
 
 impl TunnelSeries {
-    /// Returns the label of a route.
-    fn route(&self, name: &str) -> Arc<str> {
+    /// Returns the series of a route.
+    fn route(&self, name: &str) -> Arc<RouteSeries> {
         let known = self.routes.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(route) = known.get(name) {
             return Arc::clone(route);
@@ -94,12 +102,17 @@ impl TunnelSeries {
 
         drop(known);
         let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-        let route = match routes.len() < MAX_ROUTES {
-            true => Arc::from(name),
-            false => Arc::from(OTHER),
+        let name = match routes.len() < MAX_ROUTES {
+            true => name,
+            false => OTHER,
         };
-        routes.insert(Arc::clone(&route));
-        route
+        let series = routes.entry(Arc::from(name)).or_insert_with_key(|route| {
+            Arc::new(RouteSeries {
+                route: Arc::clone(route),
+                succeeded: OnceLock::new(),
+            })
+        });
+        Arc::clone(series)
     }
 }
 
@@ -169,9 +182,10 @@ impl RelayMetrics {
     pub(super) fn request(&self, facts: RequestFacts<'_>, outcome: &RequestOutcome) {
         let verdict = &outcome.verdict;
         let series = self.tunnel(facts.tunnel.unwrap_or_default());
-        let labels = RequestLabels {
+        let route = series.route(facts.permitted.map_or("", |permitted| &permitted.route));
+        let labels = || RequestLabels {
             tunnel: Arc::clone(&series.tunnel),
-            route: series.route(facts.permitted.map_or("", |permitted| &permitted.route)),
+            route: Arc::clone(&route.route),
             verdict: verdict.event(),
             check: verdict.check().map_or("", Check::as_str),
             code: verdict.code().map_or("", Code::as_str),
@@ -179,18 +193,28 @@ impl RelayMetrics {
                 .status
                 .map_or("", |status| status_class(status.as_u16())),
         };
-        self.requests.get_or_create(&labels).inc();
-
-        let labels = DurationLabels {
-            tunnel: labels.tunnel,
-            verdict: labels.verdict,
+        let durations = || {
+            self.duration.get_or_create_owned(&DurationLabels {
+                tunnel: Arc::clone(&series.tunnel),
+                verdict: verdict.event(),
+            })
         };
-        let duration = self.duration.get_or_create(&labels);
-        duration.observe(outcome.took.as_secs_f64());
-        drop(duration);
+        let took = outcome.took.as_secs_f64();
 
         if let Verdict::Forwarded(upstream) = verdict {
+            let is_success = outcome.status.is_some_and(|status| status.is_success());
+            match is_success {
+                true => route
+                    .succeeded
+                    .get_or_init(|| self.requests.get_or_create_owned(&labels()))
+                    .inc(),
+                false => self.requests.get_or_create(&labels()).inc(),
+            };
+            series.forwarded.get_or_init(durations).observe(took);
             series.upstream.observe(upstream.took.as_secs_f64());
+        } else {
+            self.requests.get_or_create(&labels()).inc();
+            durations().observe(took);
         }
         if facts.tunnel.is_some() {
             let sizes = outcome.sizes;
@@ -235,16 +259,19 @@ impl RelayMetrics {
                 response_bytes: self.response_bytes.get_or_create_owned(&labels),
                 tunnel: labels.tunnel,
                 routes: RwLock::default(),
+                forwarded: OnceLock::new(),
             })
         });
         Arc::clone(series)
     }
 
+    /// Records the time of a TLS handshake from the sender's first byte on.
+    pub(crate) fn tls_handshake_took(&self, took: Duration) {
+        self.tls_duration.observe(took.as_secs_f64());
+    }
+
     /// Counts a TLS handshake.
-    pub(crate) fn tls_handshake(&self, result: &'static str, took: Duration) {
-        if result == OK {
-            self.tls_duration.observe(took.as_secs_f64());
-        }
+    pub(crate) fn tls_handshake(&self, result: &'static str) {
         self.tls_handshakes
             .get_or_create(&ResultLabels { result })
             .inc();
@@ -298,10 +325,10 @@ mod tests {
         let metrics = RelayMetrics::new();
         let series = metrics.tunnel("t");
         for n in 0..MAX_ROUTES {
-            assert_eq!(*series.route(&n.to_string()), n.to_string());
+            assert_eq!(*series.route(&n.to_string()).route, n.to_string());
         }
-        assert_eq!(*series.route("one more"), *OTHER);
-        assert_eq!(*series.route("7"), *"7");
+        assert_eq!(*series.route("one more").route, *OTHER);
+        assert_eq!(*series.route("7").route, *"7");
 
         for n in 1..MAX_TUNNELS {
             assert_eq!(*metrics.tunnel(&n.to_string()).tunnel, n.to_string());

@@ -122,8 +122,9 @@ impl AgentAcceptor {
                 }
                 Ok(Err(HandshakeError::Joined(agent))) => {
                     tracing::info!(event = "agent_joined", agent, "agent joined");
-                    let details = serde_json::json!({ "agent": agent, "peer": source });
+                    let details = serde_json::json!({ "agent": agent, "address": source });
                     let observer = &this.host.observer;
+                    observer.metrics().agent_handshake("joined");
                     observer
                         .audit()
                         .act("agent_joined", Actor::agent(&agent), details);

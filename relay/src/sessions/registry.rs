@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hookward_core::names::HostName;
+use hookward_core::names::{AgentName, HostName};
 use hookward_gate::engine::GateState;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -31,8 +31,26 @@ pub(crate) struct Registry {
     opened: Arc<watch::Sender<u64>>,
     /// All sessions, also those without a tunnel, by number.
     sessions: Arc<Mutex<BTreeMap<u64, Arc<ActiveSession>>>>,
+    /// Packets of ended sessions, by agent.
+    ended_packets: Arc<Mutex<BTreeMap<AgentName, Packets>>>,
     /// Number of sessions of each agent.
     of_agent: Arc<Mutex<HashMap<AgentId, usize>>>,
+}
+
+/// Number of packets over QUIC.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Packets {
+    pub sent: u64,
+    pub lost: u64,
+}
+
+impl Packets {
+    fn add(&mut self, session: &ActiveSession) {
+        if let Some(path) = session.session.path_stats() {
+            self.sent += path.sent_packets;
+            self.lost += path.lost_packets;
+        }
+    }
 }
 
 /// Guard that counts a session of an agent.
@@ -270,8 +288,12 @@ impl Registry {
     /// Removes a session that ended.
     pub(crate) fn remove(&self, session: &ActiveSession) {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.remove(&session.number());
-        drop(sessions);
+        let mut ended = self.lock_packets();
+        if sessions.remove(&session.number()).is_some() {
+            let agent = session.agent.name.clone();
+            ended.entry(agent).or_default().add(session);
+        }
+        drop((sessions, ended));
         self.leave(session);
     }
 
@@ -279,6 +301,22 @@ impl Registry {
     pub(crate) fn sessions(&self) -> Vec<Arc<ActiveSession>> {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.values().cloned().collect()
+    }
+
+    /// Returns the number of packets of each agent since the start. It never falls.
+    pub(crate) fn packets(&self) -> BTreeMap<AgentName, Packets> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packets = self.lock_packets().clone();
+        for session in sessions.values() {
+            let agent = session.agent.name.clone();
+            packets.entry(agent).or_default().add(session);
+        }
+        packets
+    }
+
+    fn lock_packets(&self) -> MutexGuard<'_, BTreeMap<AgentName, Packets>> {
+        let packets = self.ended_packets.lock();
+        packets.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns all tunnels, by host.

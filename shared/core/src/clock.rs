@@ -33,8 +33,37 @@ impl UnixMillis {
         let time = time::OffsetDateTime::from_unix_timestamp(seconds)
             .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
         let ((year, month, day), (hour, minute, second)) = (time.to_calendar_date(), time.to_hms());
-        let (month, milli) = (u8::from(month), self.0 % 1000);
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+        let date = [
+            (year.unsigned_abs(), 4),
+            (u8::from(month).into(), 2),
+            (day.into(), 2),
+        ];
+        let of_day = [(hour.into(), 2), (minute.into(), 2), (second.into(), 2)];
+        let millis = u32::try_from(self.0 % 1000).unwrap_or_default();
+
+        let mut text = String::with_capacity(RFC3339_LENGTH);
+        for ((value, width), after) in date.into_iter().zip(['-', '-', 'T']) {
+            push_digits(&mut text, value, width);
+            text.push(after);
+        }
+        for ((value, width), after) in of_day.into_iter().zip([':', ':', '.']) {
+            push_digits(&mut text, value, width);
+            text.push(after);
+        }
+        push_digits(&mut text, millis, 3);
+        text.push('Z');
+        text
+    }
+}
+
+/// Length of an RFC 3339 time with milliseconds, in bytes.
+const RFC3339_LENGTH: usize = "1970-01-01T00:00:00.000Z".len();
+
+/// Appends a number with leading zeros.
+fn push_digits(text: &mut String, value: u32, width: u32) {
+    for place in (0..width).rev() {
+        let digit = value / 10_u32.pow(place) % 10;
+        text.extend(char::from_digit(digit, 10));
     }
 }
 

@@ -47,12 +47,12 @@ pub const fn status_class(status: u16) -> &'static str {
 /// Source of metrics that are read at each scrape.
 pub trait Snapshot: Send + Sync + 'static {
     /// Returns the present families.
-    fn families(&self) -> Vec<Family>;
+    fn families(&self) -> Vec<MetricFamily>;
 }
 
 /// Metrics of one name.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Family {
+pub struct MetricFamily {
     name: &'static str,
     help: &'static str,
     kind: Kind,
@@ -72,7 +72,7 @@ struct Sample {
     value: f64,
 }
 
-impl Family {
+impl MetricFamily {
     /// Creates a gauge.
     #[must_use]
     pub const fn gauge(name: &'static str, help: &'static str) -> Self {
@@ -128,13 +128,24 @@ impl Family {
         let mut metrics = encoder.encode_descriptor(self.name, self.help, None, kind)?;
         for Sample { labels, value } in &self.samples {
             let one = metrics.encode_family(labels)?;
-            match self.kind {
-                Kind::Counter => ConstCounter::new(*value).encode(one)?,
-                Kind::Gauge => ConstGauge::new(*value).encode(one)?,
+            match (self.kind, whole(*value)) {
+                (Kind::Counter, Some(whole)) => ConstCounter::new(whole).encode(one)?,
+                (Kind::Counter, None) => ConstCounter::new(*value).encode(one)?,
+                (Kind::Gauge, Some(whole)) => ConstGauge::new(whole).encode(one)?,
+                (Kind::Gauge, None) => ConstGauge::new(*value).encode(one)?,
             }
         }
         Ok(())
     }
+}
+
+/// Returns a whole number, which needs no decimal point.
+fn whole(value: f64) -> Option<u64> {
+    /// First number that has no exact neighbour.
+    const LIMIT: f64 = 9_007_199_254_740_992.0;
+
+    let is_whole = (0.0..LIMIT).contains(&value) && value.fract() == 0.0;
+    is_whole.then_some(value as u64)
 }
 
 /// Adapter of a snapshot for the registry.
@@ -176,11 +187,11 @@ mod tests {
     struct Fixed;
 
     impl Snapshot for Fixed {
-        fn families(&self) -> Vec<Family> {
+        fn families(&self) -> Vec<MetricFamily> {
             vec![
-                Family::counter("test_events", "Events").with(&[("kind", "a\"\n")], 3.0),
-                Family::gauge("test_size_bytes", "Size").value(1.5),
-                Family::gauge("test_absent", "Nothing has a value"),
+                MetricFamily::counter("test_events", "Events").with(&[("kind", "a\"\n")], 3.0),
+                MetricFamily::gauge("test_size_bytes", "Size").value(1.5),
+                MetricFamily::gauge("test_absent", "Nothing has a value"),
             ]
         }
     }
@@ -195,7 +206,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("test_events_total{kind=\"a\\\"\\n\"} 3"),
+            text.contains("test_events_total{kind=\"a\\\"\\n\"} 3\n"),
             "{text}"
         );
         assert!(

@@ -16,7 +16,8 @@ use crate::commands::CommandError;
 use crate::config::state_dir::StateDir;
 use crate::events::{self, Event, EventSink, EventStream};
 use crate::observe::AgentObserver;
-use crate::{Agent, AgentSettings, terminal};
+use crate::terminal::{self, Shown};
+use crate::{Agent, AgentSettings};
 
 /// Name of the program in syslog.
 const PROGRAM: &str = "hookward";
@@ -25,6 +26,7 @@ const PROGRAM: &str = "hookward";
 pub(super) struct Outputs {
     audit: AuditLog,
     api: Option<BoundApi>,
+    log: Option<Shown>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -43,14 +45,19 @@ impl Outputs {
 
         let observer = Arc::new(AgentObserver::new(audit.clone()));
         let (events, stream) = events::observed_channel(observer);
-        if let Some(path) = &args.log {
-            terminal::log_to(path, events.subscribe(), args.log_format, several)
-                .map_err(CommandError::system("--log"))?;
-        }
+        let log = match &args.log {
+            Some(path) => {
+                let stream = events.subscribe();
+                let log = terminal::log_to(path, stream, args.log_format, several);
+                Some(log.map_err(CommandError::system("--log"))?)
+            }
+            None => None,
+        };
 
         let outputs = Self {
             audit,
             api,
+            log,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
@@ -77,14 +84,16 @@ impl Outputs {
 
     /// Records a policy that was read again, or the reason why it is invalid.
     pub(super) fn note_policy(&self, tunnel: usize, read: Result<&Policy, &str>) {
+        // The number of the tunnel in the file, from 1.
+        let number = tunnel + 1;
         let (event, details) = match read {
             Ok(policy) => (
                 "policy_loaded",
-                json!({ "tunnel": tunnel, "policy": summary(policy) }),
+                json!({ "tunnel_number": number, "policy": summary(policy) }),
             ),
             Err(reason) => (
                 "policy_refused",
-                json!({ "tunnel": tunnel, "reason": reason }),
+                json!({ "tunnel_number": number, "reason": reason }),
             ),
         };
         self.audit.act(event, Actor::program(), details);
@@ -99,13 +108,15 @@ impl Outputs {
         api.serve(agent.view(), &self.tasks, &self.stop);
     }
 
-    /// Writes the last records, and ends the API.
-    pub(super) async fn close(self) {
+    /// Writes the last records, and ends the API. Returns the handle of the log file, which ends with
+    /// the events.
+    pub(super) async fn close(self) -> Option<Shown> {
         self.audit.act("stopped", Actor::program(), json!({}));
         self.audit.close().await;
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        self.log
     }
 }
 

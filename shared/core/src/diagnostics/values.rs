@@ -60,11 +60,14 @@ impl<'d> TableReader<'d> {
         }
     }
 
-    /// Reads a duration such as `"500ms"`, `"10s"`, `"5m"` or `"1h"`; never zero.
+    /// Reads a duration such as `"500ms"`, `"10s"`, `"5m"`, `"1h"` or `"30d"`; never zero.
     pub fn duration(&mut self, key: &'static str) -> Option<Duration> {
         match self.take(key)?.get_ref() {
             DeValue::String(text) if parse_duration(text).is_some() => parse_duration(text),
-            _ => self.wrong(key, "a time such as \"500ms\", \"10s\", \"5m\" or \"1h\""),
+            _ => self.wrong(
+                key,
+                "a time such as \"500ms\", \"10s\", \"5m\", \"1h\" or \"30d\"",
+            ),
         }
     }
 
@@ -161,7 +164,7 @@ pub(super) fn parse_integer(number: &toml::de::DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
-/// Parses `500ms`, `10s`, `5m` or `1h`. Rejects zero and other forms.
+/// Parses `500ms`, `10s`, `5m`, `1h` or `30d`. Rejects zero and other forms.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -172,6 +175,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         "s" => number.checked_mul(1000)?,
         "m" => number.checked_mul(60_000)?,
         "h" => number.checked_mul(3_600_000)?,
+        "d" => number.checked_mul(86_400_000)?,
         _ => return None,
     };
     (millis > 0).then(|| Duration::from_millis(millis))

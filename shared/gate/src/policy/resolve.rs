@@ -169,7 +169,7 @@ impl Resolver<'_> {
                     route.answer_timeout_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
                 }
                 None => {
-                    let what = format!("{text:?} is not a time such as 500ms, 10s, 5m or 1h");
+                    let what = format!("{text:?} is not a time such as 500ms, 10s, 5m, 1h or 30d");
                     self.report(origins, "answer_timeout", what);
                 }
             }

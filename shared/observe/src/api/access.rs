@@ -17,10 +17,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hookward_core::secret::{Secret, SecretDigest};
+use hookward_core::text::{Escaped, shown_path};
 use hookward_runtime::process::{self, OtherUsers};
 use serde_json::json;
 
 use super::slots::Slot;
+use crate::audit::{AuditLog, LimitedKind};
 
 /// Peer of a connection. The server adds it to every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +52,18 @@ pub struct Tokens {
     pub metrics: SecretDigest,
 }
 
+/// Guard of an API.
+pub struct Guard {
+    /// Tokens that grant access.
+    pub tokens: Tokens,
+    /// Audit log, which records refused calls.
+    pub audit: AuditLog,
+}
+
 /// Access that a route needs.
 #[derive(Clone)]
 pub struct Access {
-    tokens: Arc<Tokens>,
+    guard: Arc<Guard>,
     needs: Needs,
     /// `true` for a listener that has a name in the network.
     has_name: bool,
@@ -70,25 +80,25 @@ enum Needs {
 impl Access {
     /// Lets every caller in that passes the checks of `Host` and `Origin`.
     #[must_use]
-    pub fn open(tokens: &Arc<Tokens>) -> Self {
-        Self::new(tokens, Needs::Nothing)
+    pub fn open(guard: &Arc<Guard>) -> Self {
+        Self::new(guard, Needs::Nothing)
     }
 
     /// Needs one of the tokens.
     #[must_use]
-    pub fn metrics(tokens: &Arc<Tokens>) -> Self {
-        Self::new(tokens, Needs::Metrics)
+    pub fn metrics(guard: &Arc<Guard>) -> Self {
+        Self::new(guard, Needs::Metrics)
     }
 
     /// Needs the token for everything.
     #[must_use]
-    pub fn full(tokens: &Arc<Tokens>) -> Self {
-        Self::new(tokens, Needs::Full)
+    pub fn full(guard: &Arc<Guard>) -> Self {
+        Self::new(guard, Needs::Full)
     }
 
-    fn new(tokens: &Arc<Tokens>, needs: Needs) -> Self {
+    fn new(guard: &Arc<Guard>, needs: Needs) -> Self {
         Self {
-            tokens: Arc::clone(tokens),
+            guard: Arc::clone(guard),
             needs,
             has_name: false,
         }
@@ -116,8 +126,27 @@ impl Access {
         let Some(token) = bearer(headers) else {
             return false;
         };
-        let is_full = self.tokens.full.matches(token);
-        is_full || needs == Needs::Metrics && self.tokens.metrics.matches(token)
+        let is_full = self.guard.tokens.full.matches(token);
+        is_full || needs == Needs::Metrics && self.guard.tokens.metrics.matches(token)
+    }
+
+    fn record_refusal(&self, request: &Request, reason: &'static str) {
+        let Some(Caller::Tcp(peer)) = request.extensions().get::<Caller>() else {
+            return;
+        };
+        let kind = LimitedKind {
+            event: "api_refused",
+            reason,
+        };
+        let details = || {
+            json!({
+                "address": peer.ip(),
+                "reason": reason,
+                "method": Escaped(request.method().as_str().as_bytes()).to_string(),
+                "path": shown_path(request.uri().path().as_bytes()),
+            })
+        };
+        self.guard.audit.limited(peer.ip(), kind, details);
     }
 }
 
@@ -135,6 +164,7 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
         && !access.has_name
         && let Err(reason) = check_origin(headers)
     {
+        access.record_refusal(&request, "origin");
         return problem(StatusCode::FORBIDDEN, reason);
     }
     if access.is_known(caller, headers)
@@ -143,6 +173,7 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
         slot.mark_known();
     }
     if !access.grants(access.needs, caller, headers) {
+        access.record_refusal(&request, "token");
         let mut response = problem(
             StatusCode::UNAUTHORIZED,
             "send the token of the token file: Authorization: Bearer TOKEN",

@@ -168,7 +168,7 @@ impl Writer {
                 std::thread::sleep(BATCH_TIME);
                 queue.lines.extend(self.shared.take_more());
             }
-            self.taken += queue.lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+            self.taken += memchr::memchr_iter(b'\n', &queue.lines).count() as u64;
 
             if queue.reopen {
                 self.reopen();
@@ -190,10 +190,11 @@ impl Writer {
 
     /// Seals records, and sends them to the sinks that keep nothing.
     fn seal_all(&mut self, lines: &[u8]) {
-        for fields in lines
-            .split(|byte| *byte == b'\n')
-            .filter(|line| !line.is_empty())
-        {
+        let mut rest = lines;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let (fields, after) = rest.split_at(end);
+            rest = after.get(1..).unwrap_or_default();
+
             let start = self.backlog.len();
             self.head.seal(fields, &mut self.backlog);
             let line = self.backlog.get(start..).unwrap_or_default();
@@ -361,7 +362,8 @@ impl Writer {
 
     /// Seals a record of the log itself.
     fn seal(&mut self, event: &'static str, details: &serde_json::Value) {
-        if let Ok(fields) = encode(self.clock.now(), event, details) {
+        if let Ok(mut fields) = encode(self.clock.now(), event, details) {
+            fields.push(b'\n');
             self.seal_all(&fields);
         }
     }

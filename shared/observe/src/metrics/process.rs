@@ -4,7 +4,7 @@ use hookward_core::clock::Clock;
 use procfs::WithCurrentSystemInfo as _;
 use procfs::process::{LimitValue, Process};
 
-use super::{Family, Snapshot};
+use super::{MetricFamily, Snapshot};
 
 /// State of this process.
 pub struct ProcessSnapshot {
@@ -22,8 +22,8 @@ impl ProcessSnapshot {
 }
 
 impl Snapshot for ProcessSnapshot {
-    fn families(&self) -> Vec<Family> {
-        let start = Family::gauge(
+    fn families(&self) -> Vec<MetricFamily> {
+        let start = MetricFamily::gauge(
             "process_start_time_seconds",
             "Start of the process, in seconds since 1970",
         );
@@ -34,19 +34,21 @@ impl Snapshot for ProcessSnapshot {
 
         if let Ok(stat) = process.stat() {
             let ticks = (stat.utime + stat.stime) as f64;
-            let cpu = Family::counter("process_cpu_seconds", "CPU time of the process");
+            let cpu = MetricFamily::counter("process_cpu_seconds", "CPU time of the process");
             families.push(cpu.value(ticks / procfs::ticks_per_second() as f64));
-            let memory = Family::gauge("process_resident_memory_bytes", "Memory of the process");
+            let memory =
+                MetricFamily::gauge("process_resident_memory_bytes", "Memory of the process");
             families.push(memory.value(stat.rss_bytes().get() as f64));
         }
         if let Ok(count) = process.fd_count() {
-            let open = Family::gauge("process_open_fds", "Open file descriptors");
+            let open = MetricFamily::gauge("process_open_fds", "Open file descriptors");
             families.push(open.value(count as f64));
         }
         if let Ok(limits) = process.limits()
             && let LimitValue::Value(most) = limits.max_open_files.soft_limit
         {
-            let limit = Family::gauge("process_max_fds", "Maximum number of open file descriptors");
+            let limit =
+                MetricFamily::gauge("process_max_fds", "Maximum number of open file descriptors");
             families.push(limit.value(most as f64));
         }
         families
