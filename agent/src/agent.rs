@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::status::AgentView;
 use crate::events::EventSink;
 use crate::exchange::{ExchangeHandler, InFlight, Pairing, PendingHeads, RefusalSummary};
+use crate::observe::AgentObserver;
 use crate::relay_link;
 use crate::relay_link::policy_sync::PolicyOffer;
 use crate::relay_link::status::LinkStatus;
@@ -201,12 +202,12 @@ impl Agent {
     }
 
     /// Returns the agent as its API shows it.
-    pub(crate) fn view(&self) -> AgentView {
+    pub(crate) fn view(&self, observer: Arc<AgentObserver>) -> AgentView {
         AgentView {
             context: Arc::downgrade(&self.context),
             body_memory: self.body_memory.clone(),
             in_flight: self.in_flight.clone(),
-            observer: Arc::clone(self.context.events.observer()),
+            observer,
             clock: self.clock.clone(),
             started: self.started,
         }

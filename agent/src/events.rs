@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use self::channel::{EventSink, EventStream, channel, observed_channel};
+pub use self::channel::{EventObserver, EventSink, EventStream, channel, observed_channel};
 use hookward_core::reason::{Check, Code};
 use hookward_core::text::Escaped;
 use hookward_core::trace::TraceId;

@@ -8,13 +8,12 @@ mod metrics;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hookward_core::clock::Clock;
 use hookward_observe::audit::{Actor, AuditLog};
 use serde_json::json;
 
 use self::activity::TunnelActivity;
 pub(crate) use self::metrics::AgentMetrics;
-use crate::events::{Event, Ready, RequestEvent, RequestResult};
+use crate::events::{Event, EventObserver, Ready, RequestEvent, RequestResult};
 
 /// Observer of an agent.
 pub struct AgentObserver {
@@ -44,12 +43,6 @@ impl AgentObserver {
         }
     }
 
-    /// Creates an observer without an audit log.
-    #[must_use]
-    pub fn without_audit() -> Self {
-        Self::new(AuditLog::off(Clock::System))
-    }
-
     /// Returns the audit log.
     pub(crate) const fn audit(&self) -> &AuditLog {
         &self.audit
@@ -63,33 +56,6 @@ impl AgentObserver {
     /// Returns the tunnels, by host.
     pub(crate) fn tunnels(&self) -> BTreeMap<String, ObservedTunnel> {
         self.lock().clone()
-    }
-
-    /// Observes the outcome of a request. Events of refusals are limited in number; this is not.
-    pub(crate) fn request(&self, request: &RequestEvent) {
-        self.metrics.request(request);
-        audit::request(&self.audit, request);
-        if let Some(tunnel) = self.lock().get_mut(&*request.host) {
-            let is_answer = matches!(request.outcome, RequestResult::Answered { .. });
-            tunnel.activity.count(is_answer.then_some(request.took));
-        }
-    }
-
-    /// Observes an event other than a request.
-    pub(crate) fn event(&self, event: &Event) {
-        match event {
-            Event::Ready(ready) => self.ready(ready),
-            Event::Disconnected { reason } => self.disconnected(reason),
-            Event::RelayDisconnected { reason, .. } => self.disconnected(reason),
-            Event::Connecting { .. }
-            | Event::Request(_)
-            | Event::Refused(_)
-            | Event::RefusedSummary(_)
-            | Event::Api { .. }
-            | Event::Stopping { .. }
-            | Event::Note(_)
-            | Event::Warning(_) => {}
-        }
     }
 
     fn ready(&self, ready: &Ready) {
@@ -120,5 +86,32 @@ impl AgentObserver {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, ObservedTunnel>> {
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EventObserver for AgentObserver {
+    fn request(&self, request: &RequestEvent) {
+        self.metrics.request(request);
+        audit::request(&self.audit, request);
+        if let Some(tunnel) = self.lock().get_mut(&*request.host) {
+            let is_answer = matches!(request.outcome, RequestResult::Answered { .. });
+            tunnel.activity.count(is_answer.then_some(request.took));
+        }
+    }
+
+    fn event(&self, event: &Event) {
+        match event {
+            Event::Ready(ready) => self.ready(ready),
+            Event::Disconnected { reason } => self.disconnected(reason),
+            Event::RelayDisconnected { reason, .. } => self.disconnected(reason),
+            Event::Connecting { .. }
+            | Event::Request(_)
+            | Event::Refused(_)
+            | Event::RefusedSummary(_)
+            | Event::Api { .. }
+            | Event::Stopping { .. }
+            | Event::Note(_)
+            | Event::Warning(_) => {}
+        }
     }
 }

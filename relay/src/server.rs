@@ -56,7 +56,7 @@ use crate::sessions::context::{PoliciesInForce, SessionContext};
 use crate::sessions::{AgentAcceptor, AgentListener, Registry};
 use crate::settings::Settings;
 use crate::storage::agents::TakenHost;
-use crate::storage::dedup::DedupWriter;
+use crate::storage::dedup::{DEDUP_FILE, DedupWriter};
 use crate::storage::{CommitStats, STATE_FILE, Store};
 
 /// A running relay.
@@ -498,6 +498,3 @@ const PROGRAM: &str = "hookward-relay";
 
 /// Lock file of a data directory in use; it names the owner.
 const LOCK_FILE: &str = "relay.lock";
-
-/// File of deliveries in the data directory.
-pub(crate) const DEDUP_FILE: &str = "deliveries.db";

@@ -48,7 +48,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 pub(crate) use self::raw::{RawSettings, read_file};
-use crate::admin::listeners::AdminSettings;
+use crate::admin::listeners::{AdminListen, AdminSettings, PRESET};
 use crate::edge::client_address::ForwardedField;
 use crate::fetch::client::FetchSettings;
 
@@ -120,7 +120,18 @@ impl Settings {
             "trusted_proxies": networks.collect::<Vec<_>>(),
             "proxy_protocol": self.proxy_protocol,
             "hosts": self.hosts.iter().map(|(host, agent)| (host.as_str(), agent.as_str())).collect::<BTreeMap<_, _>>(),
-            "on_audit_failure": self.audit.on_failure.as_str(),
+            "audit": {
+                "file": self.audit.file.as_ref().map(|file| file.path.display().to_string()),
+                "stdout": self.audit.stdout,
+                "syslog": self.audit.syslog.as_ref().map(ToString::to_string),
+                "on_failure": self.audit.on_failure.as_str(),
+            },
+            "admin": match self.admin.listen {
+                AdminListen::Off => "off".to_owned(),
+                AdminListen::Preset => PRESET.to_string(),
+                AdminListen::At(address) => address.to_string(),
+            },
+            "monitoring": self.admin.monitoring.map(|address| address.to_string()),
             "limits": changed,
         })
     }

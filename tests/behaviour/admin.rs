@@ -1,7 +1,8 @@
 //! The private APIs: state, health and metrics for those who have the token, and nothing for others.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
@@ -9,25 +10,13 @@ use hookward_observe::audit::{AuditSettings, FileSettings};
 use hookward_relay::{AdminListen, AdminSettings};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::private_api::{Response, call, get};
-use hookward_tests::process::{Process, have, run};
+use hookward_tests::process::{NAMESPACE, Process, have, run};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage};
-use hookward_tests::wait::{eventually, happens};
+use hookward_tests::wait::{DEADLINE, eventually, happens};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::programs::{edge, free_port, off, serve};
-
-/// Arguments of unshare: mounts and processes of its own, all of which end with it.
-const NAMESPACE: [&str; 8] = [
-    "--map-root-user",
-    "--mount",
-    "--pid",
-    "--fork",
-    "--kill-child",
-    "--mount-proc",
-    "sh",
-    "-c",
-];
 
 const ANY: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
@@ -38,7 +27,7 @@ struct Private {
     monitoring: SocketAddr,
     token: String,
     metrics_token: String,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 async fn private(application: &Application) -> Private {
@@ -72,7 +61,7 @@ async fn private(application: &Application) -> Private {
         token: token("admin-token"),
         metrics_token: token("metrics-token"),
         stage,
-        _dir: dir,
+        dir,
     }
 }
 
@@ -248,6 +237,52 @@ async fn nothing_is_told_without_the_token() {
             .await;
         assert_eq!(answer.status, 401, "{bad}");
     }
+
+    let audit = std::fs::read_to_string(private.dir.path().join("audit.log")).unwrap();
+    let is_refused = |line: &&str| line.contains("api_refused") && line.contains("/api/v1/status");
+    assert!(audit.lines().any(|line| is_refused(&line)), "{audit}");
+}
+
+/// Strangers that open every connection, and read nothing.
+#[tokio::test]
+async fn connections_without_a_token_do_not_lock_administrators_out() {
+    let application = Application::start(|_| Reply::ok("fine")).await;
+    let private = private(&application).await;
+    let (admin, bearer) = (private.admin, format!("Bearer {}", private.token));
+    off(move || {
+        let open = |fields: &str| {
+            let mut stream = TcpStream::connect(admin).unwrap();
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            let head = format!("GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        };
+        let mut known = open(&format!("Authorization: {bearer}\r\n"));
+        let mut first = [0; 15];
+        known.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200 OK");
+
+        let strangers: Vec<_> = (0..200).map(|_| open("")).collect();
+        let answer = call(admin, "GET", "/livez", &[]);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        drop(strangers);
+
+        // The connection with the token was not evicted: it gets the events.
+        let mut rest = Vec::new();
+        call(
+            admin,
+            "DELETE",
+            "/api/v1/agents/flexdeploy",
+            &[("Authorization", &bearer)],
+        );
+        while !String::from_utf8_lossy(&rest).contains("agent_disconnected") {
+            let mut more = [0; 4096];
+            let count = known.read(&mut more).unwrap();
+            assert!(count > 0, "{}", String::from_utf8_lossy(&rest));
+            rest.extend_from_slice(&more[..count]);
+        }
+    })
+    .await;
 }
 
 /// A page in the administrator's browser reaches the port, but not the API.
@@ -517,9 +552,12 @@ async fn status_and_agents_from_the_command_line() {
         let none = run("hookward", &["status", "--state-dir", state_text], &[], "");
         assert_eq!(none.code, Some(1), "{none:?}");
 
+        // `hookward status` needs no port.
         let args = [
             "http",
             &port,
+            "--inspect",
+            "off",
             "--log-format",
             "json",
             "--state-dir",
@@ -573,6 +611,14 @@ async fn status_and_agents_from_the_command_line() {
         }
         assert!(!own.out.contains("token="), "{own:?}");
 
+        // An agent that was killed leaves its socket.
+        agent.signal("KILL");
+        agent.wait();
+        let none = run("hookward", &["status", "--state-dir", state_text], &[], "");
+        assert_eq!(none.code, Some(1), "{none:?}");
+        let mut agent = Process::start("hookward", &args, &[]);
+        agent.event("ready");
+
         // An agent that left is known with the time.
         agent.signal("TERM");
         assert_eq!(agent.wait(), Some(0));
@@ -600,7 +646,7 @@ async fn status_and_agents_from_the_command_line() {
     .await;
 }
 
-/// A read-only disk: the relay says that it is not ready, and recovers.
+/// A full disk: the relay says that it is not ready, and recovers.
 #[tokio::test]
 async fn a_relay_whose_storage_fails_is_not_ready() {
     if !have("unshare", "apt-get install util-linux") {
@@ -624,7 +670,7 @@ async fn a_relay_whose_storage_fails_is_not_ready() {
         assert_eq!(call(admin, "GET", "/readyz", &[]).status, 200);
 
         let (data, token) = (data.display(), dir.path().join("token"));
-        relay.write(&format!("cp {data}/admin-token {}; mount -o remount,ro {data}\n", token.display()));
+        relay.write(&format!("cp {data}/admin-token {}; head -c 4M /dev/zero >{data}/fill\n", token.display()));
         happens("it is not ready", || call(admin, "GET", "/readyz", &[]).status == 503);
         let answer = call(admin, "GET", "/readyz", &[]);
         assert_eq!(answer.body, "not ready\n", "strangers learn no reason");
@@ -633,7 +679,7 @@ async fn a_relay_whose_storage_fails_is_not_ready() {
         assert!(answer.body.contains("relay.db") && !answer.body.contains("storage: ok"), "{answer:?}");
         assert_eq!(call(admin, "GET", "/livez", &[]).status, 200);
 
-        relay.write(&format!("mount -o remount,rw {data}\n"));
+        relay.write(&format!("rm {data}/fill\n"));
         happens("it is ready again", || call(admin, "GET", "/readyz", &[]).status == 200);
     })
     .await;

@@ -318,3 +318,15 @@ pub fn have(command: &str, install: &str) -> bool {
 
     found
 }
+
+/// Arguments of unshare for a script with mounts and processes of its own, which end with it.
+pub const NAMESPACE: [&str; 8] = [
+    "--map-root-user",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "sh",
+    "-c",
+];

@@ -1,5 +1,6 @@
 //! `hookward status` shows the state of running agents.
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use hookward_observe::api::client::{self, CallError};
@@ -36,7 +37,10 @@ pub(super) async fn run(args: StatusArgs) -> Result<Exit, CommandError> {
                 each.join("\n\n")
             }
         };
-        print(&format!("{text}\n"))?;
+        let clears =
+            args.watch && args.format == LogFormat::Text && std::io::stdout().is_terminal();
+        let before = if clears { table::CLEAR_SCREEN } else { "" };
+        print(&format!("{before}{text}\n"))?;
         if !args.watch {
             return Ok(Exit::Done);
         }
@@ -96,11 +100,12 @@ fn text(agent: &AgentStatus) -> String {
         "requests     {} in flight",
         agent.requests_in_flight
     ));
-    if let Some(last) = &agent.audit_last {
+    let audit = agent.audit_last.as_ref().map_or("off".to_owned(), |last| {
         let failure = agent.audit_failure.as_ref();
         let failure = failure.map_or_else(String::new, |reason| format!(", FAILING: {reason}"));
-        lines.push(format!("audit        last {last}{failure}"));
-    }
+        format!("last {last}{failure}")
+    });
+    lines.push(format!("audit        {audit}"));
 
     let header = ["URL", "APPLICATION", "HEALTH", "REQUESTS", "P50", "P99"];
     let rows = agent.tunnels.iter().map(|tunnel| {

@@ -2,7 +2,6 @@
 //! learns how many; requests never wait for it.
 
 use super::{Event, RequestEvent, TimedEvent};
-use crate::observe::AgentObserver;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::{
@@ -13,11 +12,20 @@ use tokio::sync::broadcast::{
 /// Number of events that the agent keeps for the slowest output.
 const QUEUE_LENGTH: usize = 4096;
 
+/// Observer that sees every event before the outputs do, and loses none.
+pub trait EventObserver: Send + Sync {
+    /// Observes the outcome of a request. Events of refusals are limited in number; this is not.
+    fn request(&self, request: &RequestEvent);
+
+    /// Observes an event other than a request.
+    fn event(&self, event: &Event);
+}
+
 /// Sink of events. Emitting never waits.
 #[derive(Clone)]
 pub struct EventSink {
     sender: broadcast::Sender<TimedEvent>,
-    observer: Arc<AgentObserver>,
+    observer: Option<Arc<dyn EventObserver>>,
 }
 
 /// Stream of the events since it was created.
@@ -30,12 +38,16 @@ pub struct EventStream {
 /// Creates a sink of events, and its first stream.
 #[must_use]
 pub fn channel() -> (EventSink, EventStream) {
-    observed_channel(Arc::new(AgentObserver::without_audit()))
+    new_channel(None)
 }
 
 /// Creates a sink whose events this observer sees, and its first stream.
 #[must_use]
-pub fn observed_channel(observer: Arc<AgentObserver>) -> (EventSink, EventStream) {
+pub fn observed_channel(observer: Arc<dyn EventObserver>) -> (EventSink, EventStream) {
+    new_channel(Some(observer))
+}
+
+fn new_channel(observer: Option<Arc<dyn EventObserver>>) -> (EventSink, EventStream) {
     let (sender, receiver) = broadcast::channel(QUEUE_LENGTH);
     let sink = EventSink { sender, observer };
     (sink, EventStream { receiver, lost: 0 })
@@ -49,17 +61,16 @@ impl EventSink {
 
     /// Passes the outcome of a request to the observer. [`EventSink::emit`] shows it.
     pub(crate) fn observe(&self, request: &RequestEvent) {
-        self.observer.request(request);
-    }
-
-    /// Returns the observer.
-    pub(crate) const fn observer(&self) -> &Arc<AgentObserver> {
-        &self.observer
+        if let Some(observer) = &self.observer {
+            observer.request(request);
+        }
     }
 
     /// Emits an event that happened `ago`.
     pub fn emit_at(&self, ago: Duration, report: Event) {
-        self.observer.event(&report);
+        if let Some(observer) = &self.observer {
+            observer.event(&report);
+        }
         let stamped = TimedEvent::from(report);
         let at = stamped
             .at

@@ -19,9 +19,6 @@ use crate::commands::{CommandError, say};
 /// Interval of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Clears the screen and moves the cursor home (ECMA-48).
-const CLEAR: &str = "\x1b[2J\x1b[H";
-
 /// Runs the command.
 ///
 /// # Errors
@@ -36,7 +33,10 @@ pub(super) async fn run(args: StatusArgs) -> Result<(), CommandError> {
 
         let clears =
             args.watch && args.format == OutputFormat::Text && std::io::stdout().is_terminal();
-        say(&format!("{}{text}", if clears { CLEAR } else { "" }))?;
+        say(&format!(
+            "{}{text}",
+            if clears { table::CLEAR_SCREEN } else { "" }
+        ))?;
         if !args.watch {
             return Ok(());
         }
@@ -112,13 +112,10 @@ fn text(status: &RelayStatus, now: UnixMillis) -> String {
             format!("{name}: {commits} commits, {mean:.1} ms each, {failures} failed"),
         )
     });
-    let audit = status.audit.iter().map(|audit| {
+    let audit = status.audit.as_ref().map_or("off".to_owned(), |audit| {
         let failure = audit.failure.as_ref();
         let failure = failure.map_or(String::new(), |reason| format!(", FAILING: {reason}"));
-        (
-            "audit",
-            format!("last {}, {} lost{failure}", audit.last, audit.lost),
-        )
+        format!("last {}, {} lost{failure}", audit.last, audit.lost)
     });
     let limits = status.limits.iter().map(|limit| {
         let unit = if limit.unit.is_empty() {
@@ -135,7 +132,7 @@ fn text(status: &RelayStatus, now: UnixMillis) -> String {
         .into_iter()
         .chain(certificates)
         .chain(storage)
-        .chain(audit)
+        .chain([("audit", audit)])
         .chain(limits);
     lines.extend(fields.map(|(name, value)| format!("{name:<12} {value}")));
     lines.push(String::new());

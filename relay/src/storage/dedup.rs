@@ -31,6 +31,9 @@ use self::schema::prepare;
 use crate::storage::StorageError;
 use crate::storage::writer::{CommitStats, Writer, WriterOptions, WriterQueue};
 
+/// File of deliveries in the data directory.
+pub(crate) const DEDUP_FILE: &str = "deliveries.db";
+
 type Key = [u8; 32];
 /// Number of rows in the file, by tunnel.
 type Counts = HashMap<Arc<str>, u64>;

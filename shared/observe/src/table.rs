@@ -1,5 +1,8 @@
 //! Tables for people: aligned columns below a header.
 
+/// Clears the screen and moves the cursor home (ECMA-48).
+pub const CLEAR_SCREEN: &str = "\x1b[2J\x1b[H";
+
 /// Space between two columns.
 const GAP: usize = 2;
 

@@ -27,6 +27,7 @@ pub(super) struct Outputs {
     audit: AuditLog,
     api: Option<BoundApi>,
     log: Option<Shown>,
+    observer: Arc<AgentObserver>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -44,7 +45,7 @@ impl Outputs {
         let api = Some(BoundApi::bind(args.inspect, state)?);
 
         let observer = Arc::new(AgentObserver::new(audit.clone()));
-        let (events, stream) = events::observed_channel(observer);
+        let (events, stream) = events::observed_channel(Arc::clone(&observer) as _);
         let log = match &args.log {
             Some(path) => {
                 let stream = events.subscribe();
@@ -58,6 +59,7 @@ impl Outputs {
             audit,
             api,
             log,
+            observer,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
@@ -105,7 +107,11 @@ impl Outputs {
         if let Some(address) = api.address() {
             events.emit(Event::Api { address });
         }
-        api.serve(agent.view(), &self.tasks, &self.stop);
+        api.serve(
+            agent.view(Arc::clone(&self.observer)),
+            &self.tasks,
+            &self.stop,
+        );
     }
 
     /// Writes the last records, and ends the API. Returns the handle of the log file, which ends with
