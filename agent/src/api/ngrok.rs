@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use hookward_observe::api::access::problem;
 use serde_json::{Value, json};
 
-use super::routes::Api;
+use super::routes::AgentApi;
 use super::status::AgentView;
 use crate::observe::ObservedTunnel;
 use crate::observe::activity::TunnelActivity;
@@ -18,7 +18,7 @@ const NGROK_VERSION: &str = "3.9.0";
 
 /// Tunnels, in the shape of ngrok.
 #[utoipa::path(get, path = "/api/tunnels", responses((status = 200, body = Object)))]
-pub(super) async fn tunnels(State(api): State<Api>) -> Json<Value> {
+pub(super) async fn tunnels(State(api): State<AgentApi>) -> Json<Value> {
     let tunnels = api.view.observer.tunnels();
     let tunnels: Vec<_> = tunnels
         .iter()
@@ -32,7 +32,7 @@ pub(super) async fn tunnels(State(api): State<Api>) -> Json<Value> {
     (status = 200, body = Object),
     (status = 404, body = Object, content_type = "application/problem+json"),
 ))]
-pub(super) async fn tunnel(State(api): State<Api>, Path(name): Path<String>) -> Response {
+pub(super) async fn tunnel(State(api): State<AgentApi>, Path(name): Path<String>) -> Response {
     match api.view.observer.tunnels().get(&name) {
         Some(tunnel) => Json(shape(&api.view, &name, tunnel)).into_response(),
         None => problem(StatusCode::NOT_FOUND, "there is no tunnel of this name"),
@@ -41,7 +41,7 @@ pub(super) async fn tunnel(State(api): State<Api>, Path(name): Path<String>) -> 
 
 /// Endpoints, in the shape of ngrok's version 3.
 #[utoipa::path(get, path = "/api/endpoints", responses((status = 200, body = Object)))]
-pub(super) async fn endpoints(State(api): State<Api>) -> Json<Value> {
+pub(super) async fn endpoints(State(api): State<AgentApi>) -> Json<Value> {
     let tunnels = api.view.observer.tunnels();
     let endpoints = tunnels.iter().map(|(host, tunnel)| {
         json!({
@@ -58,7 +58,7 @@ pub(super) async fn endpoints(State(api): State<Api>) -> Json<Value> {
 
 /// State of the agent, in the shape of ngrok.
 #[utoipa::path(get, path = "/api/status", responses((status = 200, body = Object)))]
-pub(super) async fn status(State(api): State<Api>) -> Json<Value> {
+pub(super) async fn status(State(api): State<AgentApi>) -> Json<Value> {
     let legs: Vec<_> = api
         .view
         .links()

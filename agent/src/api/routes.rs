@@ -16,11 +16,11 @@ use utoipa_axum::routes;
 
 use super::metrics::AgentSnapshot;
 use super::ngrok;
-use super::status::{AgentStatus, AgentView};
+use super::status::{AgentView, ProcessStatus};
 
 /// State of the handlers.
 #[derive(Clone)]
-pub(super) struct Api {
+pub(super) struct AgentApi {
     pub view: Arc<AgentView>,
     registry: Arc<Registry>,
     /// Access to the reasons of health checks.
@@ -35,7 +35,7 @@ pub(super) struct Api {
                    state directory: Authorization: Bearer TOKEN. On another address than loopback, \
                    everything but /livez and /readyz does."
 ))]
-struct Document;
+struct AgentDocument;
 
 /// Creates the router. Without `is_local`, other machines can reach the API.
 pub(super) fn router(view: Arc<AgentView>, guard: &Arc<Guard>, is_local: bool) -> Router {
@@ -43,13 +43,13 @@ pub(super) fn router(view: Arc<AgentView>, guard: &Arc<Guard>, is_local: bool) -
     view.observer.metrics().register(&mut registry);
     metrics::register(&mut registry, AgentSnapshot(Arc::clone(&view)));
     metrics::register(&mut registry, ProcessSnapshot::new(&view.clock));
-    let api = Api {
+    let api = AgentApi {
         view,
         registry: Arc::new(registry),
         known: Access::metrics(guard),
     };
 
-    let (health, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+    let (health, mut document) = OpenApiRouter::with_openapi(AgentDocument::openapi())
         .routes(routes!(livez))
         .routes(routes!(readyz))
         .split_for_parts();
@@ -71,7 +71,7 @@ pub(super) fn router(view: Arc<AgentView>, guard: &Arc<Guard>, is_local: bool) -
         "/api/v1/openapi.json",
         axum::routing::get(|| async move { document.clone() }),
     );
-    let protect = |router: Router<Api>, access: Access| {
+    let protect = |router: Router<AgentApi>, access: Access| {
         let access = match is_local {
             true => access,
             false => access.under_any_name(),
@@ -112,7 +112,7 @@ struct ReadyQuery {
         (status = 503, body = String, content_type = "text/plain"),
     ))]
 async fn readyz(
-    State(api): State<Api>,
+    State(api): State<AgentApi>,
     Query(query): Query<ReadyQuery>,
     caller: Option<Extension<Caller>>,
     headers: HeaderMap,
@@ -143,7 +143,7 @@ async fn readyz(
 
 /// Metrics in the Prometheus text format.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
-async fn prometheus(State(api): State<Api>) -> Response {
+async fn prometheus(State(api): State<AgentApi>) -> Response {
     // Reads files of /proc.
     let text = tokio::task::spawn_blocking(move || metrics::text(&api.registry)).await;
     match text {
@@ -153,7 +153,7 @@ async fn prometheus(State(api): State<Api>) -> Response {
 }
 
 /// State of the agent as a whole.
-#[utoipa::path(get, path = "/api/v1/status", responses((status = 200, body = AgentStatus)))]
-async fn status(State(api): State<Api>) -> Json<AgentStatus> {
+#[utoipa::path(get, path = "/api/v1/status", responses((status = 200, body = ProcessStatus)))]
+async fn status(State(api): State<AgentApi>) -> Json<ProcessStatus> {
     Json(api.view.status())
 }

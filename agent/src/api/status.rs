@@ -28,7 +28,7 @@ pub(crate) struct AgentView {
 
 /// State of the agent as a whole.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub(crate) struct AgentStatus {
+pub(crate) struct ProcessStatus {
     /// Version of the program.
     pub version: String,
     /// Process id.
@@ -46,7 +46,7 @@ pub(crate) struct AgentStatus {
     /// Connections to relays.
     pub connections: Vec<ConnectionStatus>,
     /// Tunnels.
-    pub tunnels: Vec<TunnelStatus>,
+    pub tunnels: Vec<ServedTunnel>,
     /// Last record of the audit log as `SEQ:HASH`; absent if it is off.
     pub audit_last: Option<String>,
     /// Reason why the audit log fails.
@@ -72,7 +72,7 @@ pub(crate) struct ConnectionStatus {
 
 /// A tunnel.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub(crate) struct TunnelStatus {
+pub(crate) struct ServedTunnel {
     /// Public host.
     pub host: String,
     /// Public URL, without path and token.
@@ -93,10 +93,10 @@ pub(crate) struct TunnelStatus {
 
 impl AgentView {
     /// Returns the state as a whole.
-    pub(super) fn status(&self) -> AgentStatus {
+    pub(super) fn status(&self) -> ProcessStatus {
         let (started, since) = self.started;
         let audit = self.observer.audit().status();
-        AgentStatus {
+        ProcessStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: std::process::id(),
             started_ms: started.0,
@@ -130,7 +130,7 @@ impl AgentView {
         context.map_or_else(Vec::new, |context| context.status.links())
     }
 
-    fn tunnels(&self) -> Vec<TunnelStatus> {
+    fn tunnels(&self) -> Vec<ServedTunnel> {
         let context = self.context.upgrade();
         let health = |application: &str| {
             let mut tunnels = context.iter().flat_map(|context| &context.tunnels);
@@ -149,7 +149,7 @@ impl AgentView {
         };
         let tunnels = self.observer.tunnels().into_iter();
         tunnels
-            .map(|(host, tunnel)| TunnelStatus {
+            .map(|(host, tunnel)| ServedTunnel {
                 host,
                 url: tunnel.base_url,
                 health: health(&tunnel.application).to_owned(),

@@ -8,7 +8,7 @@ use hookward_observe::table::{self, span};
 use hyper::Method;
 use tokio::time::sleep;
 
-use crate::api::status::AgentStatus;
+use crate::api::status::ProcessStatus;
 use crate::cli::{LogFormat, StatusArgs};
 use crate::commands::{CommandError, print, print_error};
 use crate::config::state_dir::StateDir;
@@ -49,8 +49,8 @@ pub(super) async fn run(args: StatusArgs) -> Result<Exit, CommandError> {
 }
 
 /// Returns the running agents of a state directory, and of its relay for `--local`.
-async fn agents(state: &StateDir) -> Result<Vec<AgentStatus>, CommandError> {
-    let mut agents: Vec<AgentStatus> = Vec::new();
+async fn agents(state: &StateDir) -> Result<Vec<ProcessStatus>, CommandError> {
+    let mut agents: Vec<ProcessStatus> = Vec::new();
     for state in [state.clone(), state.local()?] {
         for (socket, process) in state.sockets() {
             match client::call(&socket, Method::GET, "/api/v1/status").await {
@@ -71,7 +71,7 @@ fn is_running(process: u32) -> bool {
     std::path::Path::new(&format!("/proc/{process}")).exists()
 }
 
-fn text(agent: &AgentStatus) -> String {
+fn text(agent: &ProcessStatus) -> String {
     let mut lines = vec![format!(
         "Hookward agent {} (process {}), up {}, {}",
         agent.version,

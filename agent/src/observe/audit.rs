@@ -10,7 +10,7 @@ use crate::events::{RequestEvent, RequestResult};
 
 /// Fields of a record. There is no query, no header and no body, because those carry secrets.
 #[derive(Serialize)]
-struct RequestFields<'r> {
+struct ExchangeFields<'r> {
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace: Option<String>,
@@ -50,7 +50,7 @@ pub(super) fn request(audit: &AuditLog, request: &RequestEvent) {
     audit.limited(request.client, kind, || fields(request));
 }
 
-fn fields(request: &RequestEvent) -> RequestFields<'_> {
+fn fields(request: &RequestEvent) -> ExchangeFields<'_> {
     let outcome = &request.outcome;
     let (route, checks, secrets): (&str, &[Check], &[String]) = match outcome {
         RequestResult::Answered {
@@ -67,7 +67,7 @@ fn fields(request: &RequestEvent) -> RequestFields<'_> {
         _ => None,
     };
 
-    RequestFields {
+    ExchangeFields {
         id: request.id.to_string(),
         trace: request.trace.map(|trace| trace.to_string()),
         client: request.client,

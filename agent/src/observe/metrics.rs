@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hookward_core::reason::{Check, Code};
-use hookward_observe::metrics::{durations, status_class};
+use hookward_observe::metrics::{VerdictLabels, durations, status_class};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -14,23 +14,17 @@ use crate::events::RequestEvent;
 
 /// Metrics of requests.
 pub(crate) struct AgentMetrics {
-    requests: Family<RequestLabels, Counter>,
-    duration: Family<DurationLabels, Histogram>,
+    requests: Family<ExchangeLabels, Counter>,
+    duration: Family<VerdictLabels, Histogram>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
+struct ExchangeLabels {
     tunnel: Arc<str>,
     verdict: &'static str,
     check: &'static str,
     code: &'static str,
     status: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DurationLabels {
-    tunnel: Arc<str>,
-    verdict: &'static str,
 }
 
 impl AgentMetrics {
@@ -57,7 +51,7 @@ impl AgentMetrics {
 
     pub(super) fn request(&self, request: &RequestEvent) {
         let (outcome, tunnel) = (&request.outcome, Arc::clone(&request.host));
-        let labels = RequestLabels {
+        let labels = ExchangeLabels {
             tunnel,
             verdict: outcome.verdict(),
             check: outcome.check().map_or("", Check::as_str),
@@ -66,7 +60,7 @@ impl AgentMetrics {
         };
         self.requests.get_or_create(&labels).inc();
 
-        let labels = DurationLabels {
+        let labels = VerdictLabels {
             tunnel: labels.tunnel,
             verdict: labels.verdict,
         };

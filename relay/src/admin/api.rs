@@ -28,7 +28,7 @@ use crate::storage::StorageError;
 
 /// State of the handlers.
 #[derive(Clone)]
-struct Api {
+struct RelayApi {
     overview: Arc<Overview>,
     registry: Arc<Registry>,
     /// Access to the reasons of health checks.
@@ -43,7 +43,7 @@ struct Api {
                    admin.sock needs no token. /livez and /readyz answer without a token, and say no \
                    more than ok or not; /metrics takes the token of the file metrics-token, too."
 ))]
-struct Document;
+struct RelayDocument;
 
 /// Routers of the listeners.
 pub(super) struct Routers {
@@ -59,13 +59,13 @@ pub(super) fn routers(overview: Arc<Overview>, guard: &Arc<Guard>) -> Routers {
     overview.edge.observer.metrics().register(&mut registry);
     metrics::register(&mut registry, RelaySnapshot(Arc::clone(&overview)));
     metrics::register(&mut registry, ProcessSnapshot::new(&overview.clock));
-    let api = Api {
+    let api = RelayApi {
         overview,
         registry: Arc::new(registry),
         known: Access::metrics(guard),
     };
 
-    let (health, mut document) = OpenApiRouter::with_openapi(Document::openapi())
+    let (health, mut document) = OpenApiRouter::with_openapi(RelayDocument::openapi())
         .routes(routes!(livez))
         .routes(routes!(readyz))
         .split_for_parts();
@@ -101,7 +101,7 @@ pub(super) fn routers(overview: Arc<Overview>, guard: &Arc<Guard>) -> Routers {
     }
 }
 
-fn private_routes() -> OpenApiRouter<Api> {
+fn private_routes() -> OpenApiRouter<RelayApi> {
     OpenApiRouter::new()
         .routes(routes!(status))
         .routes(routes!(agents))
@@ -131,7 +131,7 @@ async fn livez() -> &'static str {
     (status = 503, body = String, content_type = "text/plain"),
 ))]
 async fn readyz(
-    State(api): State<Api>,
+    State(api): State<RelayApi>,
     caller: Option<Extension<Caller>>,
     headers: HeaderMap,
 ) -> Response {
@@ -155,7 +155,7 @@ async fn readyz(
 
 /// Metrics in the Prometheus text format.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "text/plain")))]
-async fn prometheus(State(api): State<Api>) -> Response {
+async fn prometheus(State(api): State<RelayApi>) -> Response {
     // Reads files of /proc.
     let text = tokio::task::spawn_blocking(move || metrics::text(&api.registry)).await;
     match text {
@@ -166,13 +166,13 @@ async fn prometheus(State(api): State<Api>) -> Response {
 
 /// State of the relay as a whole.
 #[utoipa::path(get, path = "/api/v1/status", responses((status = 200, body = RelayStatus)))]
-async fn status(State(api): State<Api>) -> Response {
+async fn status(State(api): State<RelayApi>) -> Response {
     answer(api.overview.status().await)
 }
 
 /// Agents, by name.
 #[utoipa::path(get, path = "/api/v1/agents", responses((status = 200, body = Vec<AgentStatus>)))]
-async fn agents(State(api): State<Api>) -> Response {
+async fn agents(State(api): State<RelayApi>) -> Response {
     answer(api.overview.agents().await)
 }
 
@@ -182,7 +182,7 @@ async fn agents(State(api): State<Api>) -> Response {
     (status = 404, body = Object, content_type = "application/problem+json"),
 ))]
 async fn revoke(
-    State(api): State<Api>,
+    State(api): State<RelayApi>,
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> Response {
@@ -206,68 +206,68 @@ async fn revoke(
 
 /// Sessions of agents, oldest first.
 #[utoipa::path(get, path = "/api/v1/sessions", responses((status = 200, body = Vec<SessionStatus>)))]
-async fn sessions(State(api): State<Api>) -> Json<Vec<SessionStatus>> {
+async fn sessions(State(api): State<RelayApi>) -> Json<Vec<SessionStatus>> {
     Json(api.overview.sessions())
 }
 
 /// Tunnels with their policies, by host.
 #[utoipa::path(get, path = "/api/v1/tunnels", responses((status = 200, body = Vec<TunnelStatus>)))]
-async fn tunnels(State(api): State<Api>) -> Response {
+async fn tunnels(State(api): State<RelayApi>) -> Response {
     answer(api.overview.tunnels().await)
 }
 
 /// Connections of senders.
 #[utoipa::path(get, path = "/api/v1/connections", responses((status = 200, body = ConnectionsStatus)))]
-async fn connections(State(api): State<Api>) -> Json<ConnectionsStatus> {
+async fn connections(State(api): State<RelayApi>) -> Json<ConnectionsStatus> {
     Json(api.overview.connections())
 }
 
 /// Refusals since the start, by check.
 #[utoipa::path(get, path = "/api/v1/refusals", responses((status = 200, body = Vec<RefusalStatus>)))]
-async fn refusals(State(api): State<Api>) -> Json<Vec<RefusalStatus>> {
+async fn refusals(State(api): State<RelayApi>) -> Json<Vec<RefusalStatus>> {
     Json(api.overview.refusals())
 }
 
 /// The most active clients of this minute and the one before.
 #[utoipa::path(get, path = "/api/v1/clients", responses((status = 200, body = Vec<ClientStatus>)))]
-async fn clients(State(api): State<Api>) -> Json<Vec<ClientStatus>> {
+async fn clients(State(api): State<RelayApi>) -> Json<Vec<ClientStatus>> {
     Json(api.overview.clients())
 }
 
 /// Limits with what is in use.
 #[utoipa::path(get, path = "/api/v1/limits", responses((status = 200, body = Vec<LimitStatus>)))]
-async fn limits(State(api): State<Api>) -> Json<Vec<LimitStatus>> {
+async fn limits(State(api): State<RelayApi>) -> Json<Vec<LimitStatus>> {
     Json(api.overview.read_system().await.0)
 }
 
 /// Certificates of the edge.
 #[utoipa::path(get, path = "/api/v1/certificates", responses((status = 200, body = Vec<CertificateStatus>)))]
-async fn certificates(State(api): State<Api>) -> Json<Vec<CertificateStatus>> {
+async fn certificates(State(api): State<RelayApi>) -> Json<Vec<CertificateStatus>> {
     Json(api.overview.certificates())
 }
 
 /// Named sets of client addresses.
 #[utoipa::path(get, path = "/api/v1/address-sets", responses((status = 200, body = Vec<AddressSetStatus>)))]
-async fn address_sets(State(api): State<Api>) -> Json<Vec<AddressSetStatus>> {
+async fn address_sets(State(api): State<RelayApi>) -> Json<Vec<AddressSetStatus>> {
     Json(api.overview.address_sets())
 }
 
 /// Databases.
 #[utoipa::path(get, path = "/api/v1/storage", responses((status = 200, body = Vec<StorageStatus>)))]
-async fn storage(State(api): State<Api>) -> Json<Vec<StorageStatus>> {
+async fn storage(State(api): State<RelayApi>) -> Json<Vec<StorageStatus>> {
     Json(api.overview.read_system().await.1)
 }
 
 /// Events from now on, as server-sent events: `request`, `agent_connected`, `agent_disconnected`, and
 /// `lost` with the number of events that a slow reader lost.
 #[utoipa::path(get, path = "/api/v1/events", responses((status = 200, body = String, content_type = "text/event-stream")))]
-async fn event_stream(State(api): State<Api>) -> Response {
+async fn event_stream(State(api): State<RelayApi>) -> Response {
     events::stream(api.overview.edge.observer.subscribe()).into_response()
 }
 
 /// Stops the relay in order, as SIGTERM does.
 #[utoipa::path(post, path = "/api/v1/drain", responses((status = 202, body = Done)))]
-async fn drain(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Response {
+async fn drain(State(api): State<RelayApi>, Extension(caller): Extension<Caller>) -> Response {
     let audit = api.overview.edge.observer.audit();
     audit.act("drain_requested", Actor::api(caller), json!({}));
     tracing::info!(event = "drain_requested", %caller, "the admin API stops the relay");

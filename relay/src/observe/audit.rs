@@ -41,7 +41,7 @@ struct RequestFields<'r> {
     reason: Option<&'r str>,
     /// Check that would have refused the request on a route that does not only observe.
     #[serde(skip_serializing_if = "Option::is_none")]
-    observed: Option<Observed<'r>>,
+    observed: Option<ObservedRefusal<'r>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,7 +54,7 @@ struct RequestFields<'r> {
 }
 
 #[derive(Serialize)]
-struct Observed<'r> {
+struct ObservedRefusal<'r> {
     check: Check,
     reason: &'r str,
 }
@@ -104,7 +104,7 @@ fn fields<'r>(facts: RequestFacts<'r>, outcome: &'r RequestOutcome) -> RequestFi
         check: verdict.check(),
         code: verdict.code(),
         reason: verdict.recorded_reason(),
-        observed: observed.map(|refusal| Observed {
+        observed: observed.map(|refusal| ObservedRefusal {
             check: refusal.check,
             reason: refusal.recorded_reason(),
         }),

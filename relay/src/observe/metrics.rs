@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use hookward_core::reason::{Check, Code};
-use hookward_observe::metrics::{durations, status_class};
+use hookward_observe::metrics::{VerdictLabels, durations, status_class};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -20,7 +20,7 @@ use crate::observe::outcome::{RequestFacts, RequestOutcome, Verdict};
 /// Metrics of requests, connections and handshakes.
 pub(crate) struct RelayMetrics {
     requests: Family<RequestLabels, Counter>,
-    duration: Family<DurationLabels, Histogram>,
+    duration: Family<VerdictLabels, Histogram>,
     upstream: Family<TunnelLabels, Histogram>,
     request_bytes: Family<TunnelLabels, Counter>,
     response_bytes: Family<TunnelLabels, Counter>,
@@ -45,12 +45,6 @@ struct RequestLabels {
     check: &'static str,
     code: &'static str,
     status: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DurationLabels {
-    tunnel: Arc<str>,
-    verdict: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -194,7 +188,7 @@ impl RelayMetrics {
                 .map_or("", |status| status_class(status.as_u16())),
         };
         let durations = || {
-            self.duration.get_or_create_owned(&DurationLabels {
+            self.duration.get_or_create_owned(&VerdictLabels {
                 tunnel: Arc::clone(&series.tunnel),
                 verdict: verdict.event(),
             })

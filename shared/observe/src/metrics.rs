@@ -6,9 +6,12 @@
 mod process;
 
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, prometheus_text};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, prometheus_text,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -19,6 +22,15 @@ pub use self::process::ProcessSnapshot;
 
 /// Content type of the text format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Labels of durations: all words of fixed lists, but for the tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct VerdictLabels {
+    /// Public host of the tunnel, or empty.
+    pub tunnel: Arc<str>,
+    /// End of the request.
+    pub verdict: &'static str,
+}
 
 /// Upper bounds of durations, in seconds: from a local application to the longest default timeout.
 const DURATIONS: [f64; 13] = [
@@ -55,12 +67,12 @@ pub trait Snapshot: Send + Sync + 'static {
 pub struct MetricFamily {
     name: &'static str,
     help: &'static str,
-    kind: Kind,
+    kind: MetricKind,
     samples: Vec<Sample>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum MetricKind {
     Counter,
     Gauge,
 }
@@ -79,7 +91,7 @@ impl MetricFamily {
         Self {
             name,
             help,
-            kind: Kind::Gauge,
+            kind: MetricKind::Gauge,
             samples: Vec::new(),
         }
     }
@@ -90,7 +102,7 @@ impl MetricFamily {
         Self {
             name,
             help,
-            kind: Kind::Counter,
+            kind: MetricKind::Counter,
             samples: Vec::new(),
         }
     }
@@ -122,17 +134,17 @@ impl MetricFamily {
             return Ok(());
         }
         let kind = match self.kind {
-            Kind::Counter => MetricType::Counter,
-            Kind::Gauge => MetricType::Gauge,
+            MetricKind::Counter => MetricType::Counter,
+            MetricKind::Gauge => MetricType::Gauge,
         };
         let mut metrics = encoder.encode_descriptor(self.name, self.help, None, kind)?;
         for Sample { labels, value } in &self.samples {
             let one = metrics.encode_family(labels)?;
             match (self.kind, whole(*value)) {
-                (Kind::Counter, Some(whole)) => ConstCounter::new(whole).encode(one)?,
-                (Kind::Counter, None) => ConstCounter::new(*value).encode(one)?,
-                (Kind::Gauge, Some(whole)) => ConstGauge::new(whole).encode(one)?,
-                (Kind::Gauge, None) => ConstGauge::new(*value).encode(one)?,
+                (MetricKind::Counter, Some(whole)) => ConstCounter::new(whole).encode(one)?,
+                (MetricKind::Counter, None) => ConstCounter::new(*value).encode(one)?,
+                (MetricKind::Gauge, Some(whole)) => ConstGauge::new(whole).encode(one)?,
+                (MetricKind::Gauge, None) => ConstGauge::new(*value).encode(one)?,
             }
         }
         Ok(())

@@ -36,7 +36,7 @@ pub(super) struct LimitedCounts {
 
 /// Number of events of one client, kind and second that have no record of their own.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Counted {
+pub(super) struct CountedEvents {
     /// Second since 1970.
     pub second: u64,
     /// Client address (IPv6: its /64); `None` for all further clients.
@@ -47,7 +47,7 @@ pub(super) struct Counted {
 
 impl LimitedCounts {
     /// Returns the counts of an earlier second, once.
-    pub(super) fn advance(&mut self, second: u64) -> Vec<Counted> {
+    pub(super) fn advance(&mut self, second: u64) -> Vec<CountedEvents> {
         // A clock that is set back ends the second, too.
         if self.second == second {
             return Vec::new();
@@ -57,7 +57,7 @@ impl LimitedCounts {
         self.second = second;
         let counts = earlier.counts.into_iter();
         counts
-            .map(|((client, kind), count)| Counted {
+            .map(|((client, kind), count)| CountedEvents {
                 second: earlier.second,
                 client,
                 kind,
@@ -118,7 +118,7 @@ mod tests {
         let counted = limited.advance(8);
         assert_eq!(
             counted,
-            [Counted {
+            [CountedEvents {
                 second: 7,
                 client: Some(client(1)),
                 kind: TOKEN,

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::chain::ChainHead;
 use super::error::AuditError;
-use super::limited::{Counted, LimitedCounts, LimitedKind};
+use super::limited::{CountedEvents, LimitedCounts, LimitedKind};
 use super::record::{Act, Actor, encode};
 use super::settings::{AuditSettings, OnFailure};
 use super::writer::Writer;
@@ -26,7 +26,7 @@ pub struct AuditLog {
 
 /// Owner of the writer thread. Dropping the last clone of the log ends it.
 struct Handle {
-    shared: Arc<Shared>,
+    shared: Arc<LogState>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -37,7 +37,7 @@ impl Drop for Handle {
 }
 
 /// State that requests and the writer thread share.
-pub(super) struct Shared {
+pub(super) struct LogState {
     // Std mutexes: they guard buffers, and nothing waits while one is held.
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -108,7 +108,7 @@ impl AuditLog {
             return Ok(Self::off(clock));
         }
 
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(LogState {
             queue: Mutex::default(),
             changed: Condvar::new(),
             limited: Mutex::default(),
@@ -149,14 +149,14 @@ impl AuditLog {
         self.handle.is_none()
     }
 
-    fn shared(&self) -> Option<&Arc<Shared>> {
+    fn shared(&self) -> Option<&Arc<LogState>> {
         self.handle.as_ref().map(|handle| &handle.shared)
     }
 
     /// Returns `false` while no request may be forwarded, because a sink fails, or is too slow.
     #[must_use]
     pub fn accepts(&self) -> bool {
-        let is_refusing = |shared: &Arc<Shared>| shared.is_refusing.load(Ordering::Relaxed);
+        let is_refusing = |shared: &Arc<LogState>| shared.is_refusing.load(Ordering::Relaxed);
         !self.shared().is_some_and(is_refusing)
     }
 
@@ -170,7 +170,7 @@ impl AuditLog {
     /// Returns `true` once the file has this many records. A log without sinks has all.
     #[must_use]
     pub fn has_written(&self, accepted: u64) -> bool {
-        let written = |shared: &Arc<Shared>| shared.written.load(Ordering::Relaxed);
+        let written = |shared: &Arc<LogState>| shared.written.load(Ordering::Relaxed);
         self.shared()
             .is_none_or(|shared| written(shared) >= accepted)
     }
@@ -247,7 +247,7 @@ impl AuditLog {
     }
 }
 
-impl Shared {
+impl LogState {
     /// Ends the writer, after what is queued.
     fn stop(&self) {
         lock(&self.queue).stop = true;
@@ -288,7 +288,7 @@ impl Shared {
         self.push_counts(earlier, now);
     }
 
-    fn push_counts(&self, counts: Vec<Counted>, now: UnixMillis) {
+    fn push_counts(&self, counts: Vec<CountedEvents>, now: UnixMillis) {
         for counted in counts {
             let fields = CountedFields {
                 of: counted.kind.event,
@@ -333,7 +333,7 @@ impl Shared {
         }
     }
 
-    /// Returns the records that were queued since [`Shared::wait`].
+    /// Returns the records that were queued since [`LogState::wait`].
     pub(super) fn take_more(&self) -> Vec<u8> {
         std::mem::take(&mut lock(&self.queue).lines)
     }

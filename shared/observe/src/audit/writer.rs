@@ -12,14 +12,14 @@ use serde_json::json;
 use super::chain::{ChainHead, ROTATED};
 use super::error::AuditError;
 use super::file::{AuditFile, Moved, Opened, Rotated};
-use super::log::Shared;
+use super::log::LogState;
 use super::record::encode;
 use super::settings::{AuditSettings, OnFailure};
 use super::sinks::{StdoutSink, SyslogSink};
 
 /// The writer, with its sinks.
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<LogState>,
     clock: Clock,
     head: ChainHead,
     file: Option<AuditFile>,
@@ -30,7 +30,7 @@ pub(super) struct Writer {
     /// Sealed lines that the file has not taken, and how much of them it has.
     backlog: Vec<u8>,
     written: usize,
-    failures: Failures,
+    failures: SinkFailures,
     /// Number of lost records that a record has reported.
     reported_lost: u64,
     logged_failure: Option<Instant>,
@@ -38,7 +38,7 @@ pub(super) struct Writer {
 }
 
 /// Guard that reports a panic of the writer.
-struct Running(Arc<Shared>);
+struct Running(Arc<LogState>);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -50,7 +50,7 @@ impl Drop for Running {
 
 /// Failure of each sink at its last attempt.
 #[derive(Default)]
-struct Failures {
+struct SinkFailures {
     file: Option<String>,
     /// A flush of the file, or its rotation.
     keep: Option<String>,
@@ -60,7 +60,7 @@ struct Failures {
     syslog: Option<String>,
 }
 
-impl Failures {
+impl SinkFailures {
     fn first(&self) -> Option<&String> {
         let all = [
             &self.file,
@@ -90,7 +90,7 @@ impl Writer {
     pub(super) fn open(
         settings: &AuditSettings,
         program: &'static str,
-        shared: Arc<Shared>,
+        shared: Arc<LogState>,
         clock: Clock,
     ) -> Result<Self, AuditError> {
         let opened = settings.file.as_ref().map(AuditFile::open).transpose()?;
@@ -116,7 +116,7 @@ impl Writer {
             taken: 0,
             backlog: Vec::new(),
             written: 0,
-            failures: Failures::default(),
+            failures: SinkFailures::default(),
             reported_lost: 0,
             logged_failure: None,
             logged_head: (head, Instant::now()),
