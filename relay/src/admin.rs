@@ -1,4 +1,4 @@
-//! The relay's private side: the admin API with its Unix socket, health checks and metrics.
+//! Private API of the relay: the admin API with its Unix socket, health checks and metrics.
 //!
 //! [`overview`] reads the state of the running relay; [`status`] has the form in which the API shows
 //! it. [`metrics`] turns it into gauges, [`health`] into readiness. [`api`] and [`listeners`] serve it.
@@ -10,6 +10,7 @@ pub(crate) mod listeners;
 mod metrics;
 pub(crate) mod overview;
 pub(crate) mod status;
+pub(crate) mod storage_probe;
 
 /// Unix socket of the admin API in the data directory.
 pub(crate) const SOCKET_FILE: &str = "admin.sock";

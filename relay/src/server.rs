@@ -31,9 +31,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::StartError;
-use crate::admin::health::StorageProbe;
 use crate::admin::listeners::{AdminAddresses, BoundAdmin};
 use crate::admin::overview::Overview;
+use crate::admin::storage_probe::StorageProbe;
 use crate::certs::resolver::CertificateResolver;
 use crate::certs::review::{Finding, WantedNames};
 use crate::certs::self_signed;
@@ -337,7 +337,7 @@ impl Relay {
         self.agents.address()
     }
 
-    /// Returns the addresses of the private side.
+    /// Returns the addresses of the admin API and of monitoring.
     #[must_use]
     pub const fn admin_addresses(&self) -> AdminAddresses {
         self.addresses

@@ -92,7 +92,7 @@ pub struct Settings {
     pub fetch: FetchSettings,
     /// Exact hosts, and the agents that own them.
     pub hosts: BTreeMap<HostName, AgentName>,
-    /// Settings of the private side.
+    /// Settings of the admin API and of monitoring.
     pub admin: AdminSettings,
     /// Settings of the audit log.
     pub audit: AuditSettings,

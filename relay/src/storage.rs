@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
+use hookward_core::clock::UnixMillis;
 use hookward_observe::audit::Actor;
 use hookward_runtime::sqlite::{self, Durability, Schema, SqliteError};
 use rusqlite::{Connection, Transaction};
@@ -220,6 +221,11 @@ const STATE_SCHEMA: Schema = Schema {
     durability: Durability::Full,
     migrations: &[create_state, add_used_by, add_acts, add_seen],
 };
+
+/// Returns a time as SQLite stores it.
+fn millis(at: UnixMillis) -> i64 {
+    i64::try_from(at.0).unwrap_or(i64::MAX)
+}
 
 fn create_state(db: &Transaction<'_>) -> rusqlite::Result<()> {
     db.execute_batch(

@@ -167,7 +167,7 @@ async fn reasons_in_records_have_no_values() {
     let path = dir.path().join("audit.log");
     let rules = [
         "headers = { X-Key = ['canary-allowed'] }",
-        "content_types = ['canary/allowed']",
+        "content_type = ['canary/allowed']",
         "body = { 'a.b' = ['canary-allowed'] }",
     ];
     let routes = rules.iter().enumerate().map(|(n, rule)| {

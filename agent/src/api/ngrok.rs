@@ -1,6 +1,8 @@
 //! The shape of ngrok's agent API (ngrok.com/docs/agent/api), for scripts that wait for a URL. Only
 //! what reads is here.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -8,7 +10,6 @@ use axum::response::{IntoResponse, Response};
 use hookward_observe::api::access::problem;
 use serde_json::{Value, json};
 
-use super::routes::AgentApi;
 use super::status::AgentView;
 use crate::observe::ObservedTunnel;
 use crate::observe::activity::TunnelActivity;
@@ -18,11 +19,11 @@ const NGROK_VERSION: &str = "3.9.0";
 
 /// Tunnels, in the shape of ngrok.
 #[utoipa::path(get, path = "/api/tunnels", responses((status = 200, body = Object)))]
-pub(super) async fn tunnels(State(api): State<AgentApi>) -> Json<Value> {
-    let tunnels = api.view.observer.tunnels();
+pub(super) async fn tunnels(State(view): State<Arc<AgentView>>) -> Json<Value> {
+    let tunnels = view.observer.tunnels();
     let tunnels: Vec<_> = tunnels
         .iter()
-        .map(|(host, tunnel)| shape(&api.view, host, tunnel))
+        .map(|(host, tunnel)| shape(&view, host, tunnel))
         .collect();
     Json(json!({ "tunnels": tunnels, "uri": "/api/tunnels" }))
 }
@@ -32,23 +33,26 @@ pub(super) async fn tunnels(State(api): State<AgentApi>) -> Json<Value> {
     (status = 200, body = Object),
     (status = 404, body = Object, content_type = "application/problem+json"),
 ))]
-pub(super) async fn tunnel(State(api): State<AgentApi>, Path(name): Path<String>) -> Response {
-    match api.view.observer.tunnels().get(&name) {
-        Some(tunnel) => Json(shape(&api.view, &name, tunnel)).into_response(),
+pub(super) async fn tunnel(
+    State(view): State<Arc<AgentView>>,
+    Path(name): Path<String>,
+) -> Response {
+    match view.observer.tunnels().get(&name) {
+        Some(tunnel) => Json(shape(&view, &name, tunnel)).into_response(),
         None => problem(StatusCode::NOT_FOUND, "there is no tunnel of this name"),
     }
 }
 
 /// Endpoints, in the shape of ngrok's version 3.
 #[utoipa::path(get, path = "/api/endpoints", responses((status = 200, body = Object)))]
-pub(super) async fn endpoints(State(api): State<AgentApi>) -> Json<Value> {
-    let tunnels = api.view.observer.tunnels();
+pub(super) async fn endpoints(State(view): State<Arc<AgentView>>) -> Json<Value> {
+    let tunnels = view.observer.tunnels();
     let endpoints = tunnels.iter().map(|(host, tunnel)| {
         json!({
             "name": host,
             "url": tunnel.base_url,
             "upstream": { "url": address(tunnel) },
-            "metrics": metrics(&api.view, &tunnel.activity),
+            "metrics": metrics(&view, &tunnel.activity),
             "uri": format!("/api/endpoints/{host}"),
         })
     });
@@ -58,9 +62,8 @@ pub(super) async fn endpoints(State(api): State<AgentApi>) -> Json<Value> {
 
 /// State of the agent, in the shape of ngrok.
 #[utoipa::path(get, path = "/api/status", responses((status = 200, body = Object)))]
-pub(super) async fn status(State(api): State<AgentApi>) -> Json<Value> {
-    let legs: Vec<_> = api
-        .view
+pub(super) async fn status(State(view): State<Arc<AgentView>>) -> Json<Value> {
+    let legs: Vec<_> = view
         .links()
         .into_iter()
         .map(|link| {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Extension, Query, State};
+use axum::extract::{Extension, FromRef, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
@@ -20,11 +20,17 @@ use super::status::{AgentView, ProcessStatus};
 
 /// State of the handlers.
 #[derive(Clone)]
-pub(super) struct AgentApi {
-    pub view: Arc<AgentView>,
+struct AgentApi {
+    view: Arc<AgentView>,
     registry: Arc<Registry>,
     /// Access to the reasons of health checks.
     known: Access,
+}
+
+impl FromRef<AgentApi> for Arc<AgentView> {
+    fn from_ref(api: &AgentApi) -> Self {
+        Self::clone(&api.view)
+    }
 }
 
 #[derive(OpenApi)]

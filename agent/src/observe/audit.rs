@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use hookward_core::reason::{Check, Code};
-use hookward_observe::audit::{AuditLog, LimitedKind};
+use hookward_observe::audit::{AuditLog, Causer, LimitedKind};
 use serde::Serialize;
 
 use crate::events::{RequestEvent, RequestResult};
@@ -47,7 +47,7 @@ pub(super) fn request(audit: &AuditLog, request: &RequestEvent) {
         event: "refused",
         reason: check.as_str(),
     };
-    audit.limited(request.client, kind, || fields(request));
+    audit.limited(Causer::Stranger, request.client, kind, || fields(request));
 }
 
 fn fields(request: &RequestEvent) -> ExchangeFields<'_> {

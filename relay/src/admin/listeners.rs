@@ -1,4 +1,4 @@
-//! Listeners of the private side.
+//! Listeners of the admin API, and of monitoring.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use super::api::{Routers, routers};
 use super::overview::Overview;
 use super::{METRICS_TOKEN_FILE, SOCKET_FILE, TOKEN_FILE};
 
-/// Settings of the private side.
+/// Settings of the admin API and of monitoring.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdminSettings {
     /// Address of the admin API on loopback.
@@ -38,7 +38,7 @@ pub enum AdminListen {
 }
 
 impl AdminSettings {
-    /// Returns the settings of a relay without a private side.
+    /// Returns the settings of a relay without them.
     #[must_use]
     pub const fn off() -> Self {
         Self {
@@ -55,7 +55,7 @@ pub(crate) const PRESET: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new
     4041,
 ));
 
-/// Failure to start the private side.
+/// Failure to start the admin API, or the monitoring listener.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// An address is not available.
@@ -73,7 +73,7 @@ pub enum AdminError {
     Token(#[from] TokenError),
 }
 
-/// Addresses of the private side.
+/// Addresses of the admin API and of monitoring.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AdminAddresses {
     /// Address of the admin API.

@@ -16,12 +16,12 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::health::StorageProbe;
 use super::status::{
     AddressSetStatus, AgentStatus, AuditLogStatus, CertificateStatus, ClientStatus,
     ConnectionsStatus, LimitStatus, RefusalStatus, RelayStatus, SessionStatus, StorageStatus,
     TunnelStatus,
 };
+use super::storage_probe::StorageProbe;
 use crate::certs::resolver::CertificateResolver;
 use crate::certs::review::dns_names;
 use crate::edge::state::EdgeState;
@@ -32,7 +32,7 @@ use crate::storage::agents::AgentRow;
 use crate::storage::dedup::DEDUP_FILE;
 use crate::storage::{CommitStats, STATE_FILE, StorageError, Store};
 
-/// The running relay, for its private side.
+/// The running relay, as its private API shows it.
 pub(crate) struct Overview {
     pub edge: Arc<EdgeState>,
     pub agents: Arc<AgentAcceptor>,

@@ -145,7 +145,7 @@ pub(crate) struct TunnelStatus {
     pub sessions: u64,
     /// Digest of the policy in force.
     pub policy: Option<String>,
-    /// What the policy lets in. Secrets are named, not shown.
+    /// Requests that the policy lets in. Secrets are named, not shown.
     pub lets_in: Vec<String>,
 }
 

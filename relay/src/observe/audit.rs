@@ -3,7 +3,7 @@
 
 use hookward_core::reason::{Check, Code};
 use hookward_core::text::{Escaped, shown_path};
-use hookward_observe::audit::{AuditLog, LimitedKind};
+use hookward_observe::audit::{AuditLog, Causer, LimitedKind};
 use serde::Serialize;
 
 use crate::observe::millis;
@@ -78,7 +78,9 @@ pub(super) fn request(audit: &AuditLog, facts: RequestFacts<'_>, outcome: &Reque
         event: verdict.event(),
         reason: reason.unwrap_or("sender_left"),
     };
-    audit.limited(facts.client, kind, || fields(facts, outcome));
+    audit.limited(Causer::Stranger, facts.client, kind, || {
+        fields(facts, outcome)
+    });
 }
 
 fn fields<'r>(facts: RequestFacts<'r>, outcome: &'r RequestOutcome) -> RequestFields<'r> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hookward_core::clock::Clock;
 use hookward_core::reason::{Check, Refusal};
 use hookward_core::text::{Escaped, printable, shown_path};
-use hookward_observe::audit::{AuditLog, LimitedKind};
+use hookward_observe::audit::{AuditLog, Causer, LimitedKind};
 use hookward_tunnel::protocol::control::RefusedRequest;
 use http::StatusCode;
 use serde_json::json;
@@ -87,7 +87,7 @@ impl Observer {
         };
         let fields =
             || json!({ "address": client, "kind": kind.reason, "reason": printable(reason) });
-        self.audit.limited(client, kind, fields);
+        self.audit.limited(Causer::Stranger, client, kind, fields);
     }
 
     /// Observes the outcome of a request.

@@ -59,7 +59,7 @@ pub enum StartError {
     /// The audit log failed.
     #[error(transparent)]
     Audit(#[from] AuditError),
-    /// The private side failed.
+    /// The admin API or the monitoring listener failed.
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// The HTTPS port is not available.

@@ -9,7 +9,7 @@ use hookward_core::clock::Clock;
 use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
 use hookward_gate::policy::summary::Summary;
-use hookward_observe::audit::{Act, Actor, AuditLog, LimitedKind};
+use hookward_observe::audit::{Act, Actor, AuditLog, Causer, LimitedKind};
 use hookward_tunnel::transport::liveness::Liveness;
 use serde_json::json;
 
@@ -86,7 +86,7 @@ impl PoliciesInForce {
             event: "policy_in_force",
             reason: "",
         };
-        audit.limited(peer, kind, || Act {
+        audit.limited(Causer::Agent, peer, kind, || Act {
             actor: Actor::agent(agent),
             details: json!({
                 "tunnel": host.as_str(),

@@ -15,7 +15,7 @@ use hookward_core::names::HostName;
 use hookward_core::secret::SecretDigest;
 use hookward_core::text::printable;
 use hookward_gate::policy::Policy;
-use hookward_observe::audit::LimitedKind;
+use hookward_observe::audit::{Causer, LimitedKind};
 use hookward_runtime::interval::every;
 use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamError};
@@ -88,7 +88,12 @@ pub(crate) async fn serve(
     tracing::info!(event = "agent_disconnected", agent = %name, reason, "agent left");
     let details = || json!({ "agent": name.as_str(), "reason": printable(&reason) });
     let (peer, audit) = (session.peer().ip(), context.observer.audit());
-    audit.limited(peer, session_event("agent_disconnected"), details);
+    audit.limited(
+        Causer::Agent,
+        peer,
+        session_event("agent_disconnected"),
+        details,
+    );
     context
         .observer
         .publish(|| RelayEventKind::AgentDisconnected {
@@ -263,7 +268,12 @@ impl<'c> SessionLoop<'c> {
             })
         };
         let (peer, audit) = (session.peer().ip(), self.context.observer.audit());
-        audit.limited(peer, session_event("agent_connected"), details);
+        audit.limited(
+            Causer::Agent,
+            peer,
+            session_event("agent_connected"),
+            details,
+        );
         self.context
             .observer
             .publish(|| RelayEventKind::AgentConnected {

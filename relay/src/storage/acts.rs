@@ -5,8 +5,7 @@ use hookward_core::clock::UnixMillis;
 use hookward_observe::audit::Actor;
 use rusqlite::{Connection, params};
 
-use super::agents::millis;
-use super::{StorageError, Store};
+use super::{StorageError, Store, millis};
 
 /// An act that waits for its audit record.
 #[derive(Debug, Clone, PartialEq, Eq)]

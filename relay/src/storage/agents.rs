@@ -6,7 +6,7 @@ use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::{Secret, SecretDigest};
 use rusqlite::{OptionalExtension as _, params};
 
-use super::{StorageError, Store, acts};
+use super::{StorageError, Store, acts, millis};
 
 /// Identifies an agent for the lifetime of the data directory. Names can be reused, ids cannot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -251,10 +251,6 @@ fn seen_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<AgentSeen>> {
         address: row.get(4)?,
         version: row.get(5)?,
     }))
-}
-
-pub(super) fn millis(at: UnixMillis) -> i64 {
-    i64::try_from(at.0).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

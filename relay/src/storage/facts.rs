@@ -4,8 +4,7 @@ use hookward_core::clock::UnixMillis;
 use hookward_core::names::HostName;
 use rusqlite::{OptionalExtension as _, params};
 
-use super::agents::millis;
-use super::{StorageError, Store};
+use super::{StorageError, Store, millis};
 
 impl Store {
     /// Stores the ranges of a named set, one a line, with the time at which they were fetched.
@@ -51,8 +50,9 @@ impl Store {
     ///
     /// # Errors
     /// [`StorageError::State`].
-    pub(crate) fn test_commit(&self) -> Result<(), StorageError> {
-        self.set_fact("test_commit", "")
+    pub(crate) fn test_commit(&self, now: UnixMillis) -> Result<(), StorageError> {
+        // SQLite would write nothing for a value that is there already.
+        self.set_fact("test_commit", &now.to_rfc3339())
     }
 
     /// Stores the address under which agents reach this relay, for `agent add`.

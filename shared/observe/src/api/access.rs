@@ -22,7 +22,7 @@ use hookward_runtime::process::{self, OtherUsers};
 use serde_json::json;
 
 use super::slots::Slot;
-use crate::audit::{AuditLog, LimitedKind};
+use crate::audit::{AuditLog, Causer, LimitedKind};
 
 /// Peer of a connection. The server adds it to every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +146,9 @@ impl Access {
                 "path": shown_path(request.uri().path().as_bytes()),
             })
         };
-        self.guard.audit.limited(peer.ip(), kind, details);
+        self.guard
+            .audit
+            .limited(Causer::Stranger, peer.ip(), kind, details);
     }
 }
 

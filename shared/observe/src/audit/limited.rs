@@ -8,6 +8,15 @@ use std::net::IpAddr;
 
 use hookward_core::address::source;
 
+/// Party that causes an event. Each has bounds of its own, so that strangers never hide what agents do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Causer {
+    /// Any sender, or any client of an API.
+    Stranger,
+    /// An agent with a credential.
+    Agent,
+}
+
 /// Kind of a limited event: names from fixed lists, never text of a sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LimitedKind {

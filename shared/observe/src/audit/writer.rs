@@ -12,7 +12,7 @@ use serde_json::json;
 use super::chain::{ChainHead, ROTATED};
 use super::error::AuditError;
 use super::file::{AuditFile, Moved, Opened, Rotated};
-use super::log::LogState;
+use super::queue::LogState;
 use super::record::encode;
 use super::settings::{AuditSettings, OnFailure};
 use super::sinks::{StdoutSink, SyslogSink};
