@@ -168,7 +168,7 @@ impl Exchange<'_> {
         let shown = RequestSummary {
             id: request.meta.id,
             method: request.method.clone(),
-            path: shown_path(&request.target),
+            path: shown_path(&request.target).into_owned(),
             client: request.meta.client,
             trace: trace_of(&request.headers),
             since: Instant::now(),

@@ -1,7 +1,7 @@
 //! Private API of the relay: the admin API with its Unix socket, health checks and metrics.
 //!
 //! [`overview`] reads the state of the running relay; [`status`] has the form in which the API shows
-//! it. [`metrics`] turns it into gauges, [`health`] into readiness. [`api`] and [`listeners`] serve it.
+//! it. [`metrics`] turns it into gauges, [`health`] and [`storage_probe`] into readiness. [`api`] and [`listeners`] serve it.
 
 pub(crate) mod api;
 mod events;

@@ -1,9 +1,12 @@
 //! Audit records of requests. Those that passed the gate get a record each. Requests that strangers
 //! can send at will have a bound, beyond which they are counted.
 
+use std::borrow::Cow;
+
 use hookward_core::reason::{Check, Code};
-use hookward_core::text::{Escaped, shown_path};
+use hookward_core::text::shown_path;
 use hookward_observe::audit::{AuditLog, Causer, LimitedKind};
+use hookward_tunnel::protocol::head::RequestId;
 use serde::Serialize;
 
 use crate::observe::millis;
@@ -12,7 +15,7 @@ use crate::observe::outcome::{RequestFacts, RequestOutcome, Verdict};
 /// Fields of a record. There is no query, no header and no body, because those carry secrets.
 #[derive(Serialize)]
 struct RequestFields<'r> {
-    id: String,
+    id: RequestId,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace: Option<String>,
     client: std::net::IpAddr,
@@ -20,8 +23,8 @@ struct RequestFields<'r> {
     tunnel: &'r str,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<&'r str>,
-    method: String,
-    path: String,
+    method: &'r str,
+    path: Cow<'r, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<&'r str>,
     /// Checks that the request passed.
@@ -92,12 +95,13 @@ fn fields<'r>(facts: RequestFacts<'r>, outcome: &'r RequestOutcome) -> RequestFi
     let observed = outcome.observed.as_ref();
 
     RequestFields {
-        id: facts.id.to_string(),
+        id: facts.id,
         trace: facts.trace.map(|trace| trace.to_string()),
         client: facts.client,
         tunnel: facts.host,
         agent: facts.agent,
-        method: Escaped(facts.method.as_str().as_bytes()).to_string(),
+        // A method is a token, which needs no escape (RFC 9110 §9.1).
+        method: facts.method.as_str(),
         path: shown_path(facts.target),
         route: facts.permitted.map(|permitted| permitted.route.as_str()),
         checks: facts.permitted.map_or(&[], |permitted| &permitted.checks),

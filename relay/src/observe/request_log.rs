@@ -79,7 +79,7 @@ macro_rules! log {
             trace = record.facts.trace.map(tracing::field::display),
             host = if record.facts.host.is_empty() { "-" } else { record.facts.host },
             method = %Escaped(record.facts.method.as_str().as_bytes()),
-            path = shown_path(record.facts.target),
+            path = &*shown_path(record.facts.target),
             client = %record.facts.client,
             status = record.status.map(|status| status.as_u16()),
             check = record.check.map(Check::as_str),

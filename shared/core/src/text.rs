@@ -1,5 +1,6 @@
 //! Untrusted text, escaped for a terminal or a log line.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 /// Returns `true` if two names are equal for a reader that ignores case.
@@ -66,14 +67,27 @@ fn fold(c: char) -> char {
 #[derive(Clone, Copy)]
 pub struct Escaped<'a>(pub &'a [u8]);
 
+impl<'a> Escaped<'a> {
+    /// Returns the text as it is displayed. Most text needs no copy.
+    #[must_use]
+    pub fn text(self) -> Cow<'a, str> {
+        self.plain()
+            .map_or_else(|| Cow::Owned(self.to_string()), Cow::Borrowed)
+    }
+
+    /// Returns the text if it is displayed unchanged.
+    fn plain(self) -> Option<&'a str> {
+        let is_plain = |byte: &u8| matches!(byte, 0x20..=0x7e) && *byte != b'\\';
+        let is_short = self.0.len() <= SHOWN_CHARS;
+        (is_short && self.0.iter().all(is_plain))
+            .then(|| std::str::from_utf8(self.0).ok())
+            .flatten()
+    }
+}
+
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = self.0.len() <= SHOWN_CHARS
-            && self
-                .0
-                .iter()
-                .all(|byte| matches!(byte, 0x20..=0x7e) && *byte != b'\\');
-        if let (true, Ok(text)) = (plain, std::str::from_utf8(self.0)) {
+        if let Some(text) = self.plain() {
             return f.write_str(text);
         }
 
@@ -138,12 +152,12 @@ pub fn is_invisible(c: char) -> bool {
 
 /// Returns the path of a request target for logs and screens: without the query, escaped.
 #[must_use]
-pub fn shown_path(target: &[u8]) -> String {
+pub fn shown_path(target: &[u8]) -> Cow<'_, str> {
     let path = target
         .split(|byte| *byte == b'?')
         .next()
         .unwrap_or_default();
-    Escaped(path).to_string()
+    Escaped(path).text()
 }
 
 #[cfg(test)]

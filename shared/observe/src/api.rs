@@ -1,5 +1,5 @@
-//! A private HTTP API: a server with bounds and deadlines ([`server`]), access by token or Unix socket
-//! ([`access`]), and a client for the program's own commands ([`client`]).
+//! A private HTTP API: a server with bounds and deadlines ([`server`], [`slots`]), access by token or
+//! Unix socket ([`access`]), and a client for the program's own commands ([`client`]).
 
 pub mod access;
 pub mod client;

@@ -71,6 +71,9 @@ const HIGH_BYTES: usize = QUEUE_BYTES / 4 * 3;
 /// Maximum size of the queue for limited events, so that they never displace others.
 pub(super) const LIMITED_BYTES: usize = QUEUE_BYTES / 2;
 
+/// Pause after the first record, in which others join its batch: at most 100 writes a second.
+const BATCH_TIME: Duration = Duration::from_millis(10);
+
 impl LogState {
     pub(super) fn new(on_failure: OnFailure) -> Self {
         Self {
@@ -206,8 +209,8 @@ impl LogState {
     }
 
     /// Waits for records, an order, or the end of the period. Then takes the queue, unless the writer
-    /// still has a backlog.
-    pub(super) fn wait(&self, period: Duration, has_backlog: bool) -> Queue {
+    /// still has a backlog. Further records get a moment to join, and the empty buffer `spare`.
+    pub(super) fn wait(&self, period: Duration, has_backlog: bool, spare: Vec<u8>) -> Queue {
         let is_idle = |queue: &mut Queue| {
             (queue.lines.is_empty() || has_backlog) && !queue.reopen && !queue.stop
         };
@@ -215,9 +218,15 @@ impl LogState {
             .changed
             .wait_timeout_while(lock(&self.queue), period, is_idle);
         let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if !queue.lines.is_empty() && !queue.stop {
+            drop(queue);
+            std::thread::sleep(BATCH_TIME);
+            queue = lock(&self.queue);
+        }
+
         let lines = match has_backlog {
-            true => Vec::new(),
-            false => std::mem::take(&mut queue.lines),
+            true => spare,
+            false => std::mem::replace(&mut queue.lines, spare),
         };
         Queue {
             lines,
@@ -225,11 +234,6 @@ impl LogState {
             stop: queue.stop,
             is_closed: queue.is_closed,
         }
-    }
-
-    /// Returns the records that were queued since [`LogState::wait`].
-    pub(super) fn take_more(&self) -> Vec<u8> {
-        std::mem::take(&mut lock(&self.queue).lines)
     }
 
     /// Returns the last records, and refuses further ones.

@@ -121,8 +121,8 @@ struct TooLong {
     bytes: usize,
 }
 
-/// Usual size of a record, in bytes.
-const RECORD_BYTES: usize = 512;
+/// Size that usual records do not exceed, in bytes.
+const RECORD_BYTES: usize = 1024;
 
 /// Maximum size of a record without its chain, in bytes. It fits in a datagram of syslog.
 pub(super) const MAX_RECORD_BYTES: usize = 60 * 1024;

@@ -73,8 +73,8 @@ impl SinkFailures {
     }
 }
 
-/// Pause after the first record, in which others join its batch: at most 100 writes a second.
-const BATCH_TIME: Duration = Duration::from_millis(10);
+/// Size of the empty buffer that the writer keeps for the next batch, in bytes.
+const SPARE_BYTES: usize = 256 * 1024;
 
 /// Interval of flushes to the disk, of rotation checks, and of attempts after a failure.
 const TICK: Duration = Duration::from_secs(1);
@@ -161,13 +161,10 @@ impl Writer {
     pub(super) fn run(mut self) {
         let _running = Running(Arc::clone(&self.shared));
         let mut due = Instant::now() + TICK;
+        let mut spare = Vec::new();
         loop {
             let period = due.saturating_duration_since(Instant::now());
-            let mut queue = self.shared.wait(period, !self.backlog.is_empty());
-            if !queue.lines.is_empty() && !queue.stop {
-                std::thread::sleep(BATCH_TIME);
-                queue.lines.extend(self.shared.take_more());
-            }
+            let mut queue = self.shared.wait(period, !self.backlog.is_empty(), spare);
             self.taken += memchr::memchr_iter(b'\n', &queue.lines).count() as u64;
 
             if queue.reopen {
@@ -175,6 +172,9 @@ impl Writer {
             }
             self.seal_all(&queue.lines);
             self.write_file();
+            queue.lines.clear();
+            queue.lines.shrink_to(SPARE_BYTES);
+            spare = queue.lines;
             if self.backlog.is_empty() {
                 self.shared.note_written(self.taken);
             }

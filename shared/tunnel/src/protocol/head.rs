@@ -22,9 +22,25 @@ use hookward_core::reason::Code;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestId(pub [u8; 16]);
 
+impl RequestId {
+    /// Calls a function with the id in hexadecimal digits.
+    fn with_digits<T>(self, use_digits: impl FnOnce(&str) -> T) -> T {
+        let mut digits = [0; 32];
+        data_encoding::HEXLOWER.encode_mut(&self.0, &mut digits);
+        // Digits are ASCII.
+        use_digits(std::str::from_utf8(&digits).unwrap_or_default())
+    }
+}
+
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+        self.with_digits(|digits| f.write_str(digits))
+    }
+}
+
+impl serde::Serialize for RequestId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.with_digits(|digits| serializer.serialize_str(digits))
     }
 }
 
