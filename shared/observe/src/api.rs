@@ -1,4 +1,4 @@
-//! A private HTTP API: a server with bounds and deadlines ([`server`], [`slots`]), access by token or
+//! A private HTTP API: a server with bounds and deadlines ([`server`], `slots`), access by token or
 //! Unix socket ([`access`]), and a client for the program's own commands ([`client`]).
 
 pub mod access;

@@ -2,8 +2,8 @@
 //!
 //! Every line has the number of its record (`seq`) and the SHA-256 of the previous line (`prev`), so
 //! that [`verify`] finds changed and removed lines. A thread writes the lines; requests only queue
-//! them ([`log`], [`queue`]). [`settings`] names the sinks: a file that rotates ([`file`]), standard
-//! output, and syslog. [`limited`] bounds the records of events that others cause at will.
+//! them (`log`, `queue`). `settings` names the sinks: a file that rotates (`file`), standard
+//! output, and syslog. `limited` bounds the records of events that others cause at will.
 
 mod chain;
 mod error;

@@ -28,7 +28,7 @@ pub struct Report {
     pub last: Option<String>,
     /// Time of the last record.
     pub last_time: Option<String>,
-    /// Everything that is wrong, in order; at most [`FLAWS`].
+    /// Everything that is wrong, in order; at most `FLAWS`.
     pub flaws: Vec<Flaw>,
     /// Number of all flaws.
     pub flaw_count: u64,
