@@ -1,5 +1,6 @@
 //! The agent as a value: start it, replace policies, shut it down.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::status::AgentView;
 use crate::events::EventSink;
+use crate::exchange::delivery_log::DeliveryLog;
 use crate::exchange::{ExchangeHandler, InFlight, Pairing, PendingHeads, RefusalSummary};
 use crate::observe::AgentObserver;
 use crate::relay_link;
@@ -43,6 +45,8 @@ pub struct AgentSettings {
     pub tunnels: Vec<TunnelSettings>,
     /// Time for requests in flight when the agent stops.
     pub drain: Duration,
+    /// File of completed deliveries.
+    pub delivery_log: Option<PathBuf>,
 }
 
 /// One tunnel of an agent.
@@ -80,6 +84,7 @@ struct SharedResources {
     in_flight: InFlight,
     diagnoses: Arc<ByteMeter>,
     offload: Offload,
+    deliveries: DeliveryLog,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -98,6 +103,8 @@ impl SharedResources {
             pairing,
             pooled: self.pooled,
             clock: self.clock.clone(),
+            deliveries: self.deliveries.clone(),
+            tasks: self.tasks.clone(),
             pool,
             diagnoses: Arc::clone(&self.diagnoses),
             offload: self.offload.clone(),
@@ -122,6 +129,17 @@ fn policy_offer(policy: &Policy, clock: &Clock) -> Result<Arc<PolicyOffer>, Diag
         )
     })?;
     Ok(Arc::new(PolicyOffer::new(policy.for_relay(), gate)))
+}
+
+/// Opens the log of deliveries. Without one, the agent works all the same.
+fn delivery_log(path: Option<&Path>, clock: &Clock) -> DeliveryLog {
+    let Some(path) = path else {
+        return DeliveryLog::default();
+    };
+    DeliveryLog::open(path, clock.clone()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "deliveries are not recorded: a restart may repeat some");
+        DeliveryLog::default()
+    })
 }
 
 /// Returns a unique name for this instance of the program.
@@ -157,6 +175,7 @@ impl Agent {
             in_flight: in_flight.clone(),
             diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND)),
             offload: Offload::default(),
+            deliveries: delivery_log(settings.delivery_log.as_deref(), &clock),
             tasks: tasks.clone(),
             stop: stop.clone(),
         };

@@ -2,7 +2,10 @@
 //! the application, and returns the response. The agent trusts the relay only for the client
 //! address. It uses its own clock.
 
+mod ask;
 mod checks;
+mod deliver;
+pub(crate) mod delivery_log;
 mod refusals;
 mod respond;
 pub(crate) mod started;
@@ -17,6 +20,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use hookward_core::headers::{TRACEPARENT, passes_to_sender};
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::text::shown_path;
@@ -31,17 +35,18 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use self::deliver::StoredAttempt;
 pub(crate) use self::refusals::RefusalSummary;
 pub(crate) use self::terms::{ExchangeHandler, PendingHeads, SessionTerms, TunnelBinding};
 pub use self::terms::{InFlight, Pairing};
 use crate::events::{Event, RequestEvent, RequestResult};
 use crate::exchange::started::StartedRequests;
-use crate::upstream::pool::{PooledConnection, UpstreamError};
-use crate::upstream::{self, UpstreamBody};
+use crate::upstream::UpstreamBody;
+use crate::upstream::pool::PooledConnection;
 
 /// One exchange, with the terms of its session.
 struct Exchange<'r> {
-    handler: &'r ExchangeHandler,
+    handler: &'r Arc<ExchangeHandler>,
     gate: &'r ArcSwap<Gate>,
     deadlines: Deadlines,
     host: &'r Arc<str>,
@@ -55,6 +60,8 @@ enum ExchangeError {
     Failed(Code, String),
     /// The agent answers a provider's challenge itself.
     Challenge(Box<ChallengeResponse>),
+    /// The application has accepted the delivery before, with this status.
+    Completed(u16),
     Aborted,
 }
 
@@ -88,6 +95,47 @@ struct ResponseSent {
     route: String,
     checks: Arc<[Check]>,
     secrets: Vec<String>,
+}
+
+/// Facts of a permit, for the event of its request.
+struct PermitFacts {
+    observed: Option<(Check, String)>,
+    route: String,
+    checks: Arc<[Check]>,
+    secrets: Vec<String>,
+}
+
+impl PermitFacts {
+    fn of(permit: &Permit) -> Self {
+        let observed = permit.observed();
+        Self {
+            observed: observed.map(|refusal| (refusal.check, refusal.reason.clone())),
+            route: permit.settings().name.clone(),
+            checks: permit.checks(),
+            secrets: permit.secrets().to_vec(),
+        }
+    }
+
+    fn with_response(
+        self,
+        response: Response<Incoming>,
+        connection: PooledConnection,
+    ) -> ResponseSent {
+        let Self {
+            observed,
+            route,
+            checks,
+            secrets,
+        } = self;
+        ResponseSent {
+            response,
+            connection,
+            observed,
+            route,
+            checks,
+            secrets,
+        }
+    }
 }
 
 /// Runs one exchange to its end.
@@ -209,6 +257,18 @@ impl Exchange<'_> {
                 }
             }
             Err(ExchangeError::Aborted) => self.report(shown, RequestResult::Aborted),
+            Err(ExchangeError::Completed(status)) => {
+                self.report(shown, RequestResult::Challenge { status });
+                let head = head::ExchangeResponse {
+                    status: StatusCode::from_u16(status).unwrap_or(StatusCode::OK),
+                    length: Some(0),
+                    headers: HeaderMap::new(),
+                };
+                // A relay that is gone makes another attempt.
+                let _ = self
+                    .with_timeout(writer.whole(&head.encode(passes_to_sender), Bytes::new()))
+                    .await;
+            }
             Err(ExchangeError::Challenge(answer)) => {
                 self.report(
                     shown,
@@ -303,6 +363,19 @@ impl Exchange<'_> {
             &self.handler.state,
             request.meta.client,
         );
+        if let Some(delivery) = request.meta.delivery
+            && let Some(received) = delivery.received
+        {
+            let attempt = StoredAttempt {
+                delivery,
+                received,
+                gate: &gate,
+                now,
+            };
+            let sent = self.deliver(attempt, request, body).await?;
+            return Ok((sent, None));
+        }
+
         let (decision, body, held) =
             match gate.check_head(head, Evaluation::new(client, now, state))? {
                 HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
@@ -341,12 +414,7 @@ impl Exchange<'_> {
             .into());
         }
 
-        let observed = permit
-            .observed()
-            .map(|refusal| (refusal.check, refusal.reason.clone()));
-        let secrets = permit.secrets().to_vec();
-        let (route, checks) = (permit.settings().name.clone(), permit.checks());
-
+        let facts = PermitFacts::of(&permit);
         if !self.started.try_start(request.meta.id) {
             // The request arrived before, over a connection that was lost: the application may have
             // it.
@@ -356,100 +424,23 @@ impl Exchange<'_> {
             ));
         }
 
-        let (response, connection) = self.ask(&permit, request, body).await?;
+        let begun = self
+            .begin(&request, permit.settings().answer_timeout)
+            .await?;
+        let (response, connection) = self
+            .handler
+            .ask(self.deadlines, &permit, request, body)
+            .await?;
         drop(held);
         if response.status().is_success() {
             // On a route that stores deliveries, a relay must not present this one again.
             permit.note_processed(Evaluation::new(client, self.handler.clock.moment(), state));
-        }
-
-        Ok((
-            ResponseSent {
-                response,
-                connection,
-                observed,
-                route,
-                checks,
-                secrets,
-            },
-            upgrading,
-        ))
-    }
-
-    async fn ask(
-        &self,
-        permit: &Permit,
-        request: head::ExchangeRequest,
-        body: UpstreamBody,
-    ) -> Result<(Response<Incoming>, PooledConnection), ExchangeError> {
-        let patience = permit.settings().answer_timeout;
-        let sent = body.progress();
-        let request = upstream::request(
-            permit,
-            request,
-            body,
-            &self.handler.header_case,
-            self.handler.pool.application(),
-        )
-        .map_err(|error| ExchangeError::Refused(Refusal::malformed(error.to_string())))?;
-
-        let answers = self.handler.pool.answers();
-        let mut asking = pin!(self.handler.pool.send(request));
-        // A large upload may take its time while it makes progress: the timeout for the response
-        // starts at its end.
-        let answered = loop {
-            let patience = if sent.is_over() {
-                patience
-            } else {
-                self.deadlines.body_idle().max(patience)
-            };
-            tokio::select! {
-                answered = timeout(patience, asking.as_mut()) => break answered,
-                () = sent.changed() => {}
-            }
-        };
-
-        match answered {
-            Ok(Ok(answered)) => Ok(answered),
-            Ok(Err(error)) => Err(self.upstream_failure(error, answers)),
-            Err(_) => {
-                self.handler.pool.note_silence(patience, answers);
-                let reason = format!(
-                    "the application did not answer within {} s",
-                    patience.as_secs_f64()
-                );
-                Err(ExchangeError::Failed(Code::UpstreamTimeout, reason))
+            if let Some(begun) = begun {
+                begun.complete(response.status().as_u16()).await;
             }
         }
-    }
 
-    /// Returns the failure of an exchange with the application, which had given this number of
-    /// `answers` before.
-    fn upstream_failure(&self, error: UpstreamError, answers: u64) -> ExchangeError {
-        match error {
-            UpstreamError::Connect { .. } => {
-                let next = if self.handler.pooled {
-                    "; another agent of the pool gets it, if there is one"
-                } else {
-                    ""
-                };
-                ExchangeError::Failed(Code::UpstreamUnreachable, format!("{error}{next}"))
-            }
-            UpstreamError::Aborted(error) if error.is_user() => ExchangeError::Aborted,
-            error => {
-                // An application that speaks https closes a clear-text connection, with or without
-                // a TLS alert.
-                let application = self.handler.pool.application();
-                let broke = matches!(&error, UpstreamError::Aborted(_));
-                let mistaken =
-                    broke && answers == 0 && application.tls.is_none() && !application.http2;
-                let hint = match mistaken {
-                    true => format!("; does it speak https? Then use https://{application}"),
-                    false => String::new(),
-                };
-                ExchangeError::Failed(Code::UpstreamError, format!("{error}{hint}"))
-            }
-        }
+        Ok((facts.with_response(response, connection), upgrading))
     }
 
     fn report(&self, shown: RequestSummary, outcome: RequestResult) {

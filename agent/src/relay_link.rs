@@ -114,6 +114,9 @@ pub struct OpenedTunnel {
     pub relay: String,
     /// Transport of the connection.
     pub transport: Transport,
+    /// Time for which the relay stores webhooks that the application does not accept; `None` if it
+    /// stores none.
+    pub stored_for: Option<Duration>,
 }
 
 /// Keeps the connections to all relays until `stop` is cancelled.

@@ -14,8 +14,8 @@ pub(crate) mod tls;
 
 use bytes::{Bytes, BytesMut};
 use hookward_core::headers::{
-    FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO, REQUEST_ID,
-    passes_to_application,
+    ATTEMPT, DELIVERY_ID, FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO,
+    REQUEST_ID, passes_to_application,
 };
 use hookward_core::names::HostName;
 use hookward_gate::engine::{Permit, TokenSpan};
@@ -133,6 +133,10 @@ fn add_forwarded(headers: &mut HeaderMap, context: &head::RequestMeta) -> Result
     headers.insert(FORWARDED_PORT, HeaderValue::from(port.unwrap_or(HTTPS)));
     headers.insert(FORWARDED_HOST, host);
     headers.insert(REQUEST_ID, text(context.id.to_string().into())?);
+    if let Some(delivery) = &context.delivery {
+        headers.insert(DELIVERY_ID, text(delivery.id.to_string().into())?);
+        headers.insert(ATTEMPT, HeaderValue::from(delivery.attempt));
+    }
     Ok(())
 }
 

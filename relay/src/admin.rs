@@ -4,6 +4,7 @@
 //! it. [`metrics`] turns it into gauges, [`health`] and [`storage_probe`] into readiness. [`api`] and [`listeners`] serve it.
 
 pub(crate) mod api;
+pub(crate) mod deliveries;
 mod events;
 pub(crate) mod health;
 pub(crate) mod listeners;

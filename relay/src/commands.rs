@@ -2,8 +2,10 @@
 
 mod agent;
 mod audit;
+mod deliveries;
 mod serve;
 mod status;
+mod storage;
 
 use std::io;
 use std::path::PathBuf;
@@ -30,6 +32,9 @@ pub enum CommandError {
     /// The audit log is not intact.
     #[error(transparent)]
     Flawed(#[from] audit::FlawedLog),
+    /// A database or a copy failed.
+    #[error(transparent)]
+    Storage(#[from] storage::StorageCommandError),
     /// A file of the audit log failed.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -109,6 +114,8 @@ pub async fn run(cli: Cli) -> Result<(), CommandError> {
         }
         Command::Agent(command) => agent::run(command).await,
         Command::Status(args) => status::run(args).await,
+        Command::Deliveries(command) => deliveries::run(command).await,
+        Command::Storage(command) => storage::run(command),
         Command::Audit(command) => audit::run(command),
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod baseline;
 mod clear_text;
 pub(crate) mod client_address;
 pub(crate) mod connection;
+mod deliver;
 mod head;
 pub(crate) mod header_case;
 pub(crate) mod listener;

@@ -12,6 +12,7 @@
 mod body_sender;
 mod error;
 mod request_body;
+mod request_ids;
 mod response_head;
 mod retry;
 pub(crate) mod upgrade;
@@ -31,6 +32,7 @@ use tokio::time::timeout;
 use self::body_sender::{BodySender, passes, stream, with_timeout};
 pub(crate) use self::error::ForwardError;
 pub(crate) use self::request_body::RequestBody;
+pub(crate) use self::request_ids::RequestIds;
 use self::response_head::{read_head, remove_foreign_fields, set_length};
 use crate::body::response::ResponseBody;
 use crate::forward::retry::RetryState;

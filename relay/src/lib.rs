@@ -13,6 +13,7 @@ mod certs;
 mod cli;
 mod commands;
 mod data_dir;
+mod delivery;
 mod edge;
 mod fetch;
 mod forward;
@@ -35,5 +36,5 @@ pub use observe::{
     EventStamp, RelayEvent, RelayEventKind, RequestRecord, Subscription, SubscriptionItem,
 };
 pub use server::{Relay, StartError};
-pub use settings::Settings;
+pub use settings::{DeliverySettings, Settings};
 pub use storage::{CommitStats, StorageError, Store};

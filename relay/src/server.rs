@@ -39,15 +39,17 @@ use crate::certs::review::{Finding, WantedNames};
 use crate::certs::self_signed;
 use crate::certs::source::{CertificateSource, CertificateWatch};
 use crate::data_dir;
+use crate::delivery::{Deliveries, DeliveryParts};
 use crate::edge::EdgeListener;
 use crate::edge::authority::Ports;
 use crate::edge::baseline::BaselinePolicy;
 use crate::edge::listener::EdgeEntry;
-use crate::edge::state::{EdgeState, RequestIds};
+use crate::edge::state::EdgeState;
 use crate::edge::tls::TlsAcceptors;
 use crate::fetch::client::Fetcher;
 use crate::fetch::ip_sets::IpSetUpdater;
 use crate::fetch::keys::KeyCache;
+use crate::forward::RequestIds;
 use crate::observe::acts;
 use crate::observe::{Observer, Subscription};
 use crate::overload::connections::ConnectionTable;
@@ -56,7 +58,7 @@ use crate::sessions::context::{PoliciesInForce, SessionContext};
 use crate::sessions::{AgentAcceptor, AgentListener, Registry};
 use crate::settings::Settings;
 use crate::storage::agents::TakenHost;
-use crate::storage::dedup::{DEDUP_FILE, DedupWriter};
+use crate::storage::deliveries::{DELIVERIES_FILE, DeliveryStore, StoreLimits};
 use crate::storage::{CommitStats, STATE_FILE, Store};
 
 /// A running relay.
@@ -75,7 +77,7 @@ pub struct Relay {
     /// Tracker of tasks beside the listeners: updates of address sets, reloads, key fetches.
     tasks: TaskTracker,
     lists: IpSetUpdater,
-    dedup: DedupWriter,
+    deliveries: Deliveries,
     addresses: AdminAddresses,
     drain_requested: CancellationToken,
     _lock: DirLock,
@@ -149,10 +151,10 @@ impl Relay {
         let reloads = Reloads::new(policy_file.as_slice()).map_err(StartError::Signal)?;
         let hangups = Reloads::new(&[]).map_err(StartError::Signal)?;
         let baseline = BaselinePolicy::load(settings.baseline_policy.as_deref(), &clock, &lists)?;
-        let dedup = DedupWriter::open(
-            &settings.data_dir.join(DEDUP_FILE),
+        let deliveries = DeliveryStore::open(
+            &settings.data_dir.join(DELIVERIES_FILE),
             clock.clone(),
-            settings.limits.max_tracked_deliveries as u64,
+            StoreLimits::of(&settings),
         )?;
 
         let registry = Registry::default();
@@ -178,6 +180,10 @@ impl Relay {
             store: store.clone(),
             clock: clock.clone(),
             limits: settings.limits.clone(),
+            stored_for: settings
+                .delivery
+                .enabled
+                .then_some(settings.delivery.max_age),
             domain: settings.domain,
             reserved_hosts: settings.hosts,
             public_port,
@@ -208,6 +214,18 @@ impl Relay {
         store.set_tunnel_address(&join_address)?;
         store.set_domain(&domain)?;
 
+        let deliveries = Deliveries::new(DeliveryParts {
+            store: deliveries,
+            registry: registry.clone(),
+            clock: clock.clone(),
+            limits: settings.limits.clone(),
+            ids: RequestIds::new()?,
+            observer: Arc::clone(&observer),
+            settings: settings.delivery,
+            memory: budget.clone(),
+            tasks: tasks.clone(),
+            stop: stop_agents.clone(),
+        });
         let edge_state = Arc::new(EdgeState {
             registry,
             clock: clock.clone(),
@@ -218,7 +236,7 @@ impl Relay {
             baseline: baseline.clone(),
             keys: KeyCache::new(fetcher.clone(), tasks.clone()),
             fetcher: fetcher.clone(),
-            dedup: dedup.dedup.clone(),
+            deliveries: deliveries.clone(),
             diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND)),
             observer: Arc::clone(&observer),
             proxy_warned: Mutex::default(),
@@ -239,6 +257,7 @@ impl Relay {
             limits: settings.limits,
         });
 
+        deliveries.resume();
         tasks.spawn(certificates.run(certificate_reloads, stop_agents.clone()));
         tasks.spawn(acts::record_stored(
             store.clone(),
@@ -318,7 +337,7 @@ impl Relay {
             observer,
             tasks,
             lists,
-            dedup,
+            deliveries,
             addresses,
             drain_requested,
             _lock: lock,
@@ -377,8 +396,20 @@ impl Relay {
     pub fn commits(&self) -> [(&'static str, CommitStats); 2] {
         [
             (STATE_FILE, self.store.commits()),
-            (DEDUP_FILE, self.dedup.commits()),
+            (DELIVERIES_FILE, self.deliveries.store().commits()),
         ]
+    }
+
+    /// Returns the number of stored webhooks that are not yet delivered.
+    #[must_use]
+    pub fn pending_deliveries(&self) -> u64 {
+        self.deliveries.store().counts(None).pending
+    }
+
+    /// Returns the number of stored webhooks that were given up.
+    #[must_use]
+    pub fn dead_letters(&self) -> u64 {
+        self.deliveries.store().counts(None).dead
     }
 
     /// Returns the number of body bytes in memory.

@@ -31,10 +31,14 @@
 //! [audit]                              # see hookward_observe::audit
 //! file = "/var/log/hookward/audit.log"
 //!
+//! [delivery]                           # stored webhooks, see settings/delivery.rs
+//! max_bytes = "1GiB"
+//!
 //! [limits]                             # every bound of shared/src/limits.rs, by its name
 //! request_head_timeout = "9s"
 //! ```
 
+mod delivery;
 mod raw;
 
 use std::collections::BTreeMap;
@@ -47,6 +51,7 @@ use hookward_observe::audit::AuditSettings;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+pub use self::delivery::DeliverySettings;
 pub(crate) use self::raw::{RawSettings, read_file};
 use crate::admin::listeners::{AdminListen, AdminSettings, PRESET};
 use crate::edge::client_address::ForwardedField;
@@ -96,6 +101,8 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// Settings of the audit log.
     pub audit: AuditSettings,
+    /// Settings of stored deliveries.
+    pub delivery: DeliverySettings,
     /// `true` to replace damaged or missing files of the data directory.
     pub reset: bool,
     /// Limits, with their defaults.
@@ -132,6 +139,7 @@ impl Settings {
                 AdminListen::At(address) => address.to_string(),
             },
             "monitoring": self.admin.monitoring.map(|address| address.to_string()),
+            "delivery": self.delivery.summary(),
             "limits": changed,
         })
     }

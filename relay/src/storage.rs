@@ -3,15 +3,14 @@
 //! [`Store`] is the state file: agents and join tokens ([`agents`]), the hosts that agents own
 //! ([`hosts`]), address sets and facts about the relay ([`facts`]), and acts that wait for their audit
 //! records ([`acts`]). It keeps only hashes of secrets.
-//! [`dedup`] keeps accepted deliveries in a second file. Each file has one [`writer`].
+//! [`deliveries`] keeps accepted webhooks and claims in a second file. Each file has one [`Writer`].
 
 pub(crate) mod acts;
 pub(crate) mod agents;
-pub(crate) mod dedup;
+pub(crate) mod deliveries;
 pub(crate) mod facts;
 pub(crate) mod hosts;
 mod jobs;
-mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,8 +24,8 @@ use hookward_runtime::sqlite::{self, Durability, Schema, SqliteError};
 use rusqlite::{Connection, Transaction};
 
 use self::jobs::{Job, StateJobs, job};
-pub use self::writer::CommitStats;
-use self::writer::{Writer, WriterOptions};
+pub use hookward_runtime::sqlite::writer::CommitStats;
+use hookward_runtime::sqlite::writer::{Writer, WriterOptions};
 
 /// Failure of the relay's storage.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +36,9 @@ pub enum StorageError {
         /// Cause of the failure.
         source: SqliteError,
     },
-    /// The deduplication file failed.
+    /// The delivery file failed.
     #[error(transparent)]
-    Dedup(SqliteError),
+    Deliveries(SqliteError),
     /// The system did not start the writer thread.
     #[error("the writer thread of {path} did not start: {source}")]
     Thread {
@@ -70,7 +69,7 @@ impl StorageError {
     /// Returns `true` if the file is truncated, overwritten or not a database.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::State { source } | Self::Dedup(source) if source.is_damage())
+        matches!(self, Self::State { source } | Self::Deliveries(source) if source.is_damage())
     }
 }
 
@@ -122,23 +121,22 @@ impl Store {
         let failed = |source| StorageError::state(sqlite::failed(path)(source));
 
         // Checks all pages at startup, so that a lost page does not surface later.
-        let found: String = connection
-            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-            .map_err(failed)?;
-        if found != "ok" {
-            let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-            return Err(failed(rusqlite::Error::SqliteFailure(corrupt, Some(found))));
-        }
+        sqlite::check(&connection).map_err(failed)?;
 
         let options = WriterOptions {
             name: "state",
             path: path.to_owned(),
             batch: BATCH_JOBS,
+            batch_bytes: usize::MAX,
             idle: None,
             pause: Duration::ZERO,
+            flush_on_demand: false,
         };
         Ok(Self {
-            writer: Arc::new(Writer::start(connection, StateJobs, options)?),
+            writer: Arc::new(
+                Writer::start(connection, StateJobs(path.to_owned()), options)
+                    .map_err(StorageError::state)?,
+            ),
             path: path.into(),
             actor: Actor::program(),
         })
@@ -219,6 +217,7 @@ pub(crate) const STATE_FILE: &str = "relay.db";
 /// Schema of the state file.
 const STATE_SCHEMA: Schema = Schema {
     durability: Durability::Full,
+    incremental_vacuum: false,
     migrations: &[create_state, add_used_by, add_acts, add_seen],
 };
 

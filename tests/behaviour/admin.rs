@@ -6,12 +6,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
+use hookward_gate::policy::{Delivery, DeliveryMode, Route};
 use hookward_observe::audit::{AuditSettings, FileSettings};
 use hookward_relay::{AdminListen, AdminSettings};
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::private_api::{Response, call, get};
 use hookward_tests::process::{NAMESPACE, Process, have, run};
-use hookward_tests::stage::{HOST, PREFIX, Plan, Stage};
+use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, open_policy};
 use hookward_tests::wait::{DEADLINE, eventually, happens};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -47,7 +48,15 @@ async fn private(application: &Application) -> Private {
         socket: true,
         monitoring: Some(ANY),
     };
+    let mut policy = open_policy();
+    let mut stored = Route {
+        delivery: Some(Delivery::new(DeliveryMode::Queue)),
+        ..Route::new("stored", vec!["/stored/**".to_owned()])
+    };
+    stored.accept.clone_from(&policy.routes[0].accept);
+    policy.routes.push(stored);
     let plan = Plan {
+        policy,
         admin,
         audit,
         ..Plan::default()
@@ -110,7 +119,7 @@ async fn the_openapi_document_describes_the_relays_answers() {
     assert!(paths.len() >= 16, "{:?}", paths.keys().collect::<Vec<_>>());
     let mut checked = 0;
     for (path, operations) in paths {
-        if operations["get"].is_null() || path == "/api/v1/events" {
+        if operations["get"].is_null() || path == "/api/v1/events" || path.contains('{') {
             continue;
         }
         let answer = private.get(path).await;
@@ -449,6 +458,8 @@ async fn metrics_are_conventional_and_documented() {
     let private = private(&application).await;
     private.stage.edge.post(PREFIX, &[], b"{\"size\":1}").await;
     private.stage.edge.get("/nothing").await;
+    private.stage.edge.post("/stored/one", &[], b"{}").await;
+    eventually("it is delivered", || application.log.complete().len() == 2).await;
     let relay = private.get("/metrics").await.body;
     check_metrics(&relay);
     documented(

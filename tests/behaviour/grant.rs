@@ -10,7 +10,7 @@ use hookward_gate::engine::{
     Decision, Evaluation, Gate, GateState, Grant, HeadVerdict, POLICY_CHANGED, Permit, Request,
     RequestHead, RetiredGate, Side,
 };
-use hookward_gate::policy::{Policy, StoredDeliveries};
+use hookward_gate::policy::{Delivery, DeliveryMode, Policy};
 use hookward_tests::sender::github_signature;
 use hookward_tests::stage::policy;
 use http::{HeaderMap, HeaderValue, Method};
@@ -65,7 +65,10 @@ impl Night<'_> {
             self.provider,
             file("secret", self.secret),
         ));
-        policy.routes[0].stored = self.stored.then_some(StoredDeliveries { max_age_ms: DAY });
+        policy.routes[0].delivery = self.stored.then(|| Delivery {
+            max_age_ms: DAY,
+            ..Delivery::new(DeliveryMode::Preset)
+        });
         policy
     }
 
@@ -122,7 +125,8 @@ impl Stored {
     /// Returns the relay's grant, as it is stored.
     fn grant(&self) -> Grant {
         let permit = self.permit(&EVENING.gate(Side::Relay), RECEIVED, &GateState::default());
-        let json = serde_json::to_string(&permit.grant(&self.request(), RECEIVED)).unwrap();
+        let json =
+            serde_json::to_string(&permit.record().grant(&self.request(), RECEIVED)).unwrap();
         serde_json::from_str(&json).unwrap()
     }
 
@@ -144,7 +148,7 @@ fn an_unchanged_policy_permits_again_on_both_sides() {
         let permit = stored.again(EVENING, side, NEXT_MORNING).unwrap();
         assert_eq!(permit.tokens_to_remove().len(), 1, "{side:?}");
         assert_eq!(
-            permit.settings().max_age.map(|age| age.as_millis()),
+            permit.settings().max_age().map(|age| age.as_millis()),
             Some(DAY.into())
         );
     }

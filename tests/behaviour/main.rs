@@ -27,6 +27,7 @@ mod checks;
 mod conformance;
 mod corpora;
 mod damaged;
+mod deliveries;
 mod diagnose;
 mod documents;
 mod edge;

@@ -95,7 +95,11 @@ impl Site {
                 "--state-dir",
                 state,
             ];
-            let args = [&["http", &target, "--no-token"][..], &own].concat();
+            let args = [
+                &["http", &target, "--no-token", "--delivery", "direct"][..],
+                &own,
+            ]
+            .concat();
             let mut agent = network.start("hookward", &args, &environment);
             let ready = agent.event("ready");
             (network, relay, agent, relay_ready, ready)
@@ -615,6 +619,8 @@ async fn an_agent_that_is_killed_and_started_again() {
             "http",
             &application,
             "--no-token",
+            "--delivery",
+            "direct",
             "--log-format",
             "json",
             "--state-dir",

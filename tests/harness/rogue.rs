@@ -73,6 +73,7 @@ impl Rogue {
             control
                 .send(&RelayMessage::Opened {
                     digest: None,
+                    stored_for_ms: None,
                     host: HOST.into(),
                     port: 443,
                 })
@@ -106,6 +107,7 @@ impl Rogue {
                 pairing: None,
             }],
             drain: Limits::default().drain,
+            delivery_log: None,
         };
         let agent = Agent::start(settings, clock, reporter, |_| {}, |_| {});
 
@@ -263,6 +265,7 @@ pub fn request(
             host: Bytes::from_static(HOST.as_bytes()),
             client: IpAddr::from([192, 0, 2, 1]),
             keys: Default::default(),
+            delivery: None,
         },
         method: Method::from_bytes(method.as_bytes()).unwrap(),
         target: Bytes::copy_from_slice(target),

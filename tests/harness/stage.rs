@@ -14,9 +14,12 @@ use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::Secret;
 use hookward_gate::policy::file;
-use hookward_gate::policy::{Accept, Policy, Route, TokenCheck, TokenLocation};
+use hookward_gate::policy::{
+    Accept, Delivery, DeliveryMode, Policy, Route, TokenCheck, TokenLocation,
+};
 use hookward_observe::audit::AuditSettings;
 use hookward_relay::AdminSettings;
+use hookward_relay::DeliverySettings;
 use hookward_relay::FetchSettings;
 use hookward_relay::ForwardedField;
 use hookward_relay::Relay;
@@ -49,6 +52,7 @@ pub struct Plan {
     pub fetch: FetchSettings,
     pub admin: AdminSettings,
     pub audit: AuditSettings,
+    pub delivery: DeliverySettings,
     pub clock: Clock,
     pub link: LinkSettings,
     /// Application, if it is not a local port in clear text.
@@ -71,6 +75,7 @@ impl Default for Plan {
             fetch: FetchSettings::default(),
             admin: AdminSettings::off(),
             audit: AuditSettings::off(),
+            delivery: DeliverySettings::default(),
             clock: Clock::System,
             link: LinkSettings::default(),
             upstream: None,
@@ -117,9 +122,21 @@ pub fn token(secret: &str) -> TokenCheck {
 /// Reads a policy from TOML. Secrets come from files.
 pub fn policy(text: &str) -> Policy {
     match file::read("test.toml", text, &ProcessSecrets, Clock::System.now()) {
-        Ok(loaded) => loaded.policy,
+        Ok(loaded) => unstored(loaded.policy),
         Err(problems) => panic!("{problems}"),
     }
+}
+
+/// Returns the policy without stored deliveries, where it does not name them.
+fn unstored(mut policy: Policy) -> Policy {
+    for route in &mut policy.routes {
+        let is_preset = |delivery: &Delivery| delivery.mode == DeliveryMode::Preset;
+        route.delivery = route
+            .delivery
+            .take()
+            .filter(|delivery| !is_preset(delivery));
+    }
+    policy
 }
 
 /// Returns a policy that requires a provider's signature. The file of its secret is gone by then.
@@ -261,6 +278,7 @@ impl Stage {
                     }),
             }],
             drain: self.plan.limits.drain,
+            delivery_log: Some(self.dir.path().join("delivered.db")),
         };
 
         let on_open = move |tunnel| opened.lock().unwrap().push(tunnel);
@@ -269,6 +287,18 @@ impl Stage {
 
         let opened = Arc::clone(&self.opened);
         eventually("the tunnel opens", || opened.lock().unwrap().len() > before).await;
+    }
+
+    /// Removes the agent, and starts another one under its name.
+    pub async fn start_other_owner(&mut self) {
+        let (relay, now) = (self.relay.as_ref().unwrap(), self.clock.now());
+        relay.store().remove_agent(&agent_name(), now).unwrap();
+        let join = relay.add_agent(&agent_name()).unwrap();
+        let credential = Secret::generate().unwrap();
+        let joined = relay.store().join(&join.secret, &credential.digest(), now);
+        joined.unwrap().unwrap();
+        self.credential = credential;
+        self.start_agent().await;
     }
 
     /// Returns the link between agent and relay.
@@ -449,6 +479,7 @@ impl Fleet {
                 pairing: None,
             }],
             drain: plan.limits.drain,
+            delivery_log: None,
         };
 
         let noted = Arc::clone(&opened);
@@ -522,6 +553,7 @@ pub async fn refused(plan: Plan) -> String {
             pairing: None,
         }],
         drain: plan.limits.drain,
+        delivery_log: None,
     };
     let agent = Agent::start(settings, plan.clock, reporter, |_| {}, |_| {});
 
@@ -544,6 +576,7 @@ fn settings(plan: &Plan, dir: &Path, listen: SocketAddr, tunnel_listen: SocketAd
     Settings {
         admin: plan.admin.clone(),
         audit: plan.audit.clone(),
+        delivery: plan.delivery.clone(),
         domain: HostName::parse("example.test").unwrap(),
         listen,
         tunnel_listen,

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use hookward_gate::policy::OnDuplicate;
 
 /// Policy flags that a policy file replaces.
-pub(super) const POLICY_FLAGS: [&str; 22] = [
+pub(super) const POLICY_FLAGS: [&str; 24] = [
     "path",
     "method",
     "allow_ip",
@@ -29,6 +29,8 @@ pub(super) const POLICY_FLAGS: [&str; 22] = [
     "websocket",
     "encoded_slashes",
     "answer_timeout",
+    "delivery",
+    "order",
 ];
 
 /// Policy flags.
@@ -144,6 +146,15 @@ pub(crate) struct PolicyFlags {
     /// Wait for the head of the application's response (default: 60s)
     #[arg(hide_short_help = true, long, value_name = "TIME")]
     pub(crate) answer_timeout: Option<String>,
+
+    /// Store webhooks on the relay until the application accepts them: direct (never), queue
+    /// (always), or fallback (when it does not respond; the default where possible)
+    #[arg(long, value_name = "direct|queue|fallback")]
+    pub(crate) delivery: Option<String>,
+
+    /// Order of stored webhooks: none, tunnel, or one for each value of json:PATH or header:NAME
+    #[arg(hide_short_help = true, long, value_name = "ORDER")]
+    pub(crate) order: Option<String>,
 }
 
 /// Response to a duplicate of a delivery.

@@ -9,6 +9,7 @@ use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::Secret;
 use hookward_observe::audit::AuditSettings;
+use hookward_relay::DeliverySettings;
 use hookward_relay::FetchSettings;
 use hookward_relay::ForwardedField;
 use hookward_relay::Settings;
@@ -92,6 +93,7 @@ impl Local {
         let settings = Settings {
             admin: AdminSettings::off(),
             audit: AuditSettings::off(),
+            delivery: DeliverySettings::default(),
             domain,
             listen: edge,
             tunnel_listen: (Ipv4Addr::LOCALHOST, 0).into(), // the edge's number

@@ -141,6 +141,7 @@ impl TunnelRunner {
             }
         };
 
+        let delivery_log = state.path().join(DELIVERY_LOG);
         let remember = remember(&link, state, events.clone());
         for message in messages {
             events.emit(message);
@@ -151,6 +152,7 @@ impl TunnelRunner {
             link,
             tunnels: settings,
             drain: Limits::default().drain,
+            delivery_log: Some(delivery_log),
         };
 
         outputs.note_start(&settings);
@@ -227,6 +229,9 @@ impl TunnelRunner {
         })
     }
 }
+
+/// File of completed deliveries in the state directory.
+const DELIVERY_LOG: &str = "delivered.db";
 
 /// Time for the screen to restore the terminal.
 const SCREEN_CLOSE_TIMEOUT: Duration = Duration::from_millis(300);

@@ -4,7 +4,8 @@ use hookward_core::diagnostics::{Diagnostic, Origin, Origins};
 use hookward_core::json::JsonPath;
 use hookward_gate::policy::file::REPLAY_WINDOW_MS;
 use hookward_gate::policy::raw::{
-    RawAccept, RawPolicy, RawRoute, RawSecret, RawSignature, RawToken, RawValueRule, Unprotected,
+    RawAccept, RawDelivery, RawPolicy, RawRoute, RawSecret, RawSignature, RawToken, RawValueRule,
+    Unprotected,
 };
 use hookward_gate::policy::{PRESET_PATHS, ReplayProtection, SecretAt, TOKEN_NAME, TokenLocation};
 use hookward_gate::providers;
@@ -12,7 +13,7 @@ use hookward_gate::providers;
 use crate::cli::PolicyFlags;
 
 /// Flags of the settings of a policy, by their keys in a file.
-const FLAGS: [(&str, &str); 18] = [
+const FLAGS: [(&str, &str); 20] = [
     ("path", "--path"),
     ("methods", "--method"),
     ("allow_ips", "--allow-ip"),
@@ -31,6 +32,8 @@ const FLAGS: [(&str, &str); 18] = [
     ("websocket", "--websocket"),
     ("encoded_slashes", "--encoded-slashes"),
     ("answer_timeout", "--answer-timeout"),
+    ("delivery", "--delivery"),
+    ("order", "--order"),
 ];
 
 /// Returns the policy of flags, and the mistakes in their form.
@@ -80,6 +83,13 @@ impl FlagReader {
             keep_token: args.keep_token,
             encoded_slashes: args.encoded_slashes,
             replay,
+            delivery: (args.delivery.is_some() || args.order.is_some()).then(|| RawDelivery {
+                origins: self.origins.clone(),
+                mode: args.delivery.clone(),
+                mode_key: "delivery",
+                order: args.order.clone(),
+                ..RawDelivery::default()
+            }),
             accept: self.accept_rules(args),
             ..RawRoute::default()
         }

@@ -1,8 +1,8 @@
 //! Requests that the application may have received. A request that the relay sends again after a
 //! lost connection must not reach it twice.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hookward_core::limits::RETRY_WINDOW;
@@ -19,6 +19,8 @@ pub(crate) struct StartedRequests {
 struct Inner {
     known: HashSet<RequestId>,
     order: VecDeque<(Instant, RequestId)>,
+    /// Highest generation of the ownership of deliveries, by host.
+    epochs: HashMap<Arc<str>, u64>,
 }
 
 impl StartedRequests {
@@ -41,6 +43,17 @@ impl StartedRequests {
         }
 
         new
+    }
+}
+
+impl StartedRequests {
+    /// Returns `true` if no later owner of the host's deliveries is known. The agent serves few
+    /// hosts, so the map stays small.
+    pub(crate) fn admits_epoch(&self, host: &Arc<str>, epoch: u64) -> bool {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = inner.epochs.entry(Arc::clone(host)).or_default();
+        *known = epoch.max(*known);
+        *known == epoch
     }
 }
 

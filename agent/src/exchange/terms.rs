@@ -2,6 +2,7 @@
 
 use super::RefusalSummary;
 use crate::events::EventSink;
+use crate::exchange::delivery_log::DeliveryLog;
 use crate::exchange::started::StartedRequests;
 use crate::upstream::header_case::HeaderCaseCache;
 use crate::upstream::pool::ConnectionPool;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Maximum number of unfinished heads of one connection; others wait in the transport's window.
 pub(super) const PENDING_HEADS_PER_CONNECTION: usize = 128;
@@ -43,6 +45,10 @@ pub(crate) struct ExchangeHandler {
     pub pairing: Option<Pairing>,
     /// The agent's own clock.
     pub clock: Clock,
+    /// Deliveries that the application has begun or completed.
+    pub deliveries: DeliveryLog,
+    /// Tracker of attempts that go on without their relay.
+    pub tasks: TaskTracker,
     /// Connections to the application.
     pub pool: ConnectionPool,
     /// `true` if other agents share the tunnel.
@@ -77,7 +83,6 @@ impl ExchangeHandler {
     #[cfg(test)]
     pub(crate) fn for_tests(events: EventSink) -> Self {
         use crate::upstream::application::{Address, Application};
-        use tokio_util::task::TaskTracker;
 
         let pool = ConnectionPool::new(
             Application::plain(Address::Port(9)),
@@ -89,6 +94,8 @@ impl ExchangeHandler {
             state: Arc::default(),
             pairing: None,
             clock: Clock::default(),
+            deliveries: DeliveryLog::default(),
+            tasks: TaskTracker::new(),
             pool,
             pooled: false,
             diagnoses: Arc::new(ByteMeter::new(0)),

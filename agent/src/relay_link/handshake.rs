@@ -128,11 +128,16 @@ pub(crate) async fn open(
                 .send(&open_message(tunnel.host.clone(), &offer))
                 .await?;
 
-            let (host, port) = loop {
+            let (host, port, stored_for_ms) = loop {
                 match control.receive(CONTROL_BYTES).await? {
-                    RelayMessage::Opened { host, port, digest } => {
+                    RelayMessage::Opened {
+                        host,
+                        port,
+                        digest,
+                        stored_for_ms,
+                    } => {
                         offer.compare_digest(digest.as_deref(), &at.relay.address, &shared.events);
-                        break (host, port);
+                        break (host, port, stored_for_ms);
                     }
                     // The relay refused a new policy: the tunnel keeps the previous one.
                     RelayMessage::Refused {
@@ -188,6 +193,7 @@ pub(crate) async fn open(
                 port,
                 relay,
                 transport,
+                stored_for: stored_for_ms.map(Duration::from_millis),
             });
         }
 

@@ -342,6 +342,7 @@ mod tests {
             port: 443,
             relay: "one:443".to_owned(),
             transport: Transport::Quic,
+            stored_for: None,
         };
 
         let line = |relay: &str, number| (relay.to_owned(), number);

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
 use hookward_core::names::AgentName;
 use hookward_observe::api::access::{self, Access, Caller, Guard, problem};
-use hookward_observe::audit::Actor;
+use hookward_observe::audit::{Actor, AuditLog};
 use hookward_observe::metrics::{self, CONTENT_TYPE, ProcessSnapshot};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -17,22 +17,42 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::events;
 use super::metrics::RelaySnapshot;
 use super::overview::Overview;
 use super::status::{
     AddressSetStatus, AgentStatus, CertificateStatus, ClientStatus, ConnectionsStatus, Done,
     LimitStatus, RefusalStatus, RelayStatus, SessionStatus, StorageStatus, TunnelStatus,
 };
+use super::{deliveries, events};
+use crate::delivery::Deliveries;
 use crate::storage::StorageError;
+use crate::storage::deliveries::DeliveryStore;
 
 /// State of the handlers.
 #[derive(Clone)]
-struct RelayApi {
+pub(super) struct RelayApi {
     overview: Arc<Overview>,
     registry: Arc<Registry>,
     /// Access to the reasons of health checks.
     known: Access,
+}
+
+impl RelayApi {
+    pub(super) fn deliveries(&self) -> &Deliveries {
+        &self.overview.edge.deliveries
+    }
+
+    pub(super) fn store(&self) -> &DeliveryStore {
+        self.deliveries().store()
+    }
+
+    pub(super) fn audit(&self) -> &AuditLog {
+        self.overview.edge.observer.audit()
+    }
+
+    pub(super) fn registry(&self) -> &crate::sessions::Registry {
+        &self.overview.edge.registry
+    }
 }
 
 #[derive(OpenApi)]
@@ -115,6 +135,13 @@ fn private_routes() -> OpenApiRouter<RelayApi> {
         .routes(routes!(certificates))
         .routes(routes!(address_sets))
         .routes(routes!(storage))
+        .routes(routes!(deliveries::list))
+        .routes(routes!(deliveries::redeliver))
+        .routes(routes!(deliveries::drop))
+        .routes(routes!(deliveries::pause))
+        .routes(routes!(deliveries::resume))
+        .routes(routes!(deliveries::jobs))
+        .routes(routes!(deliveries::show))
         .routes(routes!(event_stream))
         .routes(routes!(drain))
 }
@@ -277,7 +304,7 @@ async fn drain(State(api): State<RelayApi>, Extension(caller): Extension<Caller>
     response
 }
 
-fn done(message: &str) -> Response {
+pub(super) fn done(message: &str) -> Response {
     let message = message.to_owned();
     Json(Done { message }).into_response()
 }
@@ -289,6 +316,6 @@ fn answer<T: Serialize>(result: Result<T, StorageError>) -> Response {
     }
 }
 
-fn failed(error: &StorageError) -> Response {
+pub(super) fn failed(error: &StorageError) -> Response {
     problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
 }

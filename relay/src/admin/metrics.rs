@@ -33,6 +33,7 @@ impl Snapshot for RelaySnapshot {
         families.extend(packets(overview));
         families.extend(tunnels(overview));
         families.extend(storage(overview));
+        families.extend(deliveries(overview));
         families.extend(certificates(overview));
         families.extend(address_sets(overview));
         families.extend(audit(overview));
@@ -217,6 +218,56 @@ fn storage(overview: &Overview) -> Vec<MetricFamily> {
     }
     vec![commits, seconds, changes, failures, size]
 }
+
+fn deliveries(overview: &Overview) -> Vec<MetricFamily> {
+    let store = overview.edge.deliveries.store();
+    let mut held = MetricFamily::gauge(
+        "hookward_relay_deliveries",
+        "Stored webhooks by state: pending, or dead letters",
+    );
+    let mut bytes = MetricFamily::gauge(
+        "hookward_relay_deliveries_size_bytes",
+        "Size of the stored webhooks",
+    );
+    let mut oldest = MetricFamily::gauge(
+        "hookward_relay_deliveries_oldest_age_seconds",
+        "Time since the receipt of the oldest pending webhook",
+    );
+    for tunnel in store.tunnels().into_iter().take(MAX_TUNNELS) {
+        let host = &*tunnel.host;
+        held.push(
+            &[("tunnel", host), ("state", "pending")],
+            tunnel.held.pending as f64,
+        );
+        held.push(
+            &[("tunnel", host), ("state", "dead")],
+            tunnel.held.dead as f64,
+        );
+        bytes.push(&[("tunnel", host)], tunnel.held.bytes as f64);
+    }
+    // A file that cannot be read has a metric of its own.
+    for (host, age) in store
+        .oldest()
+        .unwrap_or_default()
+        .into_iter()
+        .take(MAX_TUNNELS)
+    {
+        oldest.push(&[("tunnel", host.as_str())], age.as_secs_f64());
+    }
+    let durability = MetricFamily::gauge(
+        "hookward_relay_delivery_durability",
+        "What a 202 guarantees; always 1",
+    );
+    vec![
+        held,
+        bytes,
+        oldest,
+        durability.with(&[("level", store.durability().as_str())], 1.0),
+    ]
+}
+
+/// Maximum number of tunnels with series of their deliveries.
+const MAX_TUNNELS: usize = 4096;
 
 fn certificates(overview: &Overview) -> Vec<MetricFamily> {
     let mut expiry = MetricFamily::gauge(

@@ -29,7 +29,7 @@ use crate::fetch::ip_sets::IpSetUpdater;
 use crate::sessions::active::ActiveSession;
 use crate::sessions::{AgentAcceptor, TunnelEndpoint};
 use crate::storage::agents::AgentRow;
-use crate::storage::dedup::DEDUP_FILE;
+use crate::storage::deliveries::DELIVERIES_FILE;
 use crate::storage::{CommitStats, STATE_FILE, StorageError, Store};
 
 /// The running relay, as its private API shows it.
@@ -229,7 +229,7 @@ impl Overview {
     pub(crate) fn storage(&self) -> Vec<StorageStatus> {
         let commits = [
             (STATE_FILE, self.store.commits()),
-            (DEDUP_FILE, self.edge.dedup.commits()),
+            (DELIVERIES_FILE, self.edge.deliveries.store().commits()),
         ];
         commits
             .map(|(file, stats)| self.storage_of(file, stats))

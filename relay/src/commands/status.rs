@@ -49,8 +49,17 @@ pub(super) async fn get<T: DeserializeOwned>(
     data_dir: &Path,
     path: &str,
 ) -> Result<T, CommandError> {
+    call(data_dir, Method::GET, path).await
+}
+
+/// Calls a method of the running relay's API.
+pub(super) async fn call<T: DeserializeOwned>(
+    data_dir: &Path,
+    method: Method,
+    path: &str,
+) -> Result<T, CommandError> {
     let socket = data_dir.join(SOCKET_FILE);
-    let called = client::call(&socket, Method::GET, path).await;
+    let called = client::call(&socket, method, path).await;
     called.map_err(|error| match error {
         CallError::Connect(source) => CommandError::Unreachable { socket, source },
         error => CommandError::Call(error),

@@ -13,8 +13,9 @@ use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::names::HostName;
 use hookward_core::reason::Refusal;
 use hookward_gate::engine::{
-    AfterClaim, Decision, Evaluation, Gate, GateState, HeadVerdict, Permit,
+    AfterClaim, Decision, Evaluation, Gate, GateState, HeadVerdict, Permit, RouteSettings,
 };
+use hookward_gate::policy::DeliveryMode;
 use hookward_gate::request::RequestHead;
 use hookward_runtime::body_memory::MemoryCharge;
 use hookward_runtime::offload::OffloadQueue;
@@ -23,7 +24,7 @@ use crate::body::request::{SenderBody, too_large};
 use crate::edge::state::EdgeState;
 use crate::forward::RequestBody;
 use crate::observe::outcome::Verdict;
-use crate::storage::dedup::ClaimGuard;
+use crate::storage::deliveries::ClaimGuard;
 
 /// A request while it passes the gates.
 pub(crate) struct Authorizer<'c> {
@@ -41,6 +42,10 @@ pub(crate) struct Authorizer<'c> {
     pub checks: &'c OffloadQueue,
     /// `true` if the request asks for a WebSocket.
     pub wants_upgrade: bool,
+    /// `true` if no agent is connected.
+    pub is_away: bool,
+    /// Announced length of the body.
+    pub length: Option<u64>,
 }
 
 /// A request that passed.
@@ -102,7 +107,9 @@ impl Authorizer<'_> {
             }
         };
 
-        let own = match self.head_of(self.gate, self.state)? {
+        let own = self.head_of(self.gate, self.state)?;
+        self.check_room()?;
+        let own = match own {
             HeadVerdict::Decided(decision) => {
                 return self.decided(decision, sent, FetchedKeys::default()).await;
             }
@@ -120,6 +127,25 @@ impl Authorizer<'_> {
 
         self.decided(decision, ReceivedBody::Read(whole, charge), keys)
             .await
+    }
+
+    /// Refuses a webhook that could not be stored, before its body is read.
+    fn check_room(&self) -> Result<(), Verdict> {
+        let settings = self.gate.settings_for(self.head);
+        let delivery = settings.and_then(|settings| settings.delivery_of(self.head.method));
+        let is_sure = match delivery.map(|delivery| delivery.mode) {
+            Some(DeliveryMode::Queue) => true,
+            Some(DeliveryMode::Fallback | DeliveryMode::Preset) => self.is_away,
+            Some(DeliveryMode::Direct) | None => false,
+        };
+
+        let deliveries = &self.edge.deliveries;
+        match deliveries.refusal(self.host.as_str(), self.length.unwrap_or_default()) {
+            Some(refusal) if is_sure && deliveries.is_enabled() => {
+                Err(Verdict::unstorable(refusal))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Returns the whole body. One of the gates may have read it already.
@@ -162,6 +188,19 @@ impl Authorizer<'_> {
         self.head_of(self.gate, self.state).map(drop)
     }
 
+    /// Returns `true` if the body must be read whole, because its webhook is stored or may be. A
+    /// route with a queue stores every webhook; another one those of a known size that fits.
+    fn must_store(&self, settings: &RouteSettings, length: Option<u64>) -> bool {
+        let delivery = settings.delivery_of(self.head.method);
+        let fits = length.is_some_and(|length| length <= settings.max_body);
+        self.edge.deliveries.is_enabled()
+            && match delivery.map(|delivery| delivery.mode) {
+                Some(DeliveryMode::Queue) => true,
+                Some(DeliveryMode::Fallback | DeliveryMode::Preset) => fits,
+                Some(DeliveryMode::Direct) | None => false,
+            }
+    }
+
     /// Returns the circumstances for a gate with this state.
     fn evaluation<'s>(&self, state: &'s GateState) -> Evaluation<'s> {
         Evaluation::new(self.client, self.received, state)
@@ -186,7 +225,12 @@ impl Authorizer<'_> {
                 return Err(self.confirm(answer).await);
             }
             Decision::Claim(pending) => {
-                let (claimed, held) = self.edge.dedup.claim(self.host, &pending.claim).await;
+                let (claimed, held) = self
+                    .edge
+                    .deliveries
+                    .store()
+                    .claim(self.host, &pending.claim)
+                    .await;
                 match pending.after_claim(claimed, self.evaluation(self.state))? {
                     AfterClaim::Acknowledge => return Err(Verdict::Duplicate),
                     AfterClaim::Forward(permit) => (permit, Some(held)),
@@ -197,6 +241,13 @@ impl Authorizer<'_> {
         let outgoing = match sent {
             _ if self.wants_upgrade && permit.settings().websocket => RequestBody::Upgrade,
             ReceivedBody::Read(bytes, charge) => RequestBody::Buffered(bytes, charge),
+            ReceivedBody::Coming(mut rest, mut charge)
+                if self.must_store(permit.settings(), rest.length()) =>
+            {
+                let most = permit.settings().max_body;
+                let whole = self.whole(&mut rest, most, &mut charge).await?;
+                RequestBody::Buffered(whole, charge)
+            }
             ReceivedBody::Coming(mut rest, mut charge) => {
                 let gathered = rest.gather(&mut charge).await?;
                 if gathered.complete && gathered.trailers.is_none() {

@@ -10,7 +10,7 @@ use hookward_core::clock::Clock;
 use hookward_core::diagnostics::{Diagnostic, Diagnostics};
 use hookward_gate::engine::{Gate, Side};
 use hookward_gate::policy::summary::Summary;
-use hookward_gate::policy::{Accept, Mode, Policy, file};
+use hookward_gate::policy::{Accept, Delivery, DeliveryMode, Mode, Policy, file};
 use hookward_observe::audit::{Actor, AuditLog};
 use hookward_runtime::reload::Reloads;
 use hookward_runtime::secrets::VettedSecrets;
@@ -146,6 +146,14 @@ fn check(policy: &Policy) -> Result<(), Reason> {
         ).map_err(Reason::from);
     }
 
+    let is_own = |delivery: &Delivery| delivery.mode != DeliveryMode::Preset;
+    if policy
+        .routes
+        .iter()
+        .any(|route| route.delivery.as_ref().is_some_and(is_own))
+    {
+        return error("delivery: it belongs to each tunnel's policy").map_err(Reason::from);
+    }
     if policy.routes.iter().any(|route| route.replay.is_some()) {
         return error("replay: replay protection belongs to each tunnel's policy")
             .map_err(Reason::from);

@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hookward_core::fetched_keys::FetchedKeys;
-use hookward_core::headers::TRACEPARENT;
+use hookward_core::headers::{NOT_STORABLE, TRACEPARENT};
 use hookward_core::limits::KIB;
 use hookward_core::names::HostName;
 use hookward_core::reason::Code;
 use hookward_core::trace::TraceId;
-use hookward_gate::engine::Gate;
+use hookward_gate::engine::{Gate, Permit};
+use hookward_gate::request::RequestHead;
 use hookward_tunnel::protocol::head::{ExchangeRequest as TunnelRequest, HeaderCase, RequestMeta};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -23,11 +24,12 @@ use crate::body::drain::DrainOnDrop;
 use crate::body::request::SenderBody;
 use crate::body::response::ResponseBody;
 use crate::edge::authorize::{Authorized, Authorizer};
+use crate::edge::deliver::Delivering;
 use crate::edge::request_context::{OpenRequest, RequestContext};
 use crate::edge::response;
 use crate::edge::state::{ConnectionContext, EdgeState};
+use crate::forward::RequestBody;
 use crate::forward::upgrade;
-use crate::forward::{self, ForwardError, RequestBody};
 use crate::observe::outcome::{Permitted, UpstreamResult, Verdict};
 use crate::overload::connections::HeaderMemory;
 
@@ -216,24 +218,19 @@ async fn handle(
     }
 
     let upgrade = matches!(outgoing, RequestBody::Upgrade);
-    let request = tunnel_request(parts, header_case, context, te_trailers, &outgoing, keys);
-    // Boxed, because only forwarding needs its size, not a request that waits for a verdict.
-    let sending = Box::pin(forward::forward(
-        permit,
-        &edge.registry,
-        host.as_str(),
-        request,
-        outgoing,
-        &edge.limits,
-    ));
-    let mut forwarded = tokio::select! {
-        biased;
-        sent = sending => sent,
-        () = edge.last_call.cancelled() => Err(ForwardError::Stopping),
-    }?;
-
-    if let Some(claim) = claim.filter(|_| forwarded.response.status().is_success()) {
-        claim.confirm().await;
+    let not_storable = not_storable(edge, &permit, &parts.method, &outgoing);
+    let delivering = Delivering {
+        edge: Arc::clone(edge),
+        host: host.as_str().into(),
+        origin: Arc::clone(&context.tunnel.origin),
+        owner: context.tunnel.owner.ok_or_else(Verdict::offline)?,
+        received: context.received.wall,
+        request: tunnel_request(parts, header_case, context, te_trailers, &outgoing, keys),
+    };
+    let mut forwarded = delivering.run(permit, outgoing, claim).await?;
+    if let Some(reason) = not_storable {
+        let headers = forwarded.response.headers_mut();
+        headers.insert(NOT_STORABLE, HeaderValue::from_static(reason));
     }
 
     let result = forwarded.result;
@@ -255,6 +252,19 @@ async fn handle(
     Ok((forwarded.into_response(), result))
 }
 
+/// Returns the reason why a webhook of a storing route is only forwarded.
+fn not_storable(
+    edge: &EdgeState,
+    permit: &Permit,
+    method: &Method,
+    outgoing: &RequestBody,
+) -> Option<&'static str> {
+    let delivery = permit.settings().delivery_of(method);
+    let stores = edge.deliveries.is_enabled() && delivery.is_some();
+    let is_streamed = matches!(outgoing, RequestBody::Streaming(..));
+    (stores && is_streamed).then_some("body-too-large")
+}
+
 /// Returns the host and its gate. Waits a moment for an agent that is reconnecting.
 async fn wait_for_agent(
     edge: &EdgeState,
@@ -266,7 +276,12 @@ async fn wait_for_agent(
         return Err(Verdict::offline());
     };
 
-    if context.tunnel.is_away() {
+    let stores = context
+        .tunnel
+        .gate
+        .as_ref()
+        .is_some_and(|gate| edge.deliveries.is_enabled() && stores(gate, context.head(parts)));
+    if context.tunnel.is_away() && !stores {
         let arrival = edge
             .registry
             .arrival(host.as_str(), edge.limits.reconnect_wait, |_| true);
@@ -293,6 +308,12 @@ async fn wait_for_agent(
     }
 }
 
+/// Returns `true` if the request's route stores webhooks.
+fn stores(gate: &Gate, head: RequestHead<'_>) -> bool {
+    let settings = gate.settings_for(head);
+    settings.is_some_and(|settings| settings.delivery_of(head.method).is_some())
+}
+
 fn authorizer<'c>(
     edge: &'c EdgeState,
     parts: &'c Parts,
@@ -313,6 +334,8 @@ fn authorizer<'c>(
         state,
         checks,
         wants_upgrade,
+        is_away: context.tunnel.is_away(),
+        length: context.body_bytes,
     }
 }
 
@@ -340,6 +363,7 @@ fn tunnel_request(
             host: Bytes::copy_from_slice(host.as_bytes()),
             client: context.client,
             keys,
+            delivery: None,
         },
         method: parts.method,
         target: context.target.clone(),

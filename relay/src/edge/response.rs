@@ -2,12 +2,13 @@
 //! a stable error code. They never name the check that refused.
 
 use bytes::Bytes;
-use hookward_core::headers::{ERROR_CODE, REQUEST_ID};
+use hookward_core::headers::{DELIVERY_ID, ERROR_CODE, REQUEST_ID};
 use hookward_core::reason::{Code, Refusal};
 use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_tunnel::protocol::head::RequestId;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
+use uuid::Uuid;
 
 use crate::body::response::ResponseBody;
 use crate::observe::outcome::Verdict;
@@ -17,6 +18,7 @@ use crate::observe::outcome::Verdict;
 pub(crate) fn to(id: RequestId, verdict: &Verdict) -> Response<ResponseBody> {
     match verdict {
         Verdict::Challenge(answer) => answer_challenge(id, answer),
+        Verdict::Stored(stored) => accept(id, stored.delivery),
         // The sender stops retrying.
         Verdict::Duplicate => acknowledge(id),
         Verdict::Refused(refusal) => refuse(id, refusal),
@@ -117,6 +119,16 @@ fn answer_challenge(id: RequestId, answer: &ChallengeResponse) -> Response<Respo
     *response.status_mut() = answer.status;
     *response.headers_mut() = answer.headers.clone();
     mark_own(&mut response, id);
+    response
+}
+
+/// Accepts a webhook that is on the disk.
+fn accept(id: RequestId, delivery: Uuid) -> Response<ResponseBody> {
+    let mut response = acknowledge(id);
+    *response.status_mut() = StatusCode::ACCEPTED;
+    if let Ok(delivery) = HeaderValue::from_str(&delivery.to_string()) {
+        response.headers_mut().insert(DELIVERY_ID, delivery);
+    }
     response
 }
 

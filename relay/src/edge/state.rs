@@ -1,7 +1,7 @@
 //! State for requests: the edge, which all connections share, and the connection itself.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,24 +12,23 @@ use hookward_core::rate::ByteMeter;
 use hookward_gate::engine::GateState;
 use hookward_runtime::body_memory::BodyMemory;
 use hookward_runtime::offload::Offload;
-use hookward_tunnel::protocol::head::RequestId;
-use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::delivery::Deliveries;
 use crate::edge::authority::Ports;
 use crate::edge::baseline::BaselinePolicy;
 use crate::edge::client_address::ForwardedField;
 use crate::edge::header_case::RecordedCase;
 use crate::fetch::client::Fetcher;
 use crate::fetch::keys::KeyCache;
+use crate::forward::RequestIds;
 use crate::observe::Observer;
 use crate::overload::activity::ConnectionActivity;
 use crate::overload::connections::{ConnectionSlot, ConnectionTable};
 use crate::overload::per_client::{ClientSlot, PerClientLimiter};
 use crate::overload::write_timeout::UnreadBody;
 use crate::sessions::registry::Registry;
-use crate::storage::dedup::DeliveryDedup;
 
 /// State that all connections of the edge share.
 pub(crate) struct EdgeState {
@@ -70,8 +69,8 @@ pub(crate) struct EdgeState {
     pub keys: KeyCache,
     /// Fetches the confirmation URL of a subscription.
     pub fetcher: Fetcher,
-    /// Deduplication of deliveries.
-    pub dedup: DeliveryDedup,
+    /// Stored deliveries, and claims.
+    pub deliveries: Deliveries,
     /// CPU cost of signature diagnoses.
     pub diagnoses: Arc<ByteMeter>,
     /// Observer of every request.
@@ -129,42 +128,6 @@ impl EdgeState {
             self.limits.max_requests_per_client
         };
         self.requests_per_client.try_acquire(peer, most)
-    }
-}
-
-/// Generator of request ids: the digest of a process key and a counter. An id reveals neither the
-/// number of requests nor later ids.
-pub(crate) struct RequestIds {
-    key: [u8; 32],
-    next: AtomicU64,
-}
-
-impl RequestIds {
-    /// Creates the generator of a process.
-    ///
-    /// # Errors
-    /// If the system's random number generator fails.
-    pub(crate) fn new() -> Result<Self, getrandom::Error> {
-        let mut key = [0; 32];
-        getrandom::fill(&mut key)?;
-        Ok(Self {
-            key,
-            next: AtomicU64::new(0),
-        })
-    }
-
-    pub(crate) fn next(&self) -> RequestId {
-        let count = self.next.fetch_add(1, Ordering::Relaxed);
-        let digest = Sha256::new()
-            .chain_update(self.key)
-            .chain_update(count.to_be_bytes())
-            .finalize();
-        let mut id = [0; 16];
-        for (to, from) in id.iter_mut().zip(digest) {
-            *to = from;
-        }
-
-        RequestId(id)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::observe::Observer;
 use crate::sessions::context::SessionContext;
 use crate::sessions::session::tests::{AgentEnd, SessionStage};
 use crate::storage::Store;
-use crate::storage::dedup::DeliveryDedup;
+use crate::storage::deliveries::DeliveryStore;
 
 const HOST: &str = "jira.hooks.example.com";
 
@@ -34,7 +34,7 @@ const _: () = {
     is_shared::<ActiveSession>();
     is_shared::<Registry>();
     is_shared::<Store>();
-    is_shared::<DeliveryDedup>();
+    is_shared::<DeliveryStore>();
     is_shared::<Observer>();
 };
 
@@ -66,6 +66,7 @@ fn request() -> ExchangeRequest {
             host: Bytes::from_static(HOST.as_bytes()),
             client: [192, 0, 2, 1].into(),
             keys: FetchedKeys::default(),
+            delivery: None,
         },
         method: Method::POST,
         target: Bytes::from_static(b"/hooks"),

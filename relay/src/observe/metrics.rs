@@ -27,6 +27,7 @@ pub(crate) struct RelayMetrics {
     tls_handshakes: Family<ResultLabels, Counter>,
     tls_duration: Histogram,
     agent_handshakes: Family<ResultLabels, Counter>,
+    attempts: Family<AttemptLabels, Counter>,
     responses_evicted: AtomicU64,
     /// Series of each tunnel, by its host.
     // A std lock: it guards a map, and nothing waits while it is held.
@@ -62,6 +63,12 @@ struct TunnelSeries {
     upstream: Histogram,
     request_bytes: Counter,
     response_bytes: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AttemptLabels {
+    tunnel: Arc<str>,
+    result: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -121,6 +128,7 @@ impl RelayMetrics {
             tls_handshakes: Family::default(),
             tls_duration: durations(),
             agent_handshakes: Family::default(),
+            attempts: Family::default(),
             responses_evicted: AtomicU64::new(0),
             tunnels: RwLock::default(),
             verdicts: [const { AtomicU64::new(0) }; VERDICTS.len()],
@@ -170,6 +178,19 @@ impl RelayMetrics {
             "Authentications of agents, by result",
             self.agent_handshakes.clone(),
         );
+        registry.register(
+            "hookward_relay_delivery_attempts",
+            "Attempts of stored deliveries, by result",
+            self.attempts.clone(),
+        );
+    }
+
+    /// Counts an attempt of a stored delivery.
+    pub(super) fn attempt(&self, tunnel: &str, result: &'static str) {
+        let tunnel = Arc::clone(&self.tunnel(tunnel).tunnel);
+        self.attempts
+            .get_or_create(&AttemptLabels { tunnel, result })
+            .inc();
     }
 
     /// Counts the outcome of a request.
@@ -305,7 +326,14 @@ impl RelayMetrics {
 }
 
 /// Names of the verdicts, as in records.
-const VERDICTS: [&str; 5] = ["forwarded", "answered", "refused", "failed", "aborted"];
+const VERDICTS: [&str; 6] = [
+    "forwarded",
+    "stored",
+    "answered",
+    "refused",
+    "failed",
+    "aborted",
+];
 
 /// Result of a handshake that succeeded.
 pub(crate) const OK: &str = "ok";

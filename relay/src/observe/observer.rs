@@ -20,6 +20,7 @@ use crate::observe::millis;
 use crate::observe::outcome::{Reporter, RequestFacts, RequestOutcome, Verdict};
 use crate::observe::owner_events::OwnerEvents;
 use crate::observe::request_log::RequestLog;
+use crate::storage::deliveries::{Head, Outcome, StoreRefusal};
 
 /// Observer of requests and sessions. Nothing else reports the outcome of a request.
 pub(crate) struct Observer {
@@ -90,6 +91,44 @@ impl Observer {
         self.audit.limited(Causer::Stranger, client, kind, fields);
     }
 
+    /// Observes a webhook that could not be stored, and whose sender gets another response.
+    pub(crate) fn not_stored(&self, tunnel: &str, refusal: &StoreRefusal) {
+        tracing::warn!(target: "requests", event = "not_stored", tunnel, reason = %refusal);
+    }
+
+    /// Observes the end of an attempt of a stored delivery.
+    pub(crate) fn delivery(
+        &self,
+        tunnel: &str,
+        head: &Head,
+        attempt: u32,
+        took: Duration,
+        outcome: &Outcome,
+    ) {
+        let (event, status, reason) = match outcome {
+            Outcome::Delivered { status } => ("delivered", Some(*status), None),
+            Outcome::Retry { status, error, .. } => ("delivery_failed", *status, Some(error)),
+            Outcome::Dead { status, reason, .. } => ("dead_letter", *status, Some(reason)),
+        };
+        let id = head.id.to_string();
+        match outcome {
+            Outcome::Dead { .. } => {
+                tracing::warn!(target: "requests", event, tunnel, id, attempt, status, reason);
+            }
+            _ => tracing::debug!(target: "requests", event, tunnel, id, attempt, status, reason),
+        }
+        let fields = json!({
+            "delivery": id,
+            "tunnel": tunnel,
+            "attempt": attempt,
+            "status": status,
+            "reason": reason.map(|reason| printable(reason)),
+            "ms": millis(took),
+        });
+        self.audit.record(event, &fields);
+        self.metrics.attempt(tunnel, event);
+    }
+
     /// Observes the outcome of a request.
     pub(crate) fn request(&self, facts: RequestFacts<'_>, outcome: &RequestOutcome) {
         audit::request(&self.audit, facts, outcome);
@@ -141,8 +180,10 @@ fn notify(
         Verdict::Refused(refusal) => {
             owner.push(refusal.check, || refused(refusal));
         }
-        Verdict::Challenge(_) | Verdict::Duplicate => {
-            let check = outcome.verdict.check().unwrap_or(Check::Syntax);
+        // The agent shows the attempt to deliver it.
+        Verdict::Stored(stored) if !stored.is_fallback => {}
+        Verdict::Challenge(_) | Verdict::Duplicate | Verdict::Stored(_) => {
+            let check = outcome.verdict.check().unwrap_or(Check::Tunnel);
             owner.push(check, || RefusedRequest {
                 status: outcome.status.map_or(0, |status| status.as_u16()),
                 reason: outcome.verdict.reason().unwrap_or_default().to_owned(),

@@ -9,8 +9,10 @@ use hookward_core::trace::TraceId;
 use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_tunnel::protocol::head::RequestId;
 use http::{Method, StatusCode};
+use uuid::Uuid;
 
 use crate::observe::owner_events::OwnerEvents;
+use crate::storage::deliveries::StoreRefusal;
 
 /// View of a request for the observer.
 #[derive(Clone, Copy)]
@@ -65,6 +67,8 @@ pub(crate) enum Verdict {
     Forwarded(UpstreamResult),
     /// The relay answered a provider's challenge.
     Challenge(Box<ChallengeResponse>),
+    /// The relay stored the webhook, and delivers it later.
+    Stored(StoredWebhook),
     /// The relay acknowledged a duplicate of an accepted delivery.
     Duplicate,
     /// A check of the relay refused.
@@ -77,6 +81,17 @@ pub(crate) enum Verdict {
     Overloaded,
     /// The sender left before the response.
     Aborted,
+}
+
+/// A webhook that the relay has stored.
+#[derive(Debug)]
+pub(crate) struct StoredWebhook {
+    /// Public id of the delivery.
+    pub delivery: Uuid,
+    /// `true` if the application should have responded instead.
+    pub is_fallback: bool,
+    /// Reason, for the tunnel's owner.
+    pub reason: String,
 }
 
 /// Result of the exchange with the application.
@@ -140,10 +155,21 @@ impl Verdict {
         })
     }
 
+    /// Returns the verdict on a permitted webhook that cannot be stored now.
+    pub(crate) fn unstorable(refusal: StoreRefusal) -> Self {
+        Self::Failed(Failure {
+            code: Code::StorageUnavailable,
+            status: Code::StorageUnavailable.status(),
+            reason: format!("the webhook is not stored: {refusal}"),
+            reported_by: Reporter::Relay,
+        })
+    }
+
     /// Returns the name of the event in records.
     pub(crate) const fn event(&self) -> &'static str {
         match self {
             Self::Forwarded(_) => "forwarded",
+            Self::Stored(_) => "stored",
             Self::Challenge(_) | Self::Duplicate => "answered",
             Self::Refused(_) | Self::RefusedByAgent { .. } | Self::Overloaded => "refused",
             Self::Failed(_) => "failed",
@@ -158,9 +184,11 @@ impl Verdict {
             Self::Duplicate => Some(Check::Replay),
             Self::Refused(refusal) => Some(refusal.check),
             Self::Failed(_) => Some(Check::Tunnel),
-            Self::Forwarded(_) | Self::RefusedByAgent { .. } | Self::Overloaded | Self::Aborted => {
-                None
-            }
+            Self::Forwarded(_)
+            | Self::Stored(_)
+            | Self::RefusedByAgent { .. }
+            | Self::Overloaded
+            | Self::Aborted => None,
         }
     }
 
@@ -171,7 +199,11 @@ impl Verdict {
             Self::RefusedByAgent { code, .. } => Some(*code),
             Self::Failed(failure) => Some(failure.code),
             Self::Overloaded => Some(Code::Overloaded),
-            Self::Forwarded(_) | Self::Challenge(_) | Self::Duplicate | Self::Aborted => None,
+            Self::Forwarded(_)
+            | Self::Stored(_)
+            | Self::Challenge(_)
+            | Self::Duplicate
+            | Self::Aborted => None,
         }
     }
 
@@ -190,6 +222,7 @@ impl Verdict {
             Self::Duplicate => Some("acknowledged: duplicate of an accepted delivery"),
             Self::Refused(refusal) => Some(&refusal.reason),
             Self::Failed(failure) => Some(&failure.reason),
+            Self::Stored(stored) => Some(&stored.reason),
             Self::Overloaded => Some("too many requests of this client address are in progress"),
             Self::Forwarded(_) | Self::RefusedByAgent { .. } | Self::Aborted => None,
         }

@@ -45,6 +45,7 @@ impl<'r> Record<'r> {
         let (what, refused_by) = match verdict {
             Verdict::Challenge(_) => (Some("challenge"), None),
             Verdict::Duplicate => (Some("duplicate"), None),
+            Verdict::Stored(_) => (Some("stored"), None),
             Verdict::RefusedByAgent { .. } => (None, Some("agent")),
             _ => (None, None),
         };
@@ -114,6 +115,7 @@ impl RequestLog {
                     log!(warn, record);
                 }
             }
+            Verdict::Stored(_) => log!(debug, record),
             Verdict::Challenge(_) | Verdict::Duplicate => {
                 if self.take("answered", record.what.unwrap_or_default()) {
                     log!(info, record);

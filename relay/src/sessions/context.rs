@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hookward_core::address::AddressSet;
 use hookward_core::clock::Clock;
@@ -27,6 +28,8 @@ pub(crate) struct SessionContext {
     /// Clock.
     pub clock: Clock,
     pub limits: Limits,
+    /// Maximum age of stored webhooks; `None` if the relay stores none.
+    pub stored_for: Option<Duration>,
     pub domain: HostName,
     /// Reserved hosts of the relay's settings.
     pub reserved_hosts: BTreeMap<HostName, AgentName>,

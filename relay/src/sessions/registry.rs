@@ -27,7 +27,7 @@ use crate::storage::agents::AgentId;
 pub(crate) struct Registry {
     // A std mutex: lookups copy a few pointers, and nothing waits while it is held.
     tunnels: Arc<Mutex<HashMap<HostName, TunnelEndpoint>>>,
-    /// Incremented when a tunnel is opened.
+    /// Incremented when a tunnel is opened, loses a session, or the health of its application changes.
     opened: Arc<watch::Sender<u64>>,
     /// All sessions, also those without a tunnel, by number.
     sessions: Arc<Mutex<BTreeMap<u64, Arc<ActiveSession>>>>,
@@ -178,6 +178,7 @@ impl Registry {
 
         let mut tunnel = TunnelEndpoint {
             gate: Some(gate),
+            owner: Some(session.agent.id),
             sessions,
             state,
             checks,
@@ -198,6 +199,12 @@ impl Registry {
 
         drop(tunnels);
         self.opened.send_modify(|count| *count += 1);
+    }
+
+    /// Returns a receiver that changes whenever a tunnel opens, loses a session, or its application
+    /// returns.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.opened.subscribe()
     }
 
     /// Waits for a session of this host that `may` accepts, if its agent was connected recently.
@@ -250,6 +257,8 @@ impl Registry {
         sessions
             .filter(|other| other.live.is(session))
             .for_each(|same| same.down.store(down, Ordering::Relaxed));
+        drop(tunnels);
+        self.opened.send_modify(|count| *count += 1);
     }
 
     /// Returns `true` if the session may get requests for this host: no newer instance has taken
@@ -271,11 +280,15 @@ impl Registry {
             .is_some_and(|tunnel| tunnel.sessions.iter().any(|other| other.live.is(session)))
     }
 
-    /// Removes the session from this host, which now belongs to another agent.
+    /// Removes the session from this host, which now belongs to another agent. No webhook is stored
+    /// for the previous owner any more.
     pub(crate) fn give_up(&self, host: &HostName, session: &ActiveSession) {
         let mut tunnels = self.lock();
         if let Some(tunnel) = tunnels.get_mut(host) {
             tunnel.give_up(session);
+            if tunnel.is_away() {
+                (tunnel.gate, tunnel.owner) = (None, None);
+            }
         }
     }
 

@@ -7,6 +7,8 @@ use hookward_core::limits::Limits;
 use hookward_observe::audit::RawAudit;
 use std::path::PathBuf;
 
+use super::DeliverySettings;
+
 /// Settings as written, in a file or as flags. A flag wins over the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RawSettings {
@@ -43,6 +45,8 @@ pub(crate) struct RawSettings {
     pub monitoring: Option<String>,
     /// Settings of the audit log.
     pub audit: RawAudit,
+    /// Settings of stored deliveries; of the file only.
+    pub delivery: DeliverySettings,
     /// `true` to replace damaged or missing files of the data directory; a flag only.
     pub reset: bool,
 }
@@ -107,6 +111,11 @@ pub(crate) fn read_file(
             table.finish();
         }
 
+        if let Some(mut table) = top.table("delivery") {
+            written.delivery = DeliverySettings::read(&mut table);
+            table.finish();
+        }
+
         if let Some(mut table) = top.table("limits") {
             limits = Limits::read(&mut table);
             table.finish();
@@ -142,6 +151,7 @@ impl RawSettings {
             admin: self.admin.or(file.admin),
             monitoring: self.monitoring.or(file.monitoring),
             audit: file.audit.with_file(self.audit.file),
+            delivery: file.delivery,
             reset: self.reset,
         }
     }

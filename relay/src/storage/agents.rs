@@ -79,7 +79,8 @@ impl Store {
         let (name, digest, actor) = (name.clone(), secret.digest(), self.actor.clone());
         self.write(move |tx| {
             let created = tx.execute(
-                "INSERT INTO agents (name) VALUES (?1) ON CONFLICT DO NOTHING",
+                // Random, because SQLite would use the id of a removed agent again.
+                "INSERT INTO agents (id, name) VALUES (abs(random()), ?1) ON CONFLICT DO NOTHING",
                 [name.as_str()],
             )?;
             // An agent of this name keeps its credential, and gets another join token.

@@ -2,12 +2,16 @@
 //! savepoint: a job that fails does not undo the others of its batch.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 
 use rusqlite::{Connection, Transaction};
 
-use crate::storage::writer::{Work, copy_of};
+use hookward_runtime::sqlite::writer::{Work, copy_of};
+use hookward_runtime::sqlite::{self, SqliteError};
+
+use crate::storage::STATE_SCHEMA;
 
 /// A job, with the sender of its result.
 pub(super) type Job = Box<dyn AnyJob>;
@@ -121,7 +125,7 @@ fn aborted(text: &str) -> rusqlite::Error {
 }
 
 /// Work of the state file's writer.
-pub(super) struct StateJobs;
+pub(super) struct StateJobs(pub(super) PathBuf);
 
 impl Work for StateJobs {
     type Request = Job;
@@ -144,5 +148,9 @@ impl Work for StateJobs {
             job.reply(Some(copy_of(error)));
         }
         Vec::new()
+    }
+
+    fn reopen(&mut self) -> Result<Connection, SqliteError> {
+        sqlite::open(&self.0, &STATE_SCHEMA)
     }
 }

@@ -8,6 +8,12 @@ use http::{HeaderMap, HeaderValue};
 
 /// Id of a request, for the application and the sender.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("hookward-request-id");
+/// Id of a stored delivery, the same for every attempt, for the application and the sender.
+pub const DELIVERY_ID: HeaderName = HeaderName::from_static("hookward-delivery-id");
+/// Number of the attempt of a delivery, from 1, for the application.
+pub const ATTEMPT: HeaderName = HeaderName::from_static("hookward-attempt");
+/// Reason why a request of a route that stores webhooks was not storable, for the sender.
+pub const NOT_STORABLE: HeaderName = HeaderName::from_static("hookward-not-storable");
 /// Stable error code of a response of the relay itself.
 pub const ERROR_CODE: HeaderName = HeaderName::from_static("hookward-error");
 /// Trace of the sender (www.w3.org/TR/trace-context), forwarded as sent.
@@ -40,6 +46,22 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
         header::CONNECTION | header::TE | header::TRANSFER_ENCODING | header::UPGRADE
     ) || matches!(name.as_str(), "keep-alive" | "http2-settings")
         || name.as_str().starts_with("proxy-")
+}
+
+/// Returns `true` for a field whose value is a secret, or may be one: credentials, cookies, tokens and
+/// signatures.
+#[must_use]
+pub fn is_secret(name: &HeaderName) -> bool {
+    const PARTS: [&str; 7] = [
+        "authorization",
+        "cookie",
+        "token",
+        "secret",
+        "signature",
+        "password",
+        "api-key",
+    ];
+    PARTS.iter().any(|part| name.as_str().contains(part))
 }
 
 /// Returns `true` for names of only letters, digits and `-`, which no other such name can be

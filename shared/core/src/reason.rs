@@ -141,6 +141,8 @@ words! {
         Overloaded = "overloaded",
         /// The audit log fails, and the relay's settings refuse requests then.
         AuditFailing = "audit_failing",
+        /// The relay cannot store the webhook now.
+        StorageUnavailable = "storage_unavailable",
         /// The application did not respond in time.
         UpstreamTimeout = "upstream_timeout",
     }
@@ -175,9 +177,10 @@ impl Code {
             Self::UpstreamUnreachable | Self::UpstreamError | Self::TunnelError => {
                 StatusCode::BAD_GATEWAY
             }
-            Self::AgentOffline | Self::Overloaded | Self::AuditFailing => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::AgentOffline
+            | Self::Overloaded
+            | Self::AuditFailing
+            | Self::StorageUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -202,7 +205,9 @@ impl Code {
             Self::UpstreamError => "The application aborted its response",
             Self::TunnelError => "The tunnel or the agent aborted the exchange",
             Self::AgentOffline => "The agent is not connected",
-            Self::Overloaded | Self::AuditFailing => "Cannot be processed now; try again later",
+            Self::Overloaded | Self::AuditFailing | Self::StorageUnavailable => {
+                "Cannot be processed now; try again later"
+            }
             Self::UpstreamTimeout => "The application took too long",
         }
     }

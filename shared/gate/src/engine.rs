@@ -17,6 +17,7 @@ mod admit;
 mod body;
 mod body_rule;
 pub mod dedup;
+mod delivery;
 mod evaluation;
 pub mod explain;
 mod grant;
@@ -29,6 +30,7 @@ pub mod syntax;
 pub mod token;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 
@@ -37,6 +39,7 @@ use self::admit::BARRED_ATTEMPTS_PER_SECOND;
 pub use self::body::PendingBody;
 use self::body::further;
 pub use self::dedup::{Claimed, DeliveryClaim};
+pub use self::delivery::{DeliveryFacts, OrderingKey, PermitRecord};
 pub use self::evaluation::Evaluation;
 pub use self::grant::{Grant, POLICY_CHANGED, RequestDigest, RetiredGate};
 pub use self::permit::{AfterClaim, Decision, HeadVerdict, PendingClaim, Permit, RouteSettings};
@@ -240,6 +243,31 @@ impl Gate {
                 EscapedSlashes::Refused
             },
         )
+    }
+
+    /// Returns the settings of the route that the request would take, if it has one.
+    #[must_use]
+    pub fn settings_for(&self, head: RequestHead<'_>) -> Option<&RouteSettings> {
+        let route = self.find_route(head).ok()?;
+        Some(self.settings_of(route))
+    }
+
+    /// Returns the settings of a route.
+    fn settings_of(&self, route: usize) -> &RouteSettings {
+        // A permit has the index of a route of its own gate, which never changes.
+        static NONE: RouteSettings = RouteSettings {
+            name: String::new(),
+            max_body: 0,
+            answer_timeout: Duration::ZERO,
+            websocket: false,
+            keep_token: false,
+            encoded_slashes: false,
+            paths: Vec::new(),
+            delivery: None,
+        };
+
+        let route = self.routes.get(route);
+        route.map_or(&NONE, |route| &route.settings)
     }
 
     /// Returns the named address sets of the policy.

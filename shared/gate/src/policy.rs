@@ -3,12 +3,15 @@
 //! [`validate`] finds its errors.
 
 mod accept;
+pub mod delivery;
 pub mod file;
 pub mod raw;
 mod resolve;
 mod signature;
 pub mod summary;
 pub mod validate;
+
+use std::time::Duration;
 
 use http::Method;
 use serde::{Deserialize, Serialize};
@@ -20,6 +23,7 @@ use self::accept::BASIC;
 pub use self::accept::{
     Accept, ActiveToken, Addresses, BodyRule, HeaderRule, TokenCheck, TokenLocation,
 };
+pub use self::delivery::{Delivery, DeliveryMode, DeliveryOrder};
 pub use self::resolve::{LoadedPolicy, LocatedMistake, resolve};
 pub use self::signature::{ActiveSecret, SecretAt, SignatureCheck};
 pub use validate::PolicyLimits;
@@ -75,9 +79,9 @@ pub struct Route {
     /// Replay protection, by the relay only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replay: Option<ReplayProtection>,
-    /// Storage of deliveries until the application accepts them.
+    /// Delivery; `None` for direct.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stored: Option<StoredDeliveries>,
+    pub delivery: Option<Delivery>,
     /// Mode of failed checks.
     pub mode: Mode,
     /// Accept rules; one must accept.
@@ -107,14 +111,6 @@ pub struct Lockout {
     pub within_ms: u64,
     /// Duration of the lockout, in milliseconds.
     pub for_ms: u64,
-}
-
-/// Storage of a route's deliveries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StoredDeliveries {
-    /// Maximum age of a delivery that the agent accepts, in milliseconds.
-    pub max_age_ms: u64,
 }
 
 /// Replay protection of a route.
@@ -166,10 +162,16 @@ impl Route {
             deny_ips: Addresses::default(),
             rate: None,
             replay: None,
-            stored: None,
+            delivery: None,
             mode: Mode::Enforce,
             accept: Vec::new(),
         }
+    }
+
+    /// Returns `true` if its webhooks may be stored.
+    #[must_use]
+    pub fn stores(&self) -> bool {
+        self.delivery.as_ref().is_some_and(Delivery::stores)
     }
 
     /// Returns the allowed methods.
@@ -203,6 +205,16 @@ impl Policy {
             routes,
             ..Self::default()
         }
+    }
+
+    /// Returns the longest time for which a route wants its webhooks stored; `None` if none does.
+    #[must_use]
+    pub fn stored_for(&self) -> Option<Duration> {
+        let stored = self.routes.iter().filter(|route| route.stores());
+        let ages = stored
+            .filter_map(|route| route.delivery.as_ref())
+            .map(|delivery| delivery.max_age_ms);
+        ages.max().map(Duration::from_millis)
     }
 
     /// Returns the copy for the relay, without the secrets that stay on the agent.

@@ -80,6 +80,9 @@ pub struct Provider {
     /// Status of a wrong signature: 403, unless the provider tests for another one.
     #[serde(default)]
     pub refused_with: Option<u16>,
+    /// Time that the provider waits for a response, in seconds.
+    #[serde(default)]
+    pub answer_seconds: Option<u64>,
     /// Time that the provider waits for a response, and its retries.
     #[serde(default)]
     pub limits: Option<String>,

@@ -1,7 +1,10 @@
 //! Opening of SQLite databases: the one place for pragmas, schema versions and migrations.
 //!
 //! `PRAGMA user_version` is the number of applied migrations. A file of a newer version of Hookward
-//! is an error, because an old program must not write to tables that it does not know.
+//! is an error, because an old program must not write to tables that it does not know. [`writer`]
+//! is the one way to write.
+
+pub mod writer;
 
 use std::fs;
 use std::io;
@@ -10,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hookward_core::clock::UnixMillis;
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::process;
 
@@ -19,6 +22,8 @@ use crate::process;
 pub struct Schema {
     /// Durability of commits.
     pub durability: Durability,
+    /// `true` if the file gives freed pages back to the disk by `PRAGMA incremental_vacuum`.
+    pub incremental_vacuum: bool,
     /// Migrations in order. Each runs in the transaction that increments `user_version`. Released
     /// migrations never change.
     pub migrations: &'static [Migration],
@@ -54,6 +59,14 @@ pub enum SqliteError {
         path: PathBuf,
         /// SQLite's error.
         source: rusqlite::Error,
+    },
+    /// The system did not start the writer thread.
+    #[error("the writer thread of {path} did not start: {source}")]
+    Thread {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
     },
     /// A newer version of Hookward wrote the file.
     #[error(
@@ -176,9 +189,134 @@ fn prepare(
     }
 
     set_pragmas(&connection, schema.durability).map_err(failed(path))?;
+    if schema.incremental_vacuum {
+        enable_incremental_vacuum(&connection).map_err(failed(path))?;
+    }
+    if (1..known).contains(&found) {
+        // An interrupted migration has left it.
+        let _ = fs::remove_file(backup_path(path, found));
+        back_up(&connection, &backup_path(path, found)).map_err(failed(path))?;
+    }
     migrate(&mut connection, schema.migrations).map_err(failed(path))?;
 
     Ok(connection)
+}
+
+/// Copies the database to a new file while others may use it. Overwrites no file.
+///
+/// # Errors
+/// SQLite's error, also if the file exists.
+pub fn back_up(connection: &Connection, to: &Path) -> rusqlite::Result<()> {
+    // The copy must not be readable by others, not even for a moment.
+    let is_new = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(to);
+    if let Err(error) = is_new {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
+        let text = format!("{}: {error}", to.display());
+        return Err(rusqlite::Error::SqliteFailure(code, Some(text)));
+    }
+    // `VACUUM INTO` accepts an empty file.
+    connection.execute("VACUUM INTO ?1", [to.to_string_lossy()])?;
+    Ok(())
+}
+
+/// Opens a database only to read it, beside programs that write.
+///
+/// # Errors
+/// [`SqliteError::Database`].
+pub fn open_to_read(path: &Path) -> Result<Connection, SqliteError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed(path))?;
+    connection
+        .busy_timeout(BUSY_TIMEOUT)
+        .map_err(failed(path))?;
+    Ok(connection)
+}
+
+/// Checks every page, row and index. Returns the faults.
+///
+/// # Errors
+/// [`SqliteError::Database`], also if the file is no database.
+pub fn faults(path: &Path) -> Result<Vec<String>, SqliteError> {
+    let connection = open_to_read(path)?;
+    let read = || {
+        let mut check = connection.prepare("PRAGMA integrity_check(20)")?;
+        let lines = check.query_map([], |row| row.get::<_, String>(0))?;
+        lines.collect::<rusqlite::Result<Vec<_>>>()
+    };
+    let mut lines = read().map_err(failed(path))?;
+    lines.retain(|line| line != "ok");
+    Ok(lines)
+}
+
+/// Gives the free pages of a database back to the disk, in slices, so that other programs can write
+/// in between. The database must have been opened with [`Schema::incremental_vacuum`].
+///
+/// # Errors
+/// [`SqliteError::Database`].
+pub fn shrink(path: &Path) -> Result<(), SqliteError> {
+    let connection = Connection::open(path).map_err(failed(path))?;
+    let shrink = || {
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        while release_pages(&connection, SLICE_PAGES)? > 0 {}
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    };
+    shrink().map_err(failed(path))
+}
+
+/// Releases up to `most` free pages of a database. Returns the number of those that are left.
+///
+/// # Errors
+/// SQLite's error.
+pub fn release_pages(connection: &Connection, most: u32) -> rusqlite::Result<i64> {
+    let free = "PRAGMA freelist_count";
+    if connection.query_row(free, [], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(0);
+    }
+    // Each step frees one page (sqlite.org/pragma.html#pragma_incremental_vacuum).
+    let mut statement = connection.prepare(&format!("PRAGMA incremental_vacuum({most})"))?;
+    let mut steps = statement.query([])?;
+    while steps.next()?.is_some() {}
+    drop(steps);
+    connection.query_row(free, [], |row| row.get(0))
+}
+
+/// Number of pages that are released at once: a few milliseconds.
+const SLICE_PAGES: u32 = 500;
+
+/// Returns the path of the backup before a migration.
+fn backup_path(path: &Path, version: usize) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".version-{version}"));
+    PathBuf::from(name)
+}
+
+/// Returns an error if a page of the database is damaged.
+///
+/// # Errors
+/// SQLite's error, or the first fault that it finds.
+pub fn check(connection: &Connection) -> rusqlite::Result<()> {
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found == "ok" {
+        return Ok(());
+    }
+    let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    Err(rusqlite::Error::SqliteFailure(corrupt, Some(found)))
+}
+
+/// Lets the file shrink. A file that was created without this is rewritten once.
+fn enable_incremental_vacuum(connection: &Connection) -> rusqlite::Result<()> {
+    const INCREMENTAL: i64 = 2;
+
+    let mode = connection.pragma_query_value(None, "auto_vacuum", |row| row.get::<_, i64>(0))?;
+    if mode != INCREMENTAL {
+        connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+        connection.execute_batch("VACUUM")?;
+    }
+    Ok(())
 }
 
 fn set_pragmas(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
@@ -226,10 +364,12 @@ mod tests {
 
     const ONE: Schema = Schema {
         durability: Durability::Full,
+        incremental_vacuum: false,
         migrations: &[|db| db.execute_batch("CREATE TABLE a (x INTEGER)")],
     };
     const TWO: Schema = Schema {
         durability: Durability::Full,
+        incremental_vacuum: false,
         migrations: &[
             |db| db.execute_batch("CREATE TABLE a (x INTEGER)"),
             |db| db.execute_batch("ALTER TABLE a ADD COLUMN y INTEGER"),
@@ -274,6 +414,7 @@ mod tests {
     fn a_failed_migration_leaves_the_file_as_it_was() {
         const BROKEN: Schema = Schema {
             durability: Durability::Full,
+            incremental_vacuum: false,
             migrations: &[
                 |db| db.execute_batch("CREATE TABLE a (x INTEGER)"),
                 |db| db.execute_batch("ALTER TABLE a ADD COLUMN y INTEGER; no SQL"),

@@ -6,6 +6,7 @@ use crate::relay_link::OpenedTunnel;
 use hookward_core::names::origin_of;
 use hookward_core::secret::Secret;
 use hookward_gate::policy::TOKEN_NAME;
+use hookward_observe::table::span;
 
 /// Parts of the announcement of an open tunnel.
 pub(super) struct Announcement {
@@ -25,6 +26,7 @@ impl Announcement {
             port,
             relay,
             transport,
+            stored_for,
         } = opened;
         let base_url = origin_of(host, *port);
 
@@ -55,5 +57,16 @@ impl Announcement {
             transport: *transport,
             application: self.application.clone(),
         }));
+        let stored = match stored_for {
+            Some(time) => format!(
+                "while the application is down, the relay stores webhooks for up to {}; --delivery direct turns this off",
+                span(time.as_secs())
+            ),
+            None => {
+                "the relay stores no webhooks: while the application is down, senders get an error"
+                    .to_owned()
+            }
+        };
+        events.emit(Event::Note(stored));
     }
 }

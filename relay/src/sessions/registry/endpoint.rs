@@ -14,6 +14,8 @@ pub(crate) struct TunnelEndpoint {
     /// Gate with the owner's policy; `None` until the owner has opened the tunnel since the relay
     /// started.
     pub gate: Option<Arc<Gate>>,
+    /// Agent that brought the gate.
+    pub owner: Option<AgentId>,
     /// Sessions that opened it, oldest first. Those of the newest instance serve.
     pub(super) sessions: Arc<[Endpoint]>,
     /// State of its gate: rates, lockouts, address sets.
@@ -64,6 +66,7 @@ impl Default for TunnelEndpoint {
 
         Self {
             gate: None,
+            owner: None,
             sessions: Arc::from([]),
             state: Arc::clone(&NOTHING),
             checks: OffloadQueue::default(),
@@ -99,6 +102,13 @@ impl TunnelEndpoint {
     #[must_use]
     pub(crate) fn is_away(&self) -> bool {
         self.sessions.is_empty()
+    }
+
+    /// Returns `true` if a session serves the host whose application accepts connections.
+    #[must_use]
+    pub(crate) fn is_available(&self) -> bool {
+        self.serving()
+            .any(|session| !session.down.load(Ordering::Relaxed))
     }
 
     /// Returns the session that gets the owner's events.

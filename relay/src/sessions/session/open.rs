@@ -34,7 +34,7 @@ pub(super) async fn open(
     live: &Arc<ActiveSession>,
     host: &SessionContext,
 ) -> Result<RelayMessage, OpenRefused> {
-    let bounds = PolicyLimits::of(&host.limits);
+    let bounds = PolicyLimits::of(&host.limits).storing(host.stored_for.is_some());
     // Resolving 100,000 addresses takes long, so it must not block other agents' requests.
     let now = host.clock.now();
     let compiled = tokio::task::spawn_blocking(move || {
@@ -42,7 +42,9 @@ pub(super) async fn open(
         if !beyond.is_empty() {
             return Err(beyond);
         }
-        Gate::compile(&policy, Side::Relay, now).map(|gate| (gate, Arc::new(Summary::of(&policy))))
+        let stored_for = policy.stored_for();
+        let gate = Gate::compile(&policy, Side::Relay, now)?;
+        Ok((gate, Arc::new(Summary::of(&policy)), stored_for))
     });
 
     let compiled = compiled.await.map_err(|_| {
@@ -52,7 +54,7 @@ pub(super) async fn open(
         )
     })?;
 
-    let (gate, summary) = match compiled {
+    let (gate, summary, stored_for) = match compiled {
         Ok(compiled) => compiled,
         // An open tunnel keeps its policy.
         Err(mistakes) if host.registry.is_served_by(name.as_str(), live) => {
@@ -131,6 +133,10 @@ pub(super) async fn open(
             true => Some(summary.digest.clone()),
             false => host.in_force.digest(&name),
         },
+        stored_for_ms: host
+            .stored_for
+            .zip(stored_for)
+            .map(|(most, wanted)| u64::try_from(most.min(wanted).as_millis()).unwrap_or(u64::MAX)),
     })
 }
 

@@ -116,6 +116,7 @@ fn context(domain: &str) -> SessionContext {
         ip_sets: IpSetUpdater::load(&store),
         store,
         limits: Limits::default(),
+        stored_for: None,
         domain: HostName::parse(domain).unwrap(),
         reserved_hosts: BTreeMap::new(),
         public_port: 443,

@@ -251,6 +251,7 @@ impl RawSettings {
                 hosts,
                 admin,
                 audit: self.audit.resolve(Some(&audit_file)),
+                delivery: self.delivery,
                 reset: self.reset,
                 limits,
             }),

@@ -13,6 +13,7 @@ use crate::engine::token::{self, TokenSpan};
 use crate::engine::{Side, body_rule, header};
 use crate::inspection::{BodyFieldsBuilder, Inspection};
 use crate::policy::{Accept, ActiveSecret, BodyRule, HeaderRule, TokenCheck};
+use crate::providers::Provider;
 use crate::providers::challenge::ChallengeAction;
 use crate::request::{Request, RequestHead};
 use hookward_core::reason::{Check, Refusal};
@@ -94,6 +95,11 @@ impl AcceptRule {
     /// Returns `true` if the request has a candidate signature that this side can check.
     pub(crate) fn may_be_signed(&self, head: RequestHead<'_>) -> bool {
         !self.signatures.is_empty() && self.signatures.iter().all(|rule| rule.may_be_signed(head))
+    }
+
+    /// Returns the provider of its first signature check.
+    pub(crate) fn provider(&self) -> Option<&'static Provider> {
+        self.signatures.iter().find_map(SignatureRule::provider)
     }
 
     /// Returns the allowed addresses.

@@ -6,8 +6,6 @@
 //! the relay. It verifies the signature again, at the time of receipt, by the secrets in force then.
 //! So a captured relay can only present old webhooks. The agent refuses those that it has recorded
 //! as processed since its start.
-//!
-//! No route of a policy file stores deliveries yet.
 
 use std::sync::Arc;
 
@@ -39,6 +37,21 @@ pub struct Grant {
     pub tokens: Vec<TokenSpan>,
     /// Signatures that were verified.
     pub signatures: Vec<VerifiedSignature>,
+}
+
+impl Grant {
+    /// Creates the grant of a request that a relay presents to the agent, which trusts the relay
+    /// for nothing but the time of receipt.
+    #[must_use]
+    pub fn unproven(request: &Request<'_>, received: UnixMillis) -> Self {
+        Self {
+            received,
+            request: RequestDigest::of(request),
+            settings: RouteSettings::default(),
+            tokens: Vec::new(),
+            signatures: Vec::new(),
+        }
+    }
 }
 
 /// Digest of a request: method, target, header fields in order, and body.
@@ -79,24 +92,12 @@ pub struct RetiredGate {
 pub const POLICY_CHANGED: &str = "policy_changed";
 
 impl Permit {
-    /// Returns the grant of this permit, for storing the request.
-    #[must_use]
-    pub fn grant(&self, request: &Request<'_>, received: UnixMillis) -> Grant {
-        Grant {
-            received,
-            request: RequestDigest::of(request),
-            settings: self.settings().clone(),
-            tokens: self.tokens.clone(),
-            signatures: self.signatures.clone(),
-        }
-    }
-
     /// Records that the application has accepted the request. The agent then refuses it when a relay
     /// presents it as a stored one. Has no effect on a route that stores nothing.
     pub fn note_processed(&self, evaluation: Evaluation<'_>) {
         let Some(max_age) = self
             .settings()
-            .max_age
+            .max_age()
             .filter(|_| self.gate.side == Side::Agent)
         else {
             return;
@@ -141,7 +142,11 @@ impl Gate {
             return Err(changed(no_route()));
         };
         if self.side == Side::Agent {
-            check_receipt(route.settings.max_age, grant.received, evaluation.now.wall)?;
+            check_receipt(
+                route.settings.max_age(),
+                grant.received,
+                evaluation.now.wall,
+            )?;
         }
         if request.body.len() as u64 > route.settings.max_body {
             let reason = format!("the body has more than {} bytes", route.settings.max_body);

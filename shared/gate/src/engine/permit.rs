@@ -5,16 +5,17 @@ use super::evaluation::Evaluation;
 use super::signature::VerifiedSignature;
 use super::token::TokenSpan;
 use super::{Gate, PendingBody};
-use crate::policy::OnDuplicate;
+use crate::policy::{Delivery, DeliveryMode, OnDuplicate};
 use crate::providers::challenge::ChallengeResponse;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::secret::Secret;
+use http::Method;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Settings of a route that concern forwarding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteSettings {
     /// Display name of the route.
     pub name: String,
@@ -30,8 +31,32 @@ pub struct RouteSettings {
     pub encoded_slashes: bool,
     /// Path patterns, as written.
     pub paths: Vec<String>,
-    /// Maximum age of a stored delivery; `None` if the route stores none.
-    pub max_age: Option<Duration>,
+    /// Delivery; `None` for direct.
+    #[serde(default)]
+    pub delivery: Option<Delivery>,
+}
+
+impl RouteSettings {
+    /// Returns the delivery of a request with this method; `None` for direct. A fallback does not
+    /// store requests with a safe method (RFC 9110 §9.2.1), because they change nothing: their
+    /// senders want the response.
+    #[must_use]
+    pub fn delivery_of(&self, method: &Method) -> Option<&Delivery> {
+        let delivery = self.delivery.as_ref()?;
+        let stores = match delivery.mode {
+            DeliveryMode::Direct => false,
+            DeliveryMode::Queue => true,
+            DeliveryMode::Fallback | DeliveryMode::Preset => !method.is_safe(),
+        };
+        stores.then_some(delivery)
+    }
+
+    /// Returns the maximum age of a stored delivery; `None` if the route stores none.
+    #[must_use]
+    pub fn max_age(&self) -> Option<Duration> {
+        let delivery = self.delivery.as_ref().filter(|delivery| delivery.stores());
+        delivery.map(|delivery| Duration::from_millis(delivery.max_age_ms))
+    }
 }
 
 /// Verdict of the checks that need no body.
@@ -125,22 +150,7 @@ impl Permit {
     /// Returns the route's settings for forwarding.
     #[must_use]
     pub fn settings(&self) -> &RouteSettings {
-        // A permit has the index of a route of its own gate, which never changes.
-        static NONE: RouteSettings = RouteSettings {
-            name: String::new(),
-            max_body: 0,
-            answer_timeout: Duration::ZERO,
-            websocket: false,
-            keep_token: false,
-            encoded_slashes: false,
-            paths: Vec::new(),
-            max_age: None,
-        };
-
-        self.gate
-            .routes
-            .get(self.route)
-            .map_or(&NONE, |route| &route.settings)
+        self.gate.settings_of(self.route)
     }
 
     /// Returns the spans of the tokens that the agent must remove; none if the route keeps them.

@@ -63,7 +63,7 @@ impl CompiledRoute {
             .collect::<Result<_, _>>()?;
         let remembers = side == Side::Relay && route.replay.is_some();
         let accept = route.accept.iter().enumerate().map(|(number, accept)| {
-            AcceptRule::new(accept, number, side, remembers, route.stored.is_some())
+            AcceptRule::new(accept, number, side, remembers, route.stores())
         });
         let accept = accept.collect::<Result<Vec<_>, _>>()?;
 
@@ -86,9 +86,7 @@ impl CompiledRoute {
                 keep_token: route.keep_token,
                 encoded_slashes: route.encoded_slashes,
                 paths: route.paths.clone(),
-                max_age: route
-                    .stored
-                    .map(|stored| Duration::from_millis(stored.max_age_ms)),
+                delivery: route.delivery.clone(),
             },
             paths,
             methods: route.admitted_methods(),

@@ -14,7 +14,7 @@ use crate::engine::{Evaluation, Side};
 use crate::inspection::BodyFieldsBuilder;
 use crate::policy::{ActiveSecret, SecretAt, SignatureCheck};
 use crate::providers::{
-    Challenge, Scheme, SignatureError, SignatureVerifier, ValueLocator, Verified,
+    Challenge, Provider, Scheme, SignatureError, SignatureVerifier, ValueLocator, Verified,
 };
 use crate::request::{Request, RequestHead};
 use hookward_core::reason::{Check, Code, Refusal};
@@ -118,6 +118,11 @@ impl SignatureRule {
             SecretAt::Agent => "agent",
         };
         format!("{}/{variant}/{side}", challenge::scheme_name(&self.check))
+    }
+
+    /// Returns the row of the catalog.
+    pub(crate) fn provider(&self) -> Option<&'static Provider> {
+        self.check.row()
     }
 
     /// Returns `true` if the check needs the body.

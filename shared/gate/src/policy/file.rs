@@ -16,6 +16,8 @@
 //! keep_token = false
 //! encoded_slashes = false                     # %2F below the final /** reaches the application untouched
 //! rate = "100/s"                              # optional, of this route
+//! delivery = "fallback"                       # or "direct", "queue", or a table:
+//! # delivery = { mode = "queue", order = "json:repository.full_name", max_age = "3d", retry_on = [429, "5xx"] }
 //! replay = { on_duplicate = "acknowledge", window = "24h" }   # or refuse, forward
 //! observe_until = 2026-12-01                  # optional: show failed checks, let them pass
 //!
@@ -115,6 +117,7 @@ fn route(mut reader: TableReader<'_>) -> RawRoute {
         raw.replay = reader.table("replay").and_then(replay);
     }
 
+    raw.delivery = values::delivery(&mut reader);
     raw.mode = reader.day("observe_until").map(|day| {
         let at = OffsetDateTime::new_utc(day, time::Time::MIDNIGHT).unix_timestamp();
         Mode::Observe {

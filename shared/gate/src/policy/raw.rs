@@ -4,6 +4,7 @@
 
 use hookward_core::diagnostics::{Origin, Origins};
 
+use crate::policy::delivery::StatusPattern;
 use crate::policy::{Lockout, Mode, ReplayProtection, SecretAt};
 use crate::providers::Scheme;
 
@@ -47,12 +48,35 @@ pub struct RawRoute {
     pub encoded_slashes: bool,
     /// Rate of permitted requests.
     pub rate: Option<String>,
+    /// Delivery; `None` for the preset.
+    pub delivery: Option<RawDelivery>,
     /// Replay protection.
     pub replay: Option<ReplayProtection>,
     /// Mode of failed checks; `None` to enforce.
     pub mode: Option<Mode>,
     /// Accept rules.
     pub accept: Vec<RawAccept>,
+}
+
+/// Delivery of a route as it is written.
+#[derive(Clone, Default)]
+pub struct RawDelivery {
+    /// Origins of its settings.
+    pub origins: Origins,
+    /// `direct`, `queue` or `fallback`.
+    pub mode: Option<String>,
+    /// Key of the mode: `mode` of a table, otherwise `delivery`.
+    pub mode_key: &'static str,
+    /// `none`, `tunnel`, or the location of a value.
+    pub order: Option<String>,
+    /// Maximum age of a delivery.
+    pub max_age: Option<String>,
+    /// Time without a response after which a webhook is stored.
+    pub fallback_after: Option<String>,
+    /// Statuses after which a webhook is stored.
+    pub fallback_on: Option<Vec<StatusPattern>>,
+    /// Statuses after which a delivery is tried again.
+    pub retry_on: Option<Vec<StatusPattern>>,
 }
 
 /// An accept rule as it is written.

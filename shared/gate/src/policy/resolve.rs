@@ -11,12 +11,13 @@ use hookward_core::secret::{SecretDigest, SecretReader};
 use http::HeaderName;
 
 use super::raw::{
-    RawAccept, RawPolicy, RawRoute, RawSecret, RawSignature, RawToken, RawValueRule, Unprotected,
+    RawAccept, RawDelivery, RawPolicy, RawRoute, RawSecret, RawSignature, RawToken, RawValueRule,
+    Unprotected,
 };
 use super::validate::{MAX_ROUTE_NAME, Mistake};
 use crate::policy::{
-    Accept, ActiveSecret, ActiveToken, Addresses, BodyRule, HeaderRule, Mode, Policy, Route,
-    SignatureCheck, TokenCheck, TokenLocation,
+    Accept, ActiveSecret, ActiveToken, Addresses, BodyRule, Delivery, DeliveryMode, DeliveryOrder,
+    HeaderRule, Mode, Policy, Route, SignatureCheck, TokenCheck, TokenLocation,
 };
 use crate::providers;
 
@@ -164,15 +165,8 @@ impl Resolver<'_> {
         route.mode = raw.mode.unwrap_or(Mode::Enforce);
 
         if let Some(text) = raw.answer_timeout {
-            match parse_duration(&text) {
-                Some(time) => {
-                    route.answer_timeout_ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-                }
-                None => {
-                    let what = format!("{text:?} is not a time such as 500ms, 10s, 5m, 1h or 30d");
-                    self.report(origins, "answer_timeout", what);
-                }
-            }
+            let millis = self.millis(origins, "answer_timeout", &text);
+            route.answer_timeout_ms = millis.unwrap_or(route.answer_timeout_ms);
         }
 
         // The route as it will be: with the token that the caller creates.
@@ -202,10 +196,62 @@ impl Resolver<'_> {
             complete.accept.push(completed);
         }
 
+        let is_preset = raw.delivery.is_none();
+        complete.delivery = match raw.delivery {
+            Some(raw) => self.delivery(raw),
+            None => complete.preset_delivery(),
+        };
+        if is_preset && complete.excessive_work().is_some() {
+            complete.delivery = None;
+        }
+        route.delivery.clone_from(&complete.delivery);
+
         let mut own = complete.own_mistakes(self.now);
         own.extend(complete.excessive_work());
         self.report_checked(origins, &route.name, own);
         route
+    }
+
+    /// Reads a duration, in milliseconds.
+    fn millis(&mut self, origins: &Origins, key: &str, text: &str) -> Option<u64> {
+        match parse_duration(text) {
+            Some(time) => Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            None => {
+                let what = format!("{text:?} is not a time such as 500ms, 10s, 5m, 1h or 30d");
+                self.report(origins, key, what);
+                None
+            }
+        }
+    }
+
+    fn delivery(&mut self, raw: RawDelivery) -> Option<Delivery> {
+        let origins = &raw.origins;
+        let mode = match raw.mode.as_deref().map(DeliveryMode::parse) {
+            Some(Ok(mode)) => mode,
+            Some(Err(what)) => {
+                self.report(origins, raw.mode_key, what);
+                return None;
+            }
+            None => DeliveryMode::Preset,
+        };
+
+        let mut delivery = Delivery::new(mode);
+        if let Some(text) = &raw.order {
+            match DeliveryOrder::parse(text) {
+                Ok(order) => delivery.order = order,
+                Err(what) => self.report(origins, "order", what),
+            }
+        }
+        if let Some(text) = &raw.max_age {
+            let max_age = self.millis(origins, "max_age", text);
+            delivery.max_age_ms = max_age.unwrap_or(delivery.max_age_ms);
+        }
+        if let Some(text) = &raw.fallback_after {
+            delivery.fallback_after_ms = self.millis(origins, "fallback_after", text);
+        }
+        delivery.fallback_on = raw.fallback_on.unwrap_or(delivery.fallback_on);
+        delivery.retry_on = raw.retry_on.unwrap_or(delivery.retry_on);
+        Some(delivery)
     }
 
     fn accept(&mut self, raw: RawAccept) -> Accept {

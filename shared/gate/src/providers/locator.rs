@@ -100,6 +100,12 @@ impl ValueLocator {
         }
     }
 
+    /// Returns the only value as text; `None` without one, or if it is ambiguous.
+    pub(crate) fn text(&self, request: &Request<'_>) -> Option<String> {
+        let value = self.read(request, &SignatureParams::default()).ok()??;
+        Some(String::from_utf8_lossy(&value).into_owned())
+    }
+
     /// Returns the only value, or `None` without one.
     ///
     /// # Errors

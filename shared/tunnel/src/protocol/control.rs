@@ -142,6 +142,10 @@ pub enum RelayMessage {
         /// Digest of the policy in force at the relay.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         digest: Option<String>,
+        /// Time for which the relay stores webhooks that the application does not accept, in
+        /// milliseconds; `None` if it stores none of this tunnel.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stored_for_ms: Option<u64>,
     },
     /// The relay refuses the new policy of an open tunnel; the old one stays in force.
     PolicyRejected {

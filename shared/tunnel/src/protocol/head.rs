@@ -2,6 +2,7 @@
 //!
 //! A field is `length, name, length, value`. The decoder returns slices of the frame.
 
+mod delivery;
 mod fields;
 mod header_case;
 
@@ -10,6 +11,7 @@ use std::net::IpAddr;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 
+pub use self::delivery::DeliveryMeta;
 use self::fields::{
     get_address, get_bytes, get_fields, get_keys, get_length, put_address, put_bytes, put_fields,
     put_keys, put_length, take,
@@ -55,6 +57,8 @@ pub struct RequestMeta {
     pub client: IpAddr,
     /// Public keys that the relay fetched for this request.
     pub keys: FetchedKeys,
+    /// Delivery that this request is an attempt of, on a route that stores webhooks.
+    pub delivery: Option<DeliveryMeta>,
 }
 
 /// Head of a request in the tunnel.
@@ -128,11 +132,15 @@ impl ExchangeRequest {
         buf.put_u8(
             (u8::from(self.trailers) * FLAG_TRAILERS)
                 | (u8::from(self.upgrade) * FLAG_UPGRADE)
-                | (u8::from(with_keys) * FLAG_KEYS),
+                | (u8::from(with_keys) * FLAG_KEYS)
+                | (u8::from(self.meta.delivery.is_some()) * FLAG_DELIVERY),
         );
 
         if with_keys {
             put_keys(&mut buf, &self.meta.keys);
+        }
+        if let Some(delivery) = &self.meta.delivery {
+            delivery.put(&mut buf);
         }
 
         let mut spelled = self.header_case.names();
@@ -165,6 +173,10 @@ impl ExchangeRequest {
         } else {
             get_keys(&mut buf)?
         };
+        let delivery = match flags & FLAG_DELIVERY {
+            0 => None,
+            _ => Some(DeliveryMeta::get(&mut buf)?),
+        };
 
         // The map iterates in the order of insertion if equal names are adjacent, and the encoder
         // writes them so.
@@ -179,6 +191,7 @@ impl ExchangeRequest {
                 host,
                 client,
                 keys,
+                delivery,
             },
             method,
             target,
@@ -199,6 +212,10 @@ const FLAG_UPGRADE: u8 = 2;
 
 /// Flag: public keys follow the flags.
 const FLAG_KEYS: u8 = 4;
+
+/// Flag: a delivery follows the keys. The relay sets it only for tunnels whose agent has sent a
+/// policy that stores webhooks.
+const FLAG_DELIVERY: u8 = 8;
 
 /// Initial capacity of the map, which most requests and responses do not exceed.
 const REQUEST_FIELDS: usize = 24;
@@ -284,7 +301,9 @@ pub fn decode_trailers(mut buf: Bytes) -> Result<HeaderMap, HeadError> {
 
 #[cfg(test)]
 mod tests {
+    use hookward_core::clock::UnixMillis;
     use hookward_core::url::HttpsUrl;
+    use uuid::Uuid;
 
     use super::*;
 
@@ -306,6 +325,12 @@ mod tests {
                     )]
                     .into(),
                 ),
+                delivery: Some(DeliveryMeta {
+                    id: Uuid::from_bytes([9; 16]),
+                    attempt: 3,
+                    received: Some(UnixMillis(1_700_000_000_000)),
+                    epoch: 7,
+                }),
             },
             method: Method::POST,
             target: Bytes::from_static(b"/a?b"),

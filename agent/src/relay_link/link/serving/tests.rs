@@ -185,6 +185,7 @@ async fn a_new_policy_is_in_force_once_the_relay_accepts_it() {
         host: "slack.example.com".to_owned(),
         port: 443,
         digest: Some("0000".to_owned()),
+        stored_for_ms: None,
     };
     assert!(goes_on(&serving.on_message(Ok(opened))));
     assert!(Arc::ptr_eq(&gate(), &new.gate));

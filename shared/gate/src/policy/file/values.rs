@@ -1,6 +1,6 @@
 //! Reads lockouts, replay protection and value rules.
 
-use crate::policy::raw::RawValueRule;
+use crate::policy::raw::{RawDelivery, RawValueRule};
 use crate::policy::{Lockout, OnDuplicate, ReplayProtection};
 use hookward_core::diagnostics::TableReader;
 
@@ -31,6 +31,35 @@ pub(super) fn replay(mut reader: TableReader<'_>) -> Option<ReplayProtection> {
         on_duplicate: on_duplicate?,
         window_ms: window,
     })
+}
+
+/// Reads `delivery = "queue"`, or a table with `mode`.
+pub(super) fn delivery(reader: &mut TableReader<'_>) -> Option<RawDelivery> {
+    if !reader.has("delivery") {
+        return None;
+    }
+    if !reader.is_table("delivery") {
+        return Some(RawDelivery {
+            mode: reader.string("delivery"),
+            mode_key: "delivery",
+            origins: reader.origins(),
+            ..RawDelivery::default()
+        });
+    }
+
+    let mut table = reader.table("delivery")?;
+    let raw = RawDelivery {
+        mode: table.string("mode"),
+        mode_key: "mode",
+        order: table.string("order"),
+        max_age: table.string("max_age"),
+        fallback_after: table.string("fallback_after"),
+        fallback_on: table.typed("fallback_on"),
+        retry_on: table.typed("retry_on"),
+        origins: table.origins(),
+    };
+    table.finish();
+    Some(raw)
 }
 
 pub(super) fn lockout(top: &mut TableReader<'_>) -> Option<Lockout> {

@@ -1,6 +1,6 @@
 //! Maximum values of policies, by the relay's settings.
 
-use crate::policy::{Policy, Route};
+use crate::policy::{DeliveryMode, Policy, Route};
 use hookward_core::limits::Limits;
 
 /// Maximum values that the relay's settings allow a policy.
@@ -16,6 +16,8 @@ pub struct PolicyLimits {
     pub answer_timeout_ms: u64,
     /// Maximum rate of the tunnel, in requests a second.
     pub rate: u64,
+    /// `true` if the relay stores webhooks.
+    pub stores: bool,
 }
 
 impl PolicyLimits {
@@ -29,7 +31,14 @@ impl PolicyLimits {
             answer_timeout_ms: u64::try_from(limits.policy_answer_timeout.as_millis())
                 .unwrap_or(u64::MAX),
             rate: limits.policy_rate as u64,
+            stores: true,
         }
+    }
+
+    /// Returns these limits for a relay that stores webhooks, or does not.
+    #[must_use]
+    pub const fn storing(self, stores: bool) -> Self {
+        Self { stores, ..self }
     }
 
     /// Returns every limit that the policy exceeds, by its name in the relay's settings.
@@ -88,6 +97,18 @@ impl PolicyLimits {
             self.rate,
             " requests a second",
         );
+
+        let stored = policy.routes.iter().find(|route| {
+            let mode = route.delivery.as_ref().map(|delivery| delivery.mode);
+            matches!(mode, Some(DeliveryMode::Queue | DeliveryMode::Fallback))
+        });
+        if let Some(route) = stored.filter(|_| !self.stores) {
+            found.push(format!(
+                "route {:?} stores webhooks, and the relay does not ([delivery] enabled = false); write delivery = \
+                 \"direct\"",
+                route.name
+            ));
+        }
 
         found
     }

@@ -57,7 +57,7 @@ impl Route {
             let Ok(keyed) = check.verifier(&schemes, &secrets) else {
                 continue;
             };
-            let keyed = keyed.with_proof(self.replay.is_some() || self.stored.is_some());
+            let keyed = keyed.with_proof(self.replay.is_some() || self.stores());
 
             hashes.extend(
                 keyed
@@ -87,13 +87,7 @@ impl Route {
         mistakes.extend(self.effect_mistakes());
         mistakes.extend(self.observe_mistakes(now));
         mistakes.extend(self.replay_mistakes());
-
-        if let Some(stored) = self.stored
-            && !STORED_AGE_MS.contains(&stored.max_age_ms)
-        {
-            let text = "stored: max_age lies outside 1m to 30 days";
-            mistakes.push(Mistake::new("stored", text));
-        }
+        mistakes.extend(self.delivery_mistakes());
 
         if self.accept.is_empty() {
             mistakes.push(Mistake::new(
@@ -234,9 +228,6 @@ impl Route {
         mistakes
     }
 }
-
-/// Minimum and maximum age of a stored delivery, in milliseconds.
-const STORED_AGE_MS: std::ops::RangeInclusive<u64> = 60_000..=30 * 86_400_000;
 
 /// Minimum and maximum time for which deliveries are remembered, in milliseconds: a second, and the
 /// 30 days of the longest retries.

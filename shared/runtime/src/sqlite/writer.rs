@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use crate::storage::StorageError;
+use super::SqliteError;
 
 /// Work of a writer: the execution of its requests.
-pub(super) trait Work: Send + 'static {
+pub trait Work: Send + 'static {
+    /// Request to the writer.
     type Request: Send + 'static;
     /// Results that are sent once the transaction is on disk.
     type Replies;
@@ -25,6 +26,32 @@ pub(super) trait Work: Send + 'static {
     /// start: no other process writes between its reads and its writes. A batch has only requests
     /// that write, or only others, which need no lock.
     fn writes(&self, request: &Self::Request) -> bool;
+
+    /// Returns the size of the request, in bytes, for the bounds of a batch and of the queue.
+    fn bytes(_: &Self::Request) -> usize {
+        0
+    }
+
+    /// Returns `true` if the request must survive power loss once it is committed. Its batch is
+    /// flushed to the disk then, whatever the file's own durability is.
+    fn flushes(_: &Self::Request) -> bool {
+        false
+    }
+
+    /// Returns `true` if the connection is unusable after this error. After a failed flush, the
+    /// system counts pages as written that are not, so later commits prove nothing.
+    fn ends_connection(_: &rusqlite::Error) -> bool {
+        false
+    }
+
+    /// Ends the work, before the connection is closed in order.
+    fn closing(&mut self, _: &Connection) {}
+
+    /// Opens the file again after the connection was closed.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or is damaged. The writer pauses, and tries again.
+    fn reopen(&mut self) -> Result<Connection, SqliteError>;
 
     /// Executes a batch inside the transaction. Called with an empty batch after
     /// [`WriterOptions::idle`].
@@ -42,27 +69,32 @@ pub(super) trait Work: Send + 'static {
 }
 
 /// Settings of a writer.
-pub(super) struct WriterOptions {
+pub struct WriterOptions {
     /// Name of the thread.
     pub name: &'static str,
     /// The file, for errors.
     pub path: PathBuf,
     /// Maximum number of requests in one transaction.
     pub batch: usize,
+    /// Maximum size of the requests in one transaction, in bytes. A larger request is a batch of
+    /// its own.
+    pub batch_bytes: usize,
     /// Interval of transactions without requests; `None` for none.
     pub idle: Option<Duration>,
     /// Pause after a failure, so that a full disk is not tried at once.
     pub pause: Duration,
+    /// `true` to flush only batches with a request that [`Work::flushes`].
+    pub flush_on_demand: bool,
 }
 
 /// Thread that owns a database. Dropping it ends the thread after its last batch.
-pub(super) struct Writer<R> {
+pub struct Writer<R> {
     queue: WriterQueue<R>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Queue of requests to a writer; clones share it.
-pub(super) struct WriterQueue<R>(Arc<Shared<R>>);
+pub struct WriterQueue<R>(Arc<Shared<R>>);
 
 impl<R> Clone for WriterQueue<R> {
     fn clone(&self) -> Self {
@@ -75,10 +107,14 @@ struct Shared<R> {
     state: Mutex<QueueState<R>>,
     changed: Condvar,
     commits: CommitCounters,
+    /// [`Work::bytes`].
+    size_of: fn(&R) -> usize,
 }
 
 struct QueueState<R> {
     requests: VecDeque<R>,
+    /// Size of the waiting requests, in bytes.
+    bytes: usize,
     ended: bool,
     /// `true` while the file cannot be written.
     failing: bool,
@@ -123,25 +159,28 @@ impl<R: Send + 'static> Writer<R> {
     /// Starts the thread.
     ///
     /// # Errors
-    /// [`StorageError::Thread`].
-    pub(super) fn start<W: Work<Request = R>>(
+    /// [`SqliteError::Thread`].
+    pub fn start<W: Work<Request = R>>(
         connection: Connection,
         work: W,
         options: WriterOptions,
-    ) -> Result<Self, StorageError> {
+    ) -> Result<Self, SqliteError> {
         let queue = WriterQueue(Arc::new(Shared {
             state: Mutex::new(QueueState {
                 requests: VecDeque::new(),
+                bytes: 0,
                 ended: false,
                 failing: false,
             }),
             changed: Condvar::new(),
             commits: CommitCounters::default(),
+            size_of: W::bytes,
         }));
 
         let path = options.path.clone();
         let thread = WriterThread {
-            connection,
+            connection: Some(connection),
+            flushes: None,
             work,
             options,
             shared: Arc::clone(&queue.0),
@@ -149,7 +188,7 @@ impl<R: Send + 'static> Writer<R> {
         let thread = std::thread::Builder::new()
             .name(thread.options.name.to_owned())
             .spawn(move || thread.run())
-            .map_err(|source| StorageError::Thread { path, source })?;
+            .map_err(|source| SqliteError::Thread { path, source })?;
 
         Ok(Self {
             queue,
@@ -158,7 +197,7 @@ impl<R: Send + 'static> Writer<R> {
     }
 
     /// Returns the queue of the thread.
-    pub(super) const fn queue(&self) -> &WriterQueue<R> {
+    pub const fn queue(&self) -> &WriterQueue<R> {
         &self.queue
     }
 }
@@ -179,12 +218,13 @@ impl<R> WriterQueue<R> {
     ///
     /// # Errors
     /// The request.
-    pub(super) fn try_push(&self, request: R, most: usize) -> Result<(), R> {
+    pub fn try_push(&self, request: R, most: usize) -> Result<(), R> {
         let mut state = self.0.lock();
         if state.requests.len() >= most || state.ended || state.failing {
             return Err(request);
         }
 
+        state.bytes += (self.0.size_of)(&request);
         state.requests.push_back(request);
         drop(state);
         self.0.changed.notify_one();
@@ -193,19 +233,31 @@ impl<R> WriterQueue<R> {
 
     /// Queues a request that must not be lost, such as the end of an earlier one. A writer that has
     /// ended drops it.
-    pub(super) fn push(&self, request: R) {
+    pub fn push(&self, request: R) {
         let mut state = self.0.lock();
         if state.ended {
             return;
         }
 
+        state.bytes += (self.0.size_of)(&request);
         state.requests.push_back(request);
         drop(state);
         self.0.changed.notify_one();
     }
 
+    /// Returns the size of the requests that wait, in bytes.
+    pub fn waiting_bytes(&self) -> usize {
+        self.0.lock().bytes
+    }
+
+    /// Returns `true` while the file cannot be written.
+    pub fn is_failing(&self) -> bool {
+        let state = self.0.lock();
+        state.failing || state.ended
+    }
+
     /// Returns the measurements of the commits.
-    pub(super) fn stats(&self) -> CommitStats {
+    pub fn stats(&self) -> CommitStats {
         let counters = &self.0.commits;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         CommitStats {
@@ -225,7 +277,10 @@ impl<R> Shared<R> {
 }
 
 struct WriterThread<W: Work> {
-    connection: Connection,
+    /// `None` while the file cannot be opened again.
+    connection: Option<Connection>,
+    /// `true` if the connection flushes its commits; `None` before its first one.
+    flushes: Option<bool>,
     work: W,
     options: WriterOptions,
     shared: Arc<Shared<W::Request>>,
@@ -238,6 +293,7 @@ impl<R> Drop for Ending<R> {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.ended = true;
+        state.bytes = 0;
         state.requests.clear();
     }
 }
@@ -249,8 +305,12 @@ impl<W: Work> WriterThread<W> {
             if let Err((error, batch)) = self.commit(batch) {
                 let path = self.options.path.display();
                 tracing::error!(%error, file = %path, "a transaction failed");
-                self.pause(batch);
+                self.restore(batch);
+                self.recover(&error);
             }
+        }
+        if let Some(connection) = &self.connection {
+            self.work.closing(connection);
         }
     }
 
@@ -278,10 +338,20 @@ impl<W: Work> WriterThread<W> {
 
         let writes = state.requests.front().map(|first| self.work.writes(first));
         let alike = state.requests.iter().take(self.options.batch);
+        let mut bytes = 0;
         let count = alike
-            .take_while(|request| Some(self.work.writes(request)) == writes)
+            .take_while(|request| {
+                let is_first = bytes == 0;
+                bytes += W::bytes(request);
+                let fits = is_first || bytes <= self.options.batch_bytes;
+                fits && Some(self.work.writes(request)) == writes
+            })
             .count();
-        Some(state.requests.drain(..count).collect())
+
+        let batch: Vec<_> = state.requests.drain(..count).collect();
+        let taken: usize = batch.iter().map(W::bytes).sum();
+        state.bytes = state.bytes.saturating_sub(taken);
+        Some(batch)
     }
 
     /// Executes a batch in one transaction, and replies once it is on disk.
@@ -306,38 +376,81 @@ impl<W: Work> WriterThread<W> {
     }
 
     fn execute(&mut self, batch: &mut [W::Request]) -> rusqlite::Result<W::Replies> {
+        let flushes = batch.iter().any(W::flushes);
+        let Some(connection) = &mut self.connection else {
+            return Err(rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+                None,
+            ));
+        };
+        if self.options.flush_on_demand && self.flushes != Some(flushes) {
+            let synchronous = if flushes { "FULL" } else { "NORMAL" };
+            connection.pragma_update(None, "synchronous", synchronous)?;
+            self.flushes = Some(flushes);
+        }
+
         let behavior = match batch.first().is_none_or(|first| self.work.writes(first)) {
             true => TransactionBehavior::Immediate,
             false => TransactionBehavior::Deferred,
         };
-        let mut transaction = self.connection.transaction_with_behavior(behavior)?;
+        let mut transaction = connection.transaction_with_behavior(behavior)?;
         let replies = self.work.execute(&mut transaction, batch)?;
         transaction.commit()?;
         Ok(replies)
     }
 
-    /// Restores the requests to try again, and waits before the next transaction.
-    fn pause(&self, again: Vec<W::Request>) {
+    /// Restores the requests to try again. Until the writer has recovered, it accepts no others.
+    fn restore(&self, again: Vec<W::Request>) {
         let mut state = self.shared.lock();
         for request in again.into_iter().rev() {
+            state.bytes += W::bytes(&request);
             state.requests.push_front(request);
         }
-        if state.ended {
-            state.requests.clear();
-            return;
+        state.failing = true;
+    }
+
+    /// Waits before the next transaction, and opens the file again if the error requires it.
+    fn recover(&mut self, error: &rusqlite::Error) {
+        if W::ends_connection(error) {
+            self.connection = None;
         }
 
-        state.failing = true;
+        loop {
+            let is_ending = self.pause();
+            if self.connection.is_some() || is_ending {
+                break;
+            }
+
+            match self.work.reopen() {
+                Ok(connection) => {
+                    let path = self.options.path.display();
+                    tracing::info!(file = %path, "the file was opened again, and is intact");
+                    (self.connection, self.flushes) = (Some(connection), None);
+                }
+                Err(error) => tracing::error!(%error, "the file cannot be opened again"),
+            }
+        }
+        self.shared.lock().failing = false;
+    }
+
+    /// Waits for a while. Returns `true` if the writer ends.
+    fn pause(&self) -> bool {
+        let state = self.shared.lock();
         let waited = self
             .shared
             .changed
             .wait_timeout_while(state, self.options.pause, |state| !state.ended);
-        waited.unwrap_or_else(PoisonError::into_inner).0.failing = false;
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if state.ended {
+            state.bytes = 0;
+            state.requests.clear();
+        }
+        state.ended
     }
 }
 
 /// Returns a copy of an error of SQLite, for each request of a batch.
-pub(super) fn copy_of(error: &rusqlite::Error) -> rusqlite::Error {
+pub fn copy_of(error: &rusqlite::Error) -> rusqlite::Error {
     match error {
         rusqlite::Error::SqliteFailure(code, text) => {
             rusqlite::Error::SqliteFailure(*code, text.clone())

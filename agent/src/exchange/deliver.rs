@@ -1,0 +1,141 @@
+//! Attempts of deliveries: permits a stored webhook again, and sends each delivery once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookward_core::clock::{Moment, UnixMillis};
+use hookward_core::reason::{Code, Refusal};
+use hookward_gate::engine::{Evaluation, Gate, Grant, Permit, Request, RequestHead};
+use hookward_gate::request::OwnedHead;
+use hookward_runtime::offload::OFFLOAD_BYTES;
+use hookward_tunnel::protocol::head::{DeliveryMeta, ExchangeRequest};
+use hookward_tunnel::transport::MessageBody;
+use http_body_util::Full;
+use tokio::sync::oneshot;
+
+use super::delivery_log::{Begun, DeliveryInProgress};
+use super::{Exchange, ExchangeError, PermitFacts, ResponseSent};
+use crate::upstream::UpstreamBody;
+
+/// An attempt to deliver a stored webhook.
+pub(super) struct StoredAttempt<'a> {
+    pub delivery: DeliveryMeta,
+    /// Time of receipt, as the relay states it.
+    pub received: UnixMillis,
+    pub gate: &'a Arc<Gate>,
+    pub now: Moment,
+}
+
+impl Exchange<'_> {
+    /// Begins the delivery that a request is an attempt of.
+    ///
+    /// # Errors
+    /// The application has accepted it, or is still busy with it.
+    pub(super) async fn begin(
+        &self,
+        request: &ExchangeRequest,
+        patience: Duration,
+    ) -> Result<Option<DeliveryInProgress>, ExchangeError> {
+        let Some(delivery) = request.meta.delivery else {
+            return Ok(None);
+        };
+        let is_stored = delivery.received.is_some();
+        let begun = self
+            .handler
+            .deliveries
+            .begin(delivery.id, is_stored, patience);
+        match begun.await {
+            Begun::New(begun) => Ok(Some(begun)),
+            Begun::Completed(status) => Err(ExchangeError::Completed(status)),
+            Begun::Busy => Err(ExchangeError::Failed(
+                Code::TunnelError,
+                "an earlier attempt of the delivery is still in progress".to_owned(),
+            )),
+        }
+    }
+
+    /// Sends a stored webhook to the application. The attempt goes on when the relay is lost, so
+    /// that its result is known when the relay returns.
+    pub(super) async fn deliver(
+        &self,
+        attempt: StoredAttempt<'_>,
+        request: ExchangeRequest,
+        body: Option<MessageBody>,
+    ) -> Result<ResponseSent, ExchangeError> {
+        let StoredAttempt {
+            delivery,
+            received,
+            gate,
+            now,
+        } = attempt;
+        if !self.started.admits_epoch(self.host, delivery.epoch) {
+            return Err(ExchangeError::Failed(
+                Code::TunnelError,
+                "another relay owns the delivery by now".to_owned(),
+            ));
+        }
+
+        let head = RequestHead {
+            method: &request.method,
+            target: &request.target,
+            headers: &request.headers,
+            origin: self.origin,
+        };
+        let most = gate
+            .settings_for(head)
+            .map_or(0, |settings| settings.max_body);
+        let (whole, held) = self.read_whole(body, most, request.meta.client).await?;
+        let begun = self.begin(&request, self.deadlines.body_idle()).await?;
+
+        let owned = OwnedHead::from(head);
+        let (gate, state) = (Arc::clone(gate), Arc::clone(&self.handler.state));
+        let (meta, content) = (request.meta.clone(), whole.clone());
+        let check = move || {
+            let request = Request::new(owned.head(), &content);
+            let evaluation = Evaluation::new(meta.client, now, &state).with_keys(&meta.keys);
+            gate.permit_again(
+                &request,
+                &Grant::unproven(&request, received),
+                evaluation,
+                &[],
+            )
+        };
+        let permit = match whole.len() <= OFFLOAD_BYTES {
+            true => check()?,
+            false => self.offloaded(check).await??,
+        };
+
+        let facts = PermitFacts::of(&permit);
+        let (result, answered) = oneshot::channel();
+        let (handler, deadlines) = (Arc::clone(self.handler), self.deadlines);
+        self.handler.tasks.spawn(async move {
+            let client = request.meta.client;
+            let body = UpstreamBody::Whole(Full::new(whole));
+            let asked = handler.ask(deadlines, &permit, request, body).await;
+            if let Ok((response, _)) = &asked
+                && response.status().is_success()
+            {
+                if let Some(begun) = begun {
+                    begun.complete(response.status().as_u16()).await;
+                }
+                // A relay must not present the content as another delivery.
+                let now = handler.clock.moment();
+                permit.note_processed(Evaluation::new(client, now, &handler.state));
+            }
+            drop(held);
+            // The relay may be lost; the log has the result.
+            let _ = result.send(asked);
+        });
+
+        let (response, connection) = answered.await.map_err(|_| ExchangeError::Aborted)??;
+        Ok(facts.with_response(response, connection))
+    }
+
+    async fn offloaded(
+        &self,
+        check: impl FnOnce() -> Result<Permit, Refusal> + Send + 'static,
+    ) -> Result<Result<Permit, Refusal>, ExchangeError> {
+        let checked = self.handler.offload.run(&self.handler.checks, check).await;
+        checked.map_err(|timeout| ExchangeError::Failed(Code::Overloaded, timeout.to_string()))
+    }
+}

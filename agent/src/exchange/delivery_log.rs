@@ -1,0 +1,368 @@
+//! Deliveries that the application has begun or completed, so that an attempt that a relay makes
+//! again does not reach it twice.
+//!
+//! Stored webhooks are recorded in a SQLite file: a delivery that the application accepted is not
+//! sent again, even if relay and agent were killed before the relay knew. Power loss may undo the
+//! last records. First attempts, whose senders wait, are recorded in memory only.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hookward_core::clock::{Clock, UnixMillis};
+use hookward_runtime::sqlite::writer::{Work, Writer, WriterOptions};
+use hookward_runtime::sqlite::{self, Durability, Schema, SqliteError};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// Log of deliveries; clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct DeliveryLog(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// `None` without a file: a restart of the agent may repeat deliveries.
+    writer: Option<Writer<Request>>,
+    // A std mutex: it guards a few small collections, and nothing waits while it is held.
+    recent: Mutex<Recent>,
+}
+
+#[derive(Default)]
+struct Recent {
+    /// Deliveries in progress; their receivers close at the end.
+    running: HashMap<Uuid, watch::Receiver<()>>,
+    /// Statuses of completed deliveries.
+    completed: HashMap<Uuid, u16>,
+    order: VecDeque<Uuid>,
+}
+
+/// Answer to the beginning of a delivery.
+pub(crate) enum Begun {
+    /// The application has not completed it.
+    New(DeliveryInProgress),
+    /// The application has accepted it with this status.
+    Completed(u16),
+    /// Another attempt is still in progress.
+    Busy,
+}
+
+/// A delivery in progress. Others wait for its end.
+pub(crate) struct DeliveryInProgress {
+    log: DeliveryLog,
+    id: Uuid,
+    is_stored: bool,
+    _end: watch::Sender<()>,
+}
+
+enum Request {
+    Begin {
+        id: Uuid,
+        answer: oneshot::Sender<Option<u16>>,
+    },
+    Complete {
+        id: Uuid,
+        status: u16,
+        answer: oneshot::Sender<()>,
+    },
+}
+
+impl DeliveryLog {
+    /// Opens the log in a file.
+    ///
+    /// # Errors
+    /// [`SqliteError`].
+    pub(crate) fn open(path: &Path, clock: Clock) -> Result<Self, SqliteError> {
+        let connection = match sqlite::open(path, &SCHEMA) {
+            Err(error) if error.is_damage() => {
+                let aside = sqlite::set_aside(path, clock.now())?;
+                tracing::warn!(
+                    %error,
+                    kept_as = %aside.display(),
+                    "the file of completed deliveries is damaged; made an empty one: a delivery may be repeated"
+                );
+                sqlite::open(path, &SCHEMA)?
+            }
+            opened => opened?,
+        };
+
+        let options = WriterOptions {
+            name: "deliveries",
+            path: path.to_owned(),
+            batch: BATCH_REQUESTS,
+            batch_bytes: usize::MAX,
+            idle: None,
+            pause: RETRY_PAUSE,
+            flush_on_demand: false,
+        };
+        let work = LogWork {
+            clock,
+            path: path.to_owned(),
+        };
+        Ok(Self(Arc::new(Inner {
+            writer: Some(Writer::start(connection, work, options)?),
+            recent: Mutex::default(),
+        })))
+    }
+
+    /// Begins a delivery. Waits for an earlier attempt that is in progress.
+    pub(crate) async fn begin(&self, id: Uuid, is_stored: bool, patience: Duration) -> Begun {
+        let running = self.lock().running.get(&id).cloned();
+        if let Some(mut running) = running {
+            // Its sender sends nothing: a change is its end.
+            if timeout(patience, running.changed()).await.is_err() {
+                return Begun::Busy;
+            }
+        }
+
+        let (end, ends) = watch::channel(());
+        {
+            let mut recent = self.lock();
+            if let Some(status) = recent.completed.get(&id) {
+                return Begun::Completed(*status);
+            }
+            if recent.running.contains_key(&id) {
+                return Begun::Busy;
+            }
+            recent.running.insert(id, ends);
+        }
+        let begun = DeliveryInProgress {
+            log: self.clone(),
+            id,
+            is_stored,
+            _end: end,
+        };
+
+        match self.recorded(id, is_stored).await {
+            Some(status) => Begun::Completed(status),
+            None => Begun::New(begun),
+        }
+    }
+
+    /// Records the beginning in the file. Returns the status of an earlier completion.
+    async fn recorded(&self, id: Uuid, is_stored: bool) -> Option<u16> {
+        let writer = self.0.writer.as_ref().filter(|_| is_stored)?;
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Begin { id, answer };
+        let is_queued = writer.queue().try_push(request, QUEUE_LENGTH).is_ok();
+        match timeout(COMMIT_TIMEOUT, answered).await {
+            Ok(Ok(status)) if is_queued => status,
+            _ => {
+                tracing::warn!(%id, "a delivery could not be recorded; it may be repeated");
+                None
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Recent> {
+        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DeliveryInProgress {
+    /// Records that the application has accepted the delivery. Waits until that is committed.
+    pub(crate) async fn complete(self, status: u16) {
+        {
+            let mut recent = self.log.lock();
+            recent.completed.insert(self.id, status);
+            recent.order.push_back(self.id);
+            while recent.order.len() > RECENT_DELIVERIES {
+                if let Some(oldest) = recent.order.pop_front() {
+                    recent.completed.remove(&oldest);
+                }
+            }
+        }
+
+        let Some(writer) = self.log.0.writer.as_ref().filter(|_| self.is_stored) else {
+            return;
+        };
+        let (answer, answered) = oneshot::channel();
+        writer.queue().push(Request::Complete {
+            id: self.id,
+            status,
+            answer,
+        });
+        if timeout(COMMIT_TIMEOUT, answered).await.is_err() {
+            tracing::warn!(id = %self.id, "a completed delivery is not yet on disk");
+        }
+    }
+}
+
+impl Drop for DeliveryInProgress {
+    fn drop(&mut self) {
+        self.log.lock().running.remove(&self.id);
+    }
+}
+
+struct LogWork {
+    clock: Clock,
+    path: PathBuf,
+}
+
+impl Work for LogWork {
+    type Request = Request;
+    type Replies = Vec<Option<u16>>;
+
+    fn writes(&self, _: &Request) -> bool {
+        true
+    }
+
+    fn execute(
+        &mut self,
+        db: &mut Transaction<'_>,
+        batch: &mut [Request],
+    ) -> rusqlite::Result<Vec<Option<u16>>> {
+        let now = self.clock.now();
+        let mut replies = Vec::with_capacity(batch.len());
+        for request in &*batch {
+            replies.push(match request {
+                Request::Begin { id, .. } => begin(db, id, now)?,
+                Request::Complete { id, status, .. } => {
+                    let update = "UPDATE deliveries SET status = ?2 WHERE id = ?1";
+                    db.prepare_cached(update)?
+                        .execute(params![id.as_bytes(), status])?;
+                    None
+                }
+            });
+        }
+
+        let oldest = UnixMillis(now.0.saturating_sub(KEPT_MS));
+        let sweep = "DELETE FROM deliveries WHERE id IN \
+                     (SELECT id FROM deliveries WHERE begun_ms < ?1 ORDER BY begun_ms LIMIT ?2)";
+        db.prepare_cached(sweep)?
+            .execute(params![millis(oldest), SWEEP_ROWS])?;
+        Ok(replies)
+    }
+
+    fn committed(&mut self, batch: Vec<Request>, replies: Vec<Option<u16>>) {
+        for (request, reply) in batch.into_iter().zip(replies) {
+            // An exchange that was aborted has no use for its result.
+            match request {
+                Request::Begin { answer, .. } => {
+                    let _ = answer.send(reply);
+                }
+                Request::Complete { answer, .. } => {
+                    let _ = answer.send(());
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, mut batch: Vec<Request>, _: &rusqlite::Error) -> Vec<Request> {
+        batch.retain(|request| matches!(request, Request::Complete { .. }));
+        batch
+    }
+
+    fn reopen(&mut self) -> Result<Connection, SqliteError> {
+        sqlite::open(&self.path, &SCHEMA)
+    }
+}
+
+fn begin(db: &Transaction<'_>, id: &Uuid, now: UnixMillis) -> rusqlite::Result<Option<u16>> {
+    let find = "SELECT status FROM deliveries WHERE id = ?1";
+    let found: Option<Option<u16>> = db
+        .prepare_cached(find)?
+        .query_row([id.as_bytes()], |row| row.get(0))
+        .optional()?;
+    if found.is_none() {
+        let insert = "INSERT INTO deliveries (id, begun_ms) VALUES (?1, ?2)";
+        db.prepare_cached(insert)?
+            .execute(params![id.as_bytes(), millis(now)])?;
+    }
+    Ok(found.flatten())
+}
+
+fn millis(at: UnixMillis) -> i64 {
+    i64::try_from(at.0).unwrap_or(i64::MAX)
+}
+
+/// Schema of the file.
+const SCHEMA: Schema = Schema {
+    durability: Durability::Process,
+    incremental_vacuum: false,
+    migrations: &[|db| {
+        db.execute_batch(
+            "
+            CREATE TABLE deliveries (
+                id BLOB PRIMARY KEY,
+                begun_ms INTEGER NOT NULL,
+                status INTEGER                       -- of the application; null until it has accepted
+            ) STRICT, WITHOUT ROWID;
+            CREATE INDEX deliveries_by_time ON deliveries (begun_ms);
+            ",
+        )
+    }],
+};
+
+/// Time for which deliveries are remembered, in milliseconds: the maximum age of a delivery, and a
+/// day for clocks that differ.
+const KEPT_MS: u64 = 31 * 86_400_000;
+
+/// Maximum number of old rows that one commit removes.
+const SWEEP_ROWS: i64 = 200;
+
+/// Number of completed deliveries in memory, some 40 bytes each.
+const RECENT_DELIVERIES: usize = 64 * 1024;
+
+/// Maximum number of requests in one commit.
+const BATCH_REQUESTS: usize = 256;
+
+/// Maximum number of requests that wait for a commit.
+const QUEUE_LENGTH: usize = 8192;
+
+/// Maximum wait for a commit.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause after a failed commit.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_completed_delivery_is_known_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deliveries.db");
+        let (one, two) = (Uuid::now_v7(), Uuid::now_v7());
+
+        let log = DeliveryLog::open(&path, Clock::default()).unwrap();
+        let Begun::New(first) = log.begin(one, true, PATIENCE).await else {
+            panic!("known");
+        };
+        first.complete(202).await;
+        assert!(matches!(
+            log.begin(two, true, PATIENCE).await,
+            Begun::New(_)
+        ));
+        drop(log);
+
+        let log = DeliveryLog::open(&path, Clock::default()).unwrap();
+        let again = log.begin(one, true, PATIENCE).await;
+        assert!(matches!(again, Begun::Completed(202)));
+        // Its attempt ended without a result.
+        assert!(matches!(
+            log.begin(two, true, PATIENCE).await,
+            Begun::New(_)
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_second_attempt_waits_for_the_first() {
+        let (log, id) = (DeliveryLog::default(), Uuid::now_v7());
+        let Begun::New(first) = log.begin(id, false, PATIENCE).await else {
+            panic!("known");
+        };
+        assert!(matches!(
+            log.begin(id, false, Duration::ZERO).await,
+            Begun::Busy
+        ));
+
+        let (second, ()) = tokio::join!(log.begin(id, false, PATIENCE), first.complete(200));
+        assert!(matches!(second, Begun::Completed(200)));
+    }
+}

@@ -1,0 +1,193 @@
+//! Stored deliveries: webhooks that the gate has permitted, kept until the application accepts them.
+//!
+//! [`Deliveries`] stores a webhook, and starts a task for each tunnel with pending deliveries
+//! ([`tunnel_queue`]). The task sends them to the agent ([`attempt`]) and decides what follows
+//! ([`outcome`]); a circuit breaker ([`breaker`]) protects an application that is down or has just
+//! returned.
+
+pub(crate) mod attempt;
+mod breaker;
+pub(crate) mod jobs;
+pub(crate) mod outcome;
+mod tunnel_queue;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hookward_core::clock::Clock;
+use hookward_core::limits::Limits;
+use hookward_runtime::body_memory::BodyMemory;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{Sender, channel};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::jobs::Jobs;
+use self::tunnel_queue::{Arrival, TunnelQueue};
+use crate::forward::RequestIds;
+use crate::observe::Observer;
+use crate::sessions::registry::Registry;
+use crate::settings::DeliverySettings;
+use crate::storage::deliveries::{
+    ClaimGuard, DeliveryStore, Head, NewDelivery, StoreRefusal, Stored,
+};
+
+/// Stored deliveries of all tunnels; clones share them.
+#[derive(Clone)]
+pub(crate) struct Deliveries(Arc<Shared>);
+
+/// What the tasks of all tunnels share.
+pub(super) struct Shared {
+    store: DeliveryStore,
+    registry: Registry,
+    clock: Clock,
+    limits: Limits,
+    ids: RequestIds,
+    observer: Arc<Observer>,
+    settings: DeliverySettings,
+    memory: BodyMemory,
+    /// Room for payloads of attempts, in units of [`PAYLOAD_UNIT`].
+    room: Semaphore,
+    // A std mutex: it guards a map of senders, and nothing waits while it is held.
+    queues: Mutex<HashMap<Arc<str>, Sender<Arrival>>>,
+    jobs: Jobs,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What [`Deliveries::new`] needs from the relay.
+pub(crate) struct DeliveryParts {
+    pub store: DeliveryStore,
+    pub registry: Registry,
+    pub clock: Clock,
+    pub limits: Limits,
+    pub ids: RequestIds,
+    pub observer: Arc<Observer>,
+    pub settings: DeliverySettings,
+    pub memory: BodyMemory,
+    pub tasks: TaskTracker,
+    /// Cancelled when the relay stops: attempts in progress end, and are made again later.
+    pub stop: CancellationToken,
+}
+
+impl Deliveries {
+    pub(crate) fn new(parts: DeliveryParts) -> Self {
+        let DeliveryParts {
+            store,
+            registry,
+            clock,
+            limits,
+            ids,
+            observer,
+            settings,
+            memory,
+            tasks,
+            stop,
+        } = parts;
+        Self(Arc::new(Shared {
+            store,
+            registry,
+            clock,
+            limits,
+            ids,
+            observer,
+            settings,
+            memory,
+            room: Semaphore::new(PAYLOAD_UNITS as usize),
+            queues: Mutex::default(),
+            jobs: Jobs::default(),
+            tasks,
+            stop,
+        }))
+    }
+
+    /// Starts the tasks of the tunnels with pending deliveries.
+    pub(crate) fn resume(&self) {
+        for tunnel in self.0.store.tunnels_with_pending() {
+            self.queue(&tunnel);
+        }
+    }
+
+    /// Returns the store.
+    pub(crate) fn store(&self) -> &DeliveryStore {
+        &self.0.store
+    }
+
+    /// Returns `true` if routes may store webhooks.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.0.settings.enabled
+    }
+
+    /// Returns the reason why a webhook of this size would not be stored now.
+    pub(crate) fn refusal(&self, tunnel: &str, bytes: u64) -> Option<StoreRefusal> {
+        self.0.store.refusal(tunnel, bytes)
+    }
+
+    /// Stores a webhook, and has it delivered. Returns once it is on the disk.
+    ///
+    /// # Errors
+    /// [`StoreRefusal`].
+    pub(crate) async fn accept(
+        &self,
+        delivery: NewDelivery,
+        claim: Option<ClaimGuard>,
+    ) -> Result<Head, StoreRefusal> {
+        let tunnel = Arc::clone(&delivery.tunnel);
+        let Stored { head, is_first } = self.0.store.accept(delivery, claim).await?;
+        // A queue that is busy finds it in the store.
+        let arrival = is_first
+            .then_some(head)
+            .map_or(Arrival::Later, Arrival::Due);
+        let _ = self.queue(&tunnel).try_send(arrival);
+        Ok(head)
+    }
+
+    /// Stores a webhook whose first attempt is in progress. The attempt's end decides what follows.
+    ///
+    /// # Errors
+    /// [`StoreRefusal`]; the attempt is aborted.
+    pub(crate) async fn accept_running(
+        &self,
+        delivery: NewDelivery,
+        claim: Option<ClaimGuard>,
+        attempt: attempt::RunningAttempt,
+    ) -> Result<Head, StoreRefusal> {
+        let tunnel = Arc::clone(&delivery.tunnel);
+        let Stored { head, .. } = self.0.store.accept(delivery, claim).await?;
+        // Without its queue the attempt is aborted, and another one follows after its time.
+        let running = Arrival::Running(head, attempt);
+        let _ = self
+            .queue(&tunnel)
+            .send_timeout(running, HAND_OVER_TIMEOUT)
+            .await;
+        Ok(head)
+    }
+
+    /// Returns the way to the task of a tunnel, which is started if necessary.
+    fn queue(&self, tunnel: &Arc<str>) -> Sender<Arrival> {
+        let mut queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = queues.get(tunnel).filter(|sender| !sender.is_closed());
+        if let Some(sender) = live {
+            return sender.clone();
+        }
+
+        let (sender, arrivals) = channel(ARRIVALS);
+        queues.insert(Arc::clone(tunnel), sender.clone());
+        let queue = TunnelQueue::new(Arc::clone(&self.0), Arc::clone(tunnel));
+        self.0.tasks.spawn(queue.run(arrivals));
+        sender
+    }
+}
+
+/// Unit of the room for payloads, in bytes.
+const PAYLOAD_UNIT: u64 = 64 * 1024;
+
+/// Room for the payloads of all attempts in progress, in units: 64 MiB.
+const PAYLOAD_UNITS: u32 = 1024;
+
+/// Maximum number of arrivals that wait for the task of a tunnel.
+const ARRIVALS: usize = 1024;
+
+/// Maximum wait for the task of a tunnel to take over an attempt.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);

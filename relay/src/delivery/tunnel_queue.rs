@@ -1,0 +1,336 @@
+//! The task of one tunnel: takes due deliveries from the store, and makes attempts.
+//!
+//! It runs up to `concurrency` attempts at once, and one of each ordering key. What it knows of the
+//! store is bounded; it reads more when it has none left.
+
+use std::collections::{HashSet, VecDeque};
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::mpsc::Receiver;
+use tokio::time::sleep_until;
+
+use super::attempt::{EndedAttempt, RunningAttempt, attempt};
+use super::breaker::Breaker;
+use super::outcome::Circumstances;
+use super::{PAYLOAD_UNIT, PAYLOAD_UNITS, Shared};
+use crate::storage::StorageError;
+use crate::storage::deliveries::{Head, Lease, Outcome};
+
+/// Something new for the task of a tunnel.
+pub(super) enum Arrival {
+    /// A delivery was stored, and its turn has come.
+    Due(Head),
+    /// A delivery was stored behind another one.
+    Later,
+    /// A delivery was stored while its first attempt is in progress.
+    Running(Head, RunningAttempt),
+}
+
+/// Queue of one tunnel's deliveries.
+pub(super) struct TunnelQueue {
+    shared: Arc<Shared>,
+    tunnel: Arc<str>,
+    lease: Option<Lease>,
+    /// Deliveries whose turn has come, oldest first.
+    ready: VecDeque<Head>,
+    /// Lanes of `ready` and of the attempts in progress.
+    lanes: HashSet<i64>,
+    /// `true` if the store may have more due deliveries than `ready`.
+    has_more: bool,
+    /// Time at which the store has the next due delivery.
+    next_at: Option<Instant>,
+    breaker: Breaker,
+    /// `true` while an agent is connected whose application accepts connections.
+    is_available: bool,
+}
+
+/// End of an attempt that was recorded.
+struct Settled {
+    head: Head,
+    /// Next delivery of the lane, if it is due.
+    next: Option<Head>,
+    /// Time until the lane is due again, after a failure.
+    due_in: Option<Duration>,
+    /// `true` for an outage, `false` if the application works, `None` if the attempt does not tell.
+    is_outage: Option<bool>,
+}
+
+type Running = FuturesUnordered<BoxFuture<'static, Settled>>;
+
+impl TunnelQueue {
+    pub(super) fn new(shared: Arc<Shared>, tunnel: Arc<str>) -> Self {
+        Self {
+            shared,
+            tunnel,
+            lease: None,
+            ready: VecDeque::new(),
+            lanes: HashSet::new(),
+            has_more: true,
+            next_at: None,
+            breaker: Breaker::new(CONCURRENCY),
+            is_available: false,
+        }
+    }
+
+    /// Runs until the relay stops.
+    pub(super) async fn run(mut self, mut arrivals: Receiver<Arrival>) {
+        let stop = self.shared.stop.clone();
+        let mut changes = self.shared.registry.changes();
+        let mut running = Running::new();
+        loop {
+            changes.borrow_and_update();
+            self.note_availability();
+            let failed = self.start_attempts(&mut running).await.err();
+            if let Some(error) = failed {
+                tracing::error!(tunnel = %self.tunnel, %error, "deliveries cannot be read");
+            }
+
+            let wake_at = self.wake_at(running.len());
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(settled) = running.next(), if !running.is_empty() => self.settled(settled),
+                arrival = arrivals.recv() => match arrival {
+                    Some(arrival) => self.arrived(arrival, &mut running),
+                    None => break,
+                },
+                Ok(()) = changes.changed() => {}
+                () = sleep_or_never(wake_at) => self.has_more = true,
+            }
+        }
+    }
+
+    /// Takes ownership once, and starts as many attempts as are allowed now.
+    async fn start_attempts(&mut self, running: &mut Running) -> Result<(), StorageError> {
+        let lease = match self.lease {
+            Some(lease) => lease,
+            None => {
+                let lease = self.shared.store.lease(&self.tunnel).await?;
+                *self.lease.insert(lease)
+            }
+        };
+        if !self.is_available || self.shared.store.is_paused(&self.tunnel) {
+            return Ok(());
+        }
+
+        while running.len() < self.allowed(running.len()) {
+            let Some(head) = self.next_head().await? else {
+                break;
+            };
+            running.push(self.attempt(lease, head));
+        }
+        Ok(())
+    }
+
+    /// Returns the number of attempts that may be in progress. Direct requests come first: a busy
+    /// tunnel gets one attempt at a time.
+    fn allowed(&self, running: usize) -> usize {
+        let allowed = self.breaker.allowed(Instant::now());
+        let live = self.shared.registry.find(&self.tunnel);
+        let busy = live.as_ref().and_then(|tunnel| tunnel.select(|_| true));
+        let direct = busy.map_or(0, |session| session.in_flight().saturating_sub(running));
+        match direct >= BUSY_REQUESTS {
+            true => allowed.min(1),
+            false => allowed,
+        }
+    }
+
+    async fn next_head(&mut self) -> Result<Option<Head>, StorageError> {
+        let is_due = |at: &mut Instant| *at <= Instant::now();
+        if self.ready.is_empty() && (self.has_more || self.next_at.as_mut().is_some_and(is_due)) {
+            let most = READY_DELIVERIES + self.lanes.len();
+            let due = self.shared.store.heads(&self.tunnel, most).await?;
+            self.has_more = due.has_more;
+            self.next_at = due.next_in.map(|wait| Instant::now() + wait);
+            for head in due.heads {
+                self.push(head);
+            }
+        }
+        Ok(self.ready.pop_front())
+    }
+
+    fn push(&mut self, head: Head) {
+        if self.lanes.insert(head.lane) {
+            self.ready.push_back(head);
+        }
+    }
+
+    fn arrived(&mut self, arrival: Arrival, running: &mut Running) {
+        match arrival {
+            Arrival::Due(head) if !self.has_more && self.ready.len() < READY_DELIVERIES => {
+                self.push(head);
+            }
+            Arrival::Due(_) | Arrival::Later => self.has_more = true,
+            Arrival::Running(head, attempt) => {
+                self.lanes.insert(head.lane);
+                let (shared, tunnel, lease) = (
+                    Arc::clone(&self.shared),
+                    Arc::clone(&self.tunnel),
+                    self.lease,
+                );
+                running.push(Box::pin(async move {
+                    let ended = attempt.await;
+                    settle(&shared, &tunnel, lease, head, ended).await
+                }));
+            }
+        }
+    }
+
+    fn attempt(&self, lease: Lease, head: Head) -> BoxFuture<'static, Settled> {
+        let (shared, tunnel) = (Arc::clone(&self.shared), Arc::clone(&self.tunnel));
+        Box::pin(async move {
+            let units = u32::try_from(head.bytes / PAYLOAD_UNIT + 1).unwrap_or(PAYLOAD_UNITS);
+            // The semaphore is never closed.
+            let _room = shared.room.acquire_many(units.min(PAYLOAD_UNITS)).await;
+            let ended = match attempt(&shared, &tunnel, lease, head).await {
+                Ok(Some(ended)) => ended,
+                Ok(None) => return Settled::without_attempt(head),
+                Err(error) => {
+                    tracing::error!(%tunnel, id = %head.id, %error, "a delivery cannot be read");
+                    return Settled {
+                        due_in: Some(READ_RETRY),
+                        ..Settled::without_attempt(head)
+                    };
+                }
+            };
+            settle(&shared, &tunnel, Some(lease), head, ended).await
+        })
+    }
+
+    fn settled(&mut self, settled: Settled) {
+        self.lanes.remove(&settled.head.lane);
+        match settled.is_outage {
+            Some(true) => self.breaker.failed(Instant::now()),
+            Some(false) => self.breaker.succeeded(),
+            None => {}
+        }
+
+        if let Some(next) = settled.next {
+            self.push(next);
+        }
+        if let Some(wait) = settled.due_in {
+            let at = Instant::now() + wait;
+            self.next_at = Some(self.next_at.map_or(at, |next| next.min(at)));
+        }
+    }
+
+    /// Tries at once when the agent or the application has returned.
+    fn note_availability(&mut self) {
+        let endpoint = self.shared.registry.find(&self.tunnel);
+        let is_available = endpoint.is_some_and(|endpoint| endpoint.is_available());
+        if is_available && !self.is_available {
+            self.breaker.probe_now(Instant::now());
+            self.shared.store.wake(&self.tunnel);
+            self.has_more = true;
+        }
+        self.is_available = is_available;
+    }
+
+    /// Returns the time at which something may be due without a further event.
+    fn wake_at(&self, running: usize) -> Option<Instant> {
+        if !self.is_available || self.shared.store.counts(Some(&self.tunnel)).pending == 0 {
+            return None;
+        }
+
+        let now = Instant::now();
+        let probe = self.breaker.probe_at().filter(|_| running == 0);
+        let next = self.next_at.filter(|_| self.ready.is_empty());
+        [probe, next, Some(now + POLL_INTERVAL)]
+            .into_iter()
+            .flatten()
+            .map(|at| at.max(now + SHORTEST_WAIT))
+            .min()
+    }
+}
+
+impl Settled {
+    const fn without_attempt(head: Head) -> Self {
+        Self {
+            head,
+            next: None,
+            due_in: None,
+            is_outage: None,
+        }
+    }
+}
+
+/// Decides what follows the attempt, and records it.
+async fn settle(
+    shared: &Shared,
+    tunnel: &Arc<str>,
+    lease: Option<Lease>,
+    head: Head,
+    ended: EndedAttempt,
+) -> Settled {
+    let is_outage = Some(ended.end.is_outage());
+    let in_policy = Duration::from_millis(ended.delivery.max_age_ms);
+    let circumstances = Circumstances {
+        attempt: ended.number,
+        age: shared.store.age(&head),
+        max_age: in_policy.min(shared.settings.max_age),
+        random: random(),
+    };
+    let outcome = ended.end.decide(&ended.delivery, circumstances);
+    let due_in = match &outcome {
+        Outcome::Retry { after, .. } => Some(*after),
+        _ => None,
+    };
+    shared
+        .observer
+        .delivery(tunnel, &head, ended.number, ended.took, &outcome);
+
+    let Some(lease) = lease else {
+        return Settled::without_attempt(head);
+    };
+    let next = match shared.store.settle(tunnel, lease, head, outcome).await {
+        Ok(next) => next,
+        Err(error) => {
+            tracing::error!(%tunnel, id = %head.id, %error, "the end of an attempt is not yet on disk");
+            None
+        }
+    };
+    Settled {
+        head,
+        next,
+        due_in,
+        is_outage,
+    }
+}
+
+/// Returns a random number from 0 to 1.
+fn random() -> f64 {
+    let mut bytes = [0; 4];
+    // Without a random number, the wait is the longest.
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 1.0,
+    }
+}
+
+async fn sleep_or_never(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => pending().await,
+    }
+}
+
+/// Maximum number of attempts of one tunnel at the same time.
+const CONCURRENCY: usize = 8;
+
+/// Number of due deliveries that a tunnel's task knows.
+const READY_DELIVERIES: usize = 1000;
+
+/// Number of direct requests in progress from which stored deliveries go one by one.
+const BUSY_REQUESTS: usize = 4;
+
+/// Interval at which the store is read without an event.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Shortest wait of the task, so that it never spins.
+const SHORTEST_WAIT: Duration = Duration::from_millis(5);
+
+/// Wait after a payload could not be read.
+const READ_RETRY: Duration = Duration::from_secs(5);

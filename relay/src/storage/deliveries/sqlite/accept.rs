@@ -1,0 +1,69 @@
+//! Storing a webhook: payload, delivery and place in the order.
+
+use hookward_core::clock::UnixMillis;
+use hookward_gate::engine::OrderingKey;
+use rusqlite::{Transaction, params};
+
+use super::millis;
+use super::settle::{PENDING, after_now};
+use crate::storage::deliveries::{Head, NewDelivery, Stored};
+
+/// Inserts a webhook, whose number is `seq`.
+pub(super) fn insert(
+    db: &Transaction<'_>,
+    tunnel: i64,
+    seq: i64,
+    delivery: &NewDelivery,
+    now: UnixMillis,
+) -> rusqlite::Result<Stored> {
+    let lane = match delivery.order {
+        OrderingKey::None => seq,
+        // Negative, so that it is no number of a delivery.
+        OrderingKey::Hash(hash) => (hash | 1 << 63).cast_signed(),
+    };
+    let payload = &delivery.payload;
+    let insert = "INSERT INTO payloads (seq, head, permit, body) VALUES (?1, ?2, ?3, ?4)";
+    db.prepare_cached(insert)?.execute(params![
+        seq,
+        &*payload.head,
+        &*payload.grant,
+        &*payload.body
+    ])?;
+
+    let insert = "INSERT INTO deliveries \
+        (seq, id, tunnel, lane, route, provider, event, state, attempts, received_ms, bytes, owner) \
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+    db.prepare_cached(insert)?.execute(params![
+        seq,
+        delivery.id.as_bytes(),
+        tunnel,
+        lane,
+        delivery.route,
+        delivery.provider,
+        delivery.event,
+        PENDING,
+        delivery.attempts,
+        millis(now),
+        i64::try_from(payload.bytes()).unwrap_or(i64::MAX),
+        delivery.owner.0,
+    ])?;
+
+    let due = after_now(now, delivery.due_in);
+    let insert = "INSERT OR IGNORE INTO lanes (tunnel, lane, due_ms) VALUES (?1, ?2, ?3)";
+    let added = db
+        .prepare_cached(insert)?
+        .execute(params![tunnel, lane, millis(due)])?;
+
+    Ok(Stored {
+        head: Head {
+            seq,
+            id: delivery.id,
+            lane,
+            attempts: delivery.attempts,
+            received: now,
+            bytes: payload.bytes() as u64,
+            owner: delivery.owner,
+        },
+        is_first: added > 0,
+    })
+}

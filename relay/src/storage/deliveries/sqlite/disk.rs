@@ -1,0 +1,122 @@
+//! The disk below the delivery file: its free space, and recovery after a failed flush.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Guard of the disk's last space; clones share it.
+#[derive(Clone)]
+pub(super) struct DiskGuard(Arc<Inner>);
+
+struct Inner {
+    dir: PathBuf,
+    is_full: AtomicBool,
+    // A std mutex: it guards one time, and nothing waits while it is held.
+    checked: Mutex<Option<Instant>>,
+}
+
+impl DiskGuard {
+    pub(super) fn new(file: &Path) -> Self {
+        let dir = file.parent().unwrap_or(Path::new("/")).to_owned();
+        Self(Arc::new(Inner {
+            dir,
+            is_full: AtomicBool::new(false),
+            checked: Mutex::new(None),
+        }))
+    }
+
+    /// Records that the system has refused a write for lack of space.
+    pub(super) fn note_full(&self) {
+        self.0.is_full.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns `true` if too little of the disk is free, until some more is free again.
+    pub(super) fn is_full(&self) -> bool {
+        let mut checked = self
+            .0
+            .checked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_due = checked.is_none_or(|at| at.elapsed() >= CHECK_INTERVAL);
+        if is_due {
+            *checked = Some(Instant::now());
+            let full = self.0.is_full.load(Ordering::Relaxed);
+            // Without a reading, writes decide.
+            if let Ok(space) = Space::of(&self.0.dir) {
+                let is_full = space.free < space.needed(full);
+                self.0.is_full.store(is_full, Ordering::Relaxed);
+            }
+        }
+        self.0.is_full.load(Ordering::Relaxed)
+    }
+}
+
+/// Interval between two readings of the disk's free space.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Space of a disk, in bytes.
+struct Space {
+    size: u64,
+    free: u64,
+}
+
+impl Space {
+    fn of(dir: &Path) -> io::Result<Self> {
+        let disk = rustix::fs::statvfs(dir)?;
+        Ok(Self {
+            size: disk.f_blocks.saturating_mul(disk.f_frsize),
+            free: disk.f_bavail.saturating_mul(disk.f_frsize),
+        })
+    }
+
+    /// Returns the space that stays free for other programs: 5 %, or as much as a large disk needs.
+    /// A disk that was full needs a fifth more, so that the relay does not waver.
+    fn needed(&self, was_full: bool) -> u64 {
+        let needed = (self.size / 20).min(LARGEST_RESERVE);
+        match was_full {
+            true => needed + needed / 5,
+            false => needed,
+        }
+    }
+}
+
+/// Maximum space that stays free, in bytes.
+const LARGEST_RESERVE: u64 = 4 << 30;
+
+/// Writes the write-ahead log of a database once more, and flushes it.
+///
+/// After a failed flush, the system counts pages as clean that are not on the disk, and a later
+/// flush succeeds without them (Rebello et al., "Can Applications Recover from fsync Failures?",
+/// 2020). Writing the same bytes makes them dirty again. No connection of this process may be
+/// writing.
+///
+/// # Errors
+/// The system's error; the log is unchanged.
+pub(super) fn rewrite_log(database: &Path) -> io::Result<()> {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    let file = match OpenOptions::new().read(true).write(true).open(log) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut at = 0;
+    loop {
+        let count = file.read_at(&mut chunk, at)?;
+        let Some(bytes) = chunk.get(..count).filter(|bytes| !bytes.is_empty()) else {
+            break;
+        };
+        file.write_all_at(bytes, at)?;
+        at += count as u64;
+    }
+    file.sync_all()
+}
+
+/// Number of bytes of the log in memory at once.
+const CHUNK_BYTES: usize = 1024 * 1024;

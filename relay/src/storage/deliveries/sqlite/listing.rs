@@ -1,0 +1,209 @@
+//! Lists of deliveries for people, newest first.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hookward_core::clock::UnixMillis;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
+use uuid::Uuid;
+
+use super::{millis, time_of};
+use crate::storage::StorageError;
+use crate::storage::deliveries::{
+    DeliveryDetail, DeliveryFilter, DeliveryRow, DeliveryState, LastResponse, Page,
+};
+use hookward_runtime::sqlite;
+
+const COLUMNS: &str = "d.seq, d.id, t.host, d.route, d.provider, d.event, d.state, d.attempts, \
+    d.redelivered, d.last_status, d.last_error, d.received_ms, d.ended_ms, d.bytes, \
+    (SELECT due_ms FROM lanes l WHERE l.tunnel = d.tunnel AND l.lane = d.lane AND d.state = 0), \
+    EXISTS (SELECT 1 FROM payloads p WHERE p.seq = d.seq)";
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
+    let time = |column: usize| {
+        let millis = row.get::<_, Option<i64>>(column)?;
+        Ok::<_, rusqlite::Error>(millis.map(time_of))
+    };
+    Ok(DeliveryRow {
+        seq: row.get(0)?,
+        id: Uuid::from_bytes(row.get(1)?),
+        tunnel: row.get(2)?,
+        route: row.get(3)?,
+        provider: row.get(4)?,
+        event: row.get(5)?,
+        state: DeliveryState::of(row.get(6)?),
+        attempts: row.get(7)?,
+        redelivered: row.get(8)?,
+        last_status: row.get(9)?,
+        last_error: row.get(10)?,
+        received: time_of(row.get(11)?),
+        ended: time(12)?,
+        bytes: row.get::<_, i64>(13)?.unsigned_abs(),
+        due: time(14)?,
+        has_payload: row.get(15)?,
+    })
+}
+
+/// Conditions of a query, and their values.
+#[derive(Default)]
+struct Conditions {
+    text: String,
+    values: Vec<Value>,
+}
+
+impl Conditions {
+    fn add(&mut self, condition: &str, value: impl Into<Value>) {
+        self.values.push(value.into());
+        let number = self.values.len();
+        self.text.push_str(" AND ");
+        self.text
+            .push_str(&condition.replace('?', &format!("?{number}")));
+    }
+
+    fn of(filter: &DeliveryFilter, before: Option<i64>) -> Self {
+        let mut conditions = Self::default();
+        if let Some(before) = before {
+            conditions.add("d.seq < ?", before);
+        }
+        for (column, value) in [
+            ("d.route = ?", &filter.route),
+            ("d.provider = ?", &filter.provider),
+            ("d.event = ?", &filter.event),
+        ] {
+            if let Some(value) = value {
+                conditions.add(column, value.clone());
+            }
+        }
+        if let Some(id) = filter.id {
+            conditions.add("d.id = ?", id.as_bytes().to_vec());
+        }
+        if let Some(state) = filter.state {
+            conditions.add("d.state = ?", state.number());
+        }
+        if let Some(since) = filter.since {
+            conditions.add("d.received_ms >= ?", millis(since));
+        }
+        if let Some(until) = filter.until {
+            conditions.add("d.received_ms < ?", millis(until));
+        }
+        if let Some(text) = &filter.text {
+            conditions.add(
+                "(instr(coalesce(d.last_error, ''), ?) > 0 OR EXISTS \
+                 (SELECT 1 FROM payloads p WHERE p.seq = d.seq AND instr(p.body, CAST(? AS BLOB)) > 0))",
+                text.clone(),
+            );
+        }
+        conditions
+    }
+}
+
+/// Returns up to `most` deliveries that match, newest first, older than the one with number `before`.
+///
+/// # Errors
+/// [`StorageError`], also if the search takes too long.
+pub(super) fn page(
+    path: &Path,
+    filter: &DeliveryFilter,
+    before: Option<i64>,
+    most: usize,
+) -> Result<Page, StorageError> {
+    let db = open(path)?;
+    let search = || {
+        // Each tunnel has an index by state: a filter never reads the rows of another state.
+        let tunnels: Vec<i64> = {
+            let mut select = db.prepare("SELECT id FROM tunnels WHERE ?1 IS NULL OR host = ?1")?;
+            let rows = select.query_map([&filter.tunnel], |row| row.get(0))?;
+            rows.collect::<rusqlite::Result<_>>()?
+        };
+
+        let one_more = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
+        let mut rows = Vec::new();
+        for tunnel in tunnels {
+            let mut conditions = Conditions::of(filter, before);
+            conditions.add("d.tunnel = ?", tunnel);
+            let query = format!(
+                "SELECT {COLUMNS} FROM deliveries d JOIN tunnels t ON t.id = d.tunnel \
+                 WHERE 1{} ORDER BY d.seq DESC LIMIT {one_more}",
+                conditions.text
+            );
+            let mut query = db.prepare(&query)?;
+            let found = query.query_map(params_from_iter(conditions.values), read_row)?;
+            for row in found {
+                rows.push(row?);
+            }
+        }
+
+        rows.sort_by_key(|row| std::cmp::Reverse(row.seq));
+        let has_more = rows.len() > most;
+        rows.truncate(most);
+        Ok(Page { rows, has_more })
+    };
+    search().map_err(|error| StorageError::Deliveries(sqlite::failed(path)(error)))
+}
+
+/// Returns a delivery with its payload and its last response.
+///
+/// # Errors
+/// [`StorageError`].
+pub(super) fn detail(path: &Path, id: Uuid) -> Result<Option<DeliveryDetail>, StorageError> {
+    let db = open(path)?;
+    let read = || {
+        let query = format!(
+            "SELECT {COLUMNS} FROM deliveries d JOIN tunnels t ON t.id = d.tunnel WHERE d.id = ?1"
+        );
+        let row = db.query_row(&query, [id.as_bytes()], read_row).optional()?;
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let response = "SELECT head, body FROM responses WHERE seq = ?1";
+        let response = db
+            .query_row(response, params![row.seq], |row| {
+                Ok(LastResponse {
+                    head: row.get(0)?,
+                    body: Bytes::from(row.get::<_, Vec<u8>>(1)?),
+                })
+            })
+            .optional()?;
+        let payload = super::heads::payload(&db, row.seq)?;
+        Ok(Some(DeliveryDetail {
+            row,
+            payload,
+            response,
+        }))
+    };
+    read().map_err(|error| StorageError::Deliveries(sqlite::failed(path)(error)))
+}
+
+/// Returns the time of receipt of the oldest pending delivery of each tunnel.
+///
+/// # Errors
+/// [`StorageError`].
+pub(super) fn oldest(path: &Path) -> Result<Vec<(String, UnixMillis)>, StorageError> {
+    let db = open(path)?;
+    let read = || {
+        let query = "SELECT host, (SELECT received_ms FROM deliveries \
+            WHERE tunnel = t.id AND state = 0 ORDER BY seq LIMIT 1) AS oldest \
+            FROM tunnels t WHERE pending > 0 AND oldest IS NOT NULL";
+        let mut query = db.prepare(query)?;
+        let rows = query.query_map([], |row| Ok((row.get(0)?, time_of(row.get(1)?))))?;
+        rows.collect::<rusqlite::Result<_>>()
+    };
+    read().map_err(|error| StorageError::Deliveries(sqlite::failed(path)(error)))
+}
+
+/// Opens a connection whose queries end after a while.
+fn open(path: &Path) -> Result<Connection, StorageError> {
+    let mut db = sqlite::open_to_read(path).map_err(StorageError::Deliveries)?;
+    let deadline = Instant::now() + QUERY_TIMEOUT;
+    db.progress_handler(CHECK_INTERVAL, Some(move || Instant::now() > deadline))
+        .map_err(|error| StorageError::Deliveries(sqlite::failed(path)(error)))?;
+    Ok(db)
+}
+
+/// Maximum time of one query.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Number of SQLite's instructions between two looks at the clock.
+const CHECK_INTERVAL: i32 = 10_000;

@@ -1,0 +1,207 @@
+//! The end of an attempt, and the removal of what has ended.
+
+use std::time::Duration;
+
+use hookward_core::clock::UnixMillis;
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::heads::{self, HEAD_COLUMNS};
+use super::millis;
+use super::usage::HeldChange;
+use super::work::{BatchChanges, SettleRequest};
+use crate::storage::deliveries::{Head, Outcome, StoreLimits};
+
+/// State of a delivery that waits.
+pub(super) const PENDING: i64 = 0;
+/// State of a delivery that the application has accepted.
+pub(super) const DELIVERED: i64 = 1;
+/// State of a delivery that was given up.
+pub(super) const DEAD: i64 = 2;
+
+/// State of a delivery whose payload was deleted by hand.
+pub(super) const DROPPED: i64 = 3;
+
+/// Counts an attempt that begins.
+pub(super) fn begin(db: &Transaction<'_>, seq: i64) -> rusqlite::Result<()> {
+    let update = "UPDATE deliveries SET attempts = attempts + 1 WHERE seq = ?1 AND state = 0";
+    db.prepare_cached(update)?.execute([seq])?;
+    Ok(())
+}
+
+/// Records the end of an attempt. Returns the next delivery of the lane.
+pub(super) fn settle(
+    db: &Transaction<'_>,
+    tunnel: i64,
+    request: &SettleRequest,
+    limits: &StoreLimits,
+    held: &mut HeldChange,
+    now: UnixMillis,
+) -> rusqlite::Result<Option<Head>> {
+    let Head { seq, lane, .. } = request.head;
+    let end = match &request.outcome {
+        Outcome::Retry {
+            after,
+            status,
+            error,
+        } => {
+            let update = "UPDATE deliveries SET last_status = ?2, last_error = ?3 WHERE seq = ?1 AND state = 0";
+            db.prepare_cached(update)?
+                .execute(params![seq, status, error])?;
+            let due = "UPDATE lanes SET due_ms = ?3 WHERE tunnel = ?1 AND lane = ?2";
+            db.prepare_cached(due)?.execute(params![
+                tunnel,
+                lane,
+                millis(after_now(now, *after))
+            ])?;
+            return Ok(None);
+        }
+        Outcome::Delivered { status } => (DELIVERED, Some(*status), None),
+        Outcome::Dead { status, reason, .. } => (DEAD, *status, Some(reason)),
+    };
+
+    let (state, status, error) = end;
+    let update = "UPDATE deliveries SET state = ?2, last_status = ?3, last_error = ?4, ended_ms = ?5 \
+                  WHERE seq = ?1 AND state = 0 RETURNING bytes";
+    let ended: Option<i64> = db
+        .prepare_cached(update)?
+        .query_row(params![seq, state, status, error, millis(now)], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    // A delivery that was dropped meanwhile has left its lane.
+    if let Some(bytes) = ended {
+        held.pending -= 1;
+        match &request.outcome {
+            Outcome::Delivered { .. } if limits.keep_done.is_zero() => {
+                remove_payload(db, seq)?;
+                held.bytes -= bytes;
+            }
+            Outcome::Dead { response, .. } => {
+                held.dead += 1;
+                if let Some(response) = response {
+                    let insert = "INSERT OR REPLACE INTO responses VALUES (?1, ?2, ?3)";
+                    db.prepare_cached(insert)?.execute(params![
+                        seq,
+                        response.head,
+                        &*response.body
+                    ])?;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    advance(db, tunnel, lane, now)
+}
+
+pub(super) fn after_now(now: UnixMillis, after: Duration) -> UnixMillis {
+    let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+    UnixMillis(now.0.saturating_add(after))
+}
+
+/// Makes the next delivery of a lane due, or removes an empty lane.
+pub(super) fn advance(
+    db: &Transaction<'_>,
+    tunnel: i64,
+    lane: i64,
+    now: UnixMillis,
+) -> rusqlite::Result<Option<Head>> {
+    let next = match lane < 0 {
+        true => {
+            let select = format!(
+                "SELECT {HEAD_COLUMNS} FROM deliveries \
+                 WHERE tunnel = ?1 AND lane = ?2 AND state = 0 AND lane < 0 ORDER BY seq LIMIT 1"
+            );
+            let mut select = db.prepare_cached(&select)?;
+            select
+                .query_row([tunnel, lane], heads::read_head)
+                .optional()?
+        }
+        false => None,
+    };
+
+    let change = match next {
+        Some(_) => "UPDATE lanes SET due_ms = ?3 WHERE tunnel = ?1 AND lane = ?2",
+        None => "DELETE FROM lanes WHERE tunnel = ?1 AND lane = ?2 AND ?3 >= 0",
+    };
+    db.prepare_cached(change)?
+        .execute(params![tunnel, lane, millis(now)])?;
+    Ok(next)
+}
+
+/// Makes some lanes due whose last attempt got no response.
+pub(super) fn wake(db: &Transaction<'_>, tunnel: i64, now: UnixMillis) -> rusqlite::Result<()> {
+    let update = "UPDATE lanes SET due_ms = ?2 WHERE tunnel = ?1 AND lane IN (
+        SELECT l.lane FROM lanes l JOIN deliveries d ON d.seq = CASE WHEN l.lane > 0 THEN l.lane ELSE (
+            SELECT min(seq) FROM deliveries
+            WHERE tunnel = ?1 AND lane = l.lane AND state = 0 AND lane < 0) END
+        WHERE l.tunnel = ?1 AND l.due_ms > ?2 AND d.last_status IS NULL
+        ORDER BY l.due_ms LIMIT ?3)";
+    db.prepare_cached(update)?
+        .execute(params![tunnel, millis(now), WOKEN_LANES])?;
+    Ok(())
+}
+
+/// Maximum number of lanes that the return of an application makes due.
+const WOKEN_LANES: i64 = 1000;
+
+pub(super) fn remove_payload(db: &Transaction<'_>, seq: i64) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM payloads WHERE seq = ?1")?
+        .execute([seq])?;
+    Ok(())
+}
+
+/// Removes some payloads and rows whose time is over.
+pub(super) fn sweep(
+    db: &Transaction<'_>,
+    limits: &StoreLimits,
+    changes: &mut BatchChanges,
+    now: UnixMillis,
+) -> rusqlite::Result<()> {
+    let before = |keep: Duration| {
+        let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
+        millis(UnixMillis(now.0.saturating_sub(keep)))
+    };
+
+    let select = "SELECT d.seq, d.state, d.bytes, t.host, p.seq IS NOT NULL FROM deliveries d \
+         JOIN tunnels t ON t.id = d.tunnel LEFT JOIN payloads p ON p.seq = d.seq \
+         WHERE d.state <> 0 AND d.ended_ms <= ?1 AND (d.state = 1 OR d.ended_ms <= ?2) \
+         ORDER BY d.ended_ms LIMIT ?3";
+    let ended: Vec<(i64, i64, i64, String, bool)> = {
+        let mut select = db.prepare_cached(select)?;
+        let times = params![
+            before(limits.keep_history),
+            before(limits.keep_dead),
+            SWEEP_ROWS
+        ];
+        let rows = select.query_map(times, |row| {
+            Ok((
+                row.get(0)?,
+                row.get(1)?,
+                row.get(2)?,
+                row.get(3)?,
+                row.get(4)?,
+            ))
+        })?;
+        rows.collect::<rusqlite::Result<_>>()?
+    };
+
+    for (seq, state, bytes, host, has_payload) in ended {
+        let held = changes.held.entry(host.into()).or_default();
+        if has_payload {
+            remove_payload(db, seq)?;
+            held.bytes -= bytes;
+        }
+        if state == DEAD {
+            held.dead -= 1;
+            db.prepare_cached("DELETE FROM responses WHERE seq = ?1")?
+                .execute([seq])?;
+        }
+        db.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?
+            .execute([seq])?;
+    }
+    Ok(())
+}
+
+/// Maximum number of ended rows that one commit removes.
+const SWEEP_ROWS: i64 = 500;

@@ -1,0 +1,233 @@
+//! Numbers and sizes of what the file holds, by tunnel. The writer changes them with each commit.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use crate::storage::deliveries::{NewDelivery, StoreLimits, StoreRefusal};
+
+/// Number and size of deliveries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Number of pending deliveries.
+    pub pending: u64,
+    /// Number of dead letters.
+    pub dead: u64,
+    /// Size of their payloads, in bytes.
+    pub bytes: u64,
+}
+
+/// What a tunnel holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TunnelHeld {
+    pub host: Arc<str>,
+    pub held: Held,
+    /// `true` if its attempts are paused.
+    pub paused: bool,
+}
+
+/// Change of [`Held`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct HeldChange {
+    pub pending: i64,
+    pub dead: i64,
+    pub bytes: i64,
+}
+
+/// Row of a tunnel in the file.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct TunnelRow {
+    pub id: i64,
+    pub epoch: i64,
+    pub paused: bool,
+}
+
+/// A tunnel, which has a row once a webhook of it is stored.
+#[derive(Debug, Clone, Copy, Default)]
+struct TunnelUsage {
+    row: Option<TunnelRow>,
+    held: Held,
+}
+
+/// All tunnels, by host.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Usage {
+    tunnels: HashMap<Arc<str>, TunnelUsage>,
+    pub total: Held,
+}
+
+impl Held {
+    fn apply(&mut self, change: HeldChange) {
+        self.pending = self.pending.saturating_add_signed(change.pending);
+        self.dead = self.dead.saturating_add_signed(change.dead);
+        self.bytes = self.bytes.saturating_add_signed(change.bytes);
+    }
+
+    /// Returns the number of deliveries with a payload.
+    pub(crate) const fn count(&self) -> u64 {
+        self.pending.saturating_add(self.dead)
+    }
+}
+
+impl HeldChange {
+    /// Returns the change by a webhook that is stored.
+    pub(super) fn added(delivery: &NewDelivery) -> Self {
+        Self {
+            pending: 1,
+            dead: 0,
+            bytes: i64::try_from(delivery.payload.bytes()).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+impl std::ops::Neg for HeldChange {
+    type Output = Self;
+
+    fn neg(self) -> Self {
+        Self {
+            pending: -self.pending,
+            dead: -self.dead,
+            bytes: -self.bytes,
+        }
+    }
+}
+
+impl std::ops::AddAssign for HeldChange {
+    fn add_assign(&mut self, other: Self) {
+        self.pending += other.pending;
+        self.dead += other.dead;
+        self.bytes += other.bytes;
+    }
+}
+
+impl Usage {
+    /// Returns the reason why one more payload of this size exceeds a bound.
+    pub(super) fn refusal(
+        &self,
+        limits: &StoreLimits,
+        tunnel: &str,
+        bytes: u64,
+    ) -> Option<StoreRefusal> {
+        let exceeds = |held: Held, most_bytes: u64, most_count: u64| {
+            held.bytes.saturating_add(bytes) > most_bytes || held.count() >= most_count
+        };
+
+        if exceeds(self.of(tunnel), limits.tunnel_bytes, limits.tunnel_count) {
+            return Some(StoreRefusal::TunnelFull);
+        }
+        exceeds(self.total, limits.bytes, limits.count).then_some(StoreRefusal::Full)
+    }
+
+    /// Reserves the bounds for a webhook.
+    ///
+    /// # Errors
+    /// The bound that it would exceed.
+    pub(super) fn reserve(
+        &mut self,
+        limits: &StoreLimits,
+        delivery: &NewDelivery,
+    ) -> Result<(), StoreRefusal> {
+        let bytes = delivery.payload.bytes() as u64;
+        if let Some(refusal) = self.refusal(limits, &delivery.tunnel, bytes) {
+            return Err(refusal);
+        }
+
+        self.tunnels
+            .entry(Arc::clone(&delivery.tunnel))
+            .or_default();
+        self.apply(&delivery.tunnel, HeldChange::added(delivery));
+        Ok(())
+    }
+
+    /// Ends the reservation of a webhook that was not stored.
+    pub(super) fn undo(&mut self, delivery: &NewDelivery) {
+        self.apply(&delivery.tunnel, -HeldChange::added(delivery));
+    }
+
+    /// Returns the row of a tunnel.
+    pub(super) fn row(&self, tunnel: &str) -> Option<TunnelRow> {
+        self.tunnels.get(tunnel).and_then(|tunnel| tunnel.row)
+    }
+
+    /// Replaces the row of a tunnel.
+    pub(super) fn set_row(&mut self, host: Arc<str>, row: TunnelRow) {
+        self.tunnels.entry(host).or_default().row = Some(row);
+    }
+
+    /// Returns what a tunnel holds.
+    pub(super) fn of(&self, tunnel: &str) -> Held {
+        self.tunnels
+            .get(tunnel)
+            .map(|tunnel| tunnel.held)
+            .unwrap_or_default()
+    }
+
+    /// Returns the row of a tunnel, unless it is paused.
+    pub(super) fn active_tunnel(&self, tunnel: &str) -> Option<i64> {
+        self.row(tunnel).filter(|row| !row.paused).map(|row| row.id)
+    }
+
+    /// Returns all tunnels, by host.
+    pub(super) fn list(&self) -> Vec<TunnelHeld> {
+        let tunnels = self.tunnels.iter().map(|(host, tunnel)| TunnelHeld {
+            host: Arc::clone(host),
+            held: tunnel.held,
+            paused: tunnel.row.is_some_and(|row| row.paused),
+        });
+        let mut tunnels: Vec<_> = tunnels.collect();
+        tunnels.sort_by(|one, other| one.host.cmp(&other.host));
+        tunnels
+    }
+
+    /// Returns the hosts of the tunnels with pending deliveries.
+    pub(super) fn with_pending(&self) -> Vec<Arc<str>> {
+        let pending = self
+            .tunnels
+            .iter()
+            .filter(|(_, tunnel)| tunnel.held.pending > 0);
+        pending.map(|(host, _)| Arc::clone(host)).collect()
+    }
+
+    /// Applies the changes of a commit.
+    pub(super) fn apply(&mut self, host: &str, change: HeldChange) {
+        self.total.apply(change);
+        if let Some(tunnel) = self.tunnels.get_mut(host) {
+            tunnel.held.apply(change);
+        }
+    }
+}
+
+/// Reads the numbers that each commit has kept.
+pub(super) fn read(connection: &Connection) -> rusqlite::Result<Usage> {
+    let columns = "SELECT host, id, pending, dead, bytes, epoch, paused FROM tunnels";
+    let mut query = connection.prepare(columns)?;
+    let rows = query.query_map([], |row| {
+        let count = |column| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.unsigned_abs());
+        let held = Held {
+            pending: count(2)?,
+            dead: count(3)?,
+            bytes: count(4)?,
+        };
+        let in_file = TunnelRow {
+            id: row.get(1)?,
+            epoch: row.get(5)?,
+            paused: row.get::<_, i64>(6)? != 0,
+        };
+        let tunnel = TunnelUsage {
+            row: Some(in_file),
+            held,
+        };
+        Ok((Arc::from(row.get::<_, String>(0)?), tunnel))
+    })?;
+
+    let mut usage = Usage::default();
+    for row in rows {
+        let (host, tunnel) = row?;
+        usage.total.pending += tunnel.held.pending;
+        usage.total.dead += tunnel.held.dead;
+        usage.total.bytes += tunnel.held.bytes;
+        usage.tunnels.insert(host, tunnel);
+    }
+    Ok(usage)
+}

@@ -1,0 +1,433 @@
+//! Requests to the writer thread, and their execution in one transaction.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hookward_core::clock::UnixMillis;
+use hookward_gate::engine::Claimed;
+use hookward_runtime::sqlite::{self, SqliteError};
+use rusqlite::{Connection, ErrorCode, Transaction};
+use tokio::sync::oneshot;
+
+use super::claims::{self, Claims, CountChanges, NewClaim};
+use super::disk::{self, DiskGuard};
+use super::schema::{SCHEMA, set_pragmas};
+use super::steady_time::SteadyTime;
+use super::usage::{HeldChange, TunnelRow, Usage};
+use super::{ClaimKey, accept, change, settle};
+use crate::storage::deliveries::{
+    Change, Head, Lease, NewDelivery, Outcome, StoreLimits, StoreRefusal, Stored,
+};
+use hookward_runtime::sqlite::writer::Work;
+
+/// Request to the writer thread.
+pub(super) enum Request {
+    Claim {
+        key: ClaimKey,
+        tunnel: Arc<str>,
+        holder: i64,
+        window_ms: u64,
+        answer: oneshot::Sender<Claimed>,
+    },
+    Confirm {
+        key: ClaimKey,
+        holder: i64,
+        answer: oneshot::Sender<()>,
+    },
+    Release {
+        key: ClaimKey,
+        holder: i64,
+    },
+    Accept(Box<AcceptRequest>),
+    Lease {
+        tunnel: Arc<str>,
+        answer: oneshot::Sender<Lease>,
+    },
+    Begin {
+        tunnel: Arc<str>,
+        lease: Lease,
+        seq: i64,
+    },
+    Settle(Box<SettleRequest>),
+    Wake {
+        tunnel: Arc<str>,
+    },
+    Change {
+        seqs: Vec<i64>,
+        change: Change,
+        answer: oneshot::Sender<usize>,
+    },
+    Pause {
+        tunnel: Arc<str>,
+        paused: bool,
+        answer: oneshot::Sender<()>,
+    },
+}
+
+/// Webhook to store.
+pub(super) struct AcceptRequest {
+    pub delivery: NewDelivery,
+    /// Claim that the same commit confirms.
+    pub claim: Option<(ClaimKey, i64)>,
+    pub answer: oneshot::Sender<Result<Stored, StoreRefusal>>,
+}
+
+/// End of an attempt to record.
+pub(super) struct SettleRequest {
+    pub tunnel: Arc<str>,
+    pub lease: Lease,
+    pub head: Head,
+    pub outcome: Outcome,
+    pub answer: oneshot::Sender<Option<Head>>,
+}
+
+/// Work of the writer.
+pub(super) struct DeliveryWork {
+    pub claims: Claims,
+    pub time: SteadyTime,
+    pub usage: Arc<Mutex<Usage>>,
+    /// Number of the next delivery.
+    pub next_seq: i64,
+    pub limits: StoreLimits,
+    pub disk: DiskGuard,
+    pub path: Box<Path>,
+}
+
+/// Changes of a batch, applied once they are committed.
+#[derive(Default)]
+pub(super) struct BatchChanges {
+    claims: CountChanges,
+    /// Webhooks that were stored. Their bounds were reserved before.
+    accepted: HashMap<Arc<str>, HeldChange>,
+    pub(super) held: HashMap<Arc<str>, HeldChange>,
+    /// Tunnels that the batch has added, or whose owner it has changed.
+    pub(super) tunnels: HashMap<Arc<str>, TunnelRow>,
+    replies: Vec<Reply>,
+}
+
+/// Result of a request.
+enum Reply {
+    None,
+    Claimed(Claimed),
+    Stored(Stored),
+    Lease(Lease),
+    Next(Option<Head>),
+    Changed(usize),
+}
+
+impl DeliveryWork {
+    fn execute_one(
+        &mut self,
+        db: &Transaction<'_>,
+        request: &Request,
+        changes: &mut BatchChanges,
+        now: UnixMillis,
+    ) -> rusqlite::Result<Reply> {
+        match request {
+            Request::Claim {
+                key,
+                tunnel,
+                holder,
+                window_ms,
+                ..
+            } => {
+                let claim = NewClaim {
+                    key,
+                    tunnel,
+                    holder: *holder,
+                    window_ms: *window_ms,
+                };
+                let claimed = self.claims.claim(db, &mut changes.claims, claim, now)?;
+                return Ok(Reply::Claimed(claimed));
+            }
+            Request::Confirm { key, holder, .. } => claims::confirm(db, key, *holder)?,
+            Request::Release { key, holder } => {
+                claims::release(db, &mut changes.claims, key, *holder)?;
+            }
+            Request::Accept(request) => {
+                let stored = self.accept(db, request, changes, now)?;
+                return Ok(Reply::Stored(stored));
+            }
+            Request::Lease { tunnel, .. } => {
+                return self.lease(db, tunnel, changes).map(Reply::Lease);
+            }
+            Request::Begin { tunnel, lease, seq } => {
+                if self.owns(tunnel, *lease, changes) {
+                    settle::begin(db, *seq)?;
+                }
+            }
+            Request::Wake { tunnel } => {
+                if let Some(tunnel) = self.tunnel(tunnel, changes) {
+                    settle::wake(db, tunnel.id, now)?;
+                }
+            }
+            Request::Change { seqs, change, .. } => {
+                let mut count = 0;
+                for seq in seqs {
+                    if let Some((host, held)) = change::change(db, *seq, *change, now)? {
+                        *changes.held.entry(host.into()).or_default() += held;
+                        count += 1;
+                    }
+                }
+                return Ok(Reply::Changed(count));
+            }
+            Request::Pause {
+                tunnel: host,
+                paused,
+                ..
+            } => {
+                let mut tunnel = match self.tunnel(host, changes) {
+                    Some(tunnel) => tunnel,
+                    None => self.add_tunnel(db, host, changes)?,
+                };
+                tunnel.paused = *paused;
+                change::pause(db, tunnel.id, *paused)?;
+                changes.tunnels.insert(Arc::clone(host), tunnel);
+            }
+            Request::Settle(request) => {
+                let Some(tunnel) = self.tunnel(&request.tunnel, changes) else {
+                    return Ok(Reply::Next(None));
+                };
+                if tunnel.epoch != request.lease.epoch {
+                    // A later owner decides about the delivery.
+                    return Ok(Reply::Next(None));
+                }
+
+                let held = changes.held.entry(Arc::clone(&request.tunnel)).or_default();
+                let next = settle::settle(db, tunnel.id, request, &self.limits, held, now)?;
+                return Ok(Reply::Next(next));
+            }
+        }
+        Ok(Reply::None)
+    }
+
+    fn accept(
+        &mut self,
+        db: &Transaction<'_>,
+        request: &AcceptRequest,
+        changes: &mut BatchChanges,
+        now: UnixMillis,
+    ) -> rusqlite::Result<Stored> {
+        let host = &request.delivery.tunnel;
+        let tunnel = match self.tunnel(host, changes) {
+            Some(tunnel) => tunnel,
+            None => self.add_tunnel(db, host, changes)?,
+        };
+        if let Some((key, holder)) = &request.claim {
+            claims::confirm(db, key, *holder)?;
+        }
+
+        let stored = accept::insert(db, tunnel.id, self.next_seq, &request.delivery, now)?;
+        self.next_seq += 1;
+        *changes.accepted.entry(Arc::clone(host)).or_default() +=
+            HeldChange::added(&request.delivery);
+        Ok(stored)
+    }
+
+    fn lease(
+        &self,
+        db: &Transaction<'_>,
+        host: &Arc<str>,
+        changes: &mut BatchChanges,
+    ) -> rusqlite::Result<Lease> {
+        let mut tunnel = match self.tunnel(host, changes) {
+            Some(tunnel) => tunnel,
+            None => self.add_tunnel(db, host, changes)?,
+        };
+        tunnel.epoch += 1;
+        let update = "UPDATE tunnels SET epoch = ?2 WHERE id = ?1";
+        db.prepare_cached(update)?
+            .execute((tunnel.id, tunnel.epoch))?;
+
+        let lease = Lease {
+            epoch: tunnel.epoch,
+        };
+        changes.tunnels.insert(Arc::clone(host), tunnel);
+        Ok(lease)
+    }
+
+    fn owns(&self, host: &str, lease: Lease, changes: &BatchChanges) -> bool {
+        let tunnel = self.tunnel(host, changes);
+        tunnel.is_some_and(|tunnel| tunnel.epoch == lease.epoch)
+    }
+
+    fn tunnel(&self, host: &str, changes: &BatchChanges) -> Option<TunnelRow> {
+        let changed = changes.tunnels.get(host).copied();
+        changed.or_else(|| self.usage().row(host))
+    }
+
+    fn add_tunnel(
+        &self,
+        db: &Transaction<'_>,
+        host: &Arc<str>,
+        changes: &mut BatchChanges,
+    ) -> rusqlite::Result<TunnelRow> {
+        let insert = "INSERT INTO tunnels (host) VALUES (?1) RETURNING id";
+        let tunnel = TunnelRow {
+            id: db
+                .prepare_cached(insert)?
+                .query_row([host.as_ref()], |row| row.get(0))?,
+            ..TunnelRow::default()
+        };
+        changes.tunnels.insert(Arc::clone(host), tunnel);
+        Ok(tunnel)
+    }
+
+    fn usage(&self) -> std::sync::MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds the changes of the batch to the numbers in the file.
+    fn write_usage(&self, db: &Transaction<'_>, changes: &BatchChanges) -> rusqlite::Result<()> {
+        let update = "UPDATE tunnels SET pending = max(0, pending + ?2), dead = max(0, dead + ?3), \
+                      bytes = max(0, bytes + ?4) WHERE id = ?1";
+        let mut update = db.prepare_cached(update)?;
+        for (host, change) in changes.accepted.iter().chain(&changes.held) {
+            let Some(tunnel) = self.tunnel(host, changes) else {
+                continue;
+            };
+            update.execute((tunnel.id, change.pending, change.dead, change.bytes))?;
+        }
+        Ok(())
+    }
+}
+
+/// Number of free pages that an idle writer gives back to the disk at once.
+const RELEASED_PAGES: u32 = 2000;
+
+impl Work for DeliveryWork {
+    type Request = Request;
+    type Replies = BatchChanges;
+
+    fn writes(&self, _: &Request) -> bool {
+        true
+    }
+
+    fn bytes(request: &Request) -> usize {
+        match request {
+            Request::Accept(request) => request.delivery.payload.bytes(),
+            _ => 0,
+        }
+    }
+
+    fn flushes(request: &Request) -> bool {
+        matches!(request, Request::Accept(_))
+    }
+
+    fn execute(
+        &mut self,
+        db: &mut Transaction<'_>,
+        batch: &mut [Request],
+    ) -> rusqlite::Result<BatchChanges> {
+        let now = self.time.now();
+        let mut changes = BatchChanges::default();
+        for request in &*batch {
+            let reply = self.execute_one(db, request, &mut changes, now)?;
+            changes.replies.push(reply);
+        }
+
+        if batch.is_empty() {
+            // Nothing else waits: a backlog's disk space is given back.
+            sqlite::release_pages(db, RELEASED_PAGES)?;
+        }
+        claims::sweep(db, &mut changes.claims, now)?;
+        settle::sweep(db, &self.limits, &mut changes, now)?;
+        self.write_usage(db, &changes)?;
+        Ok(changes)
+    }
+
+    fn committed(&mut self, batch: Vec<Request>, changes: BatchChanges) {
+        self.claims.apply(changes.claims);
+        {
+            let mut usage = self.usage();
+            for (host, tunnel) in changes.tunnels {
+                usage.set_row(host, tunnel);
+            }
+            for (host, change) in changes.held {
+                usage.apply(&host, change);
+            }
+        }
+
+        for (request, reply) in batch.into_iter().zip(changes.replies) {
+            // A request that was dropped has no use for its result.
+            match (request, reply) {
+                (Request::Claim { answer, .. }, Reply::Claimed(claimed)) => {
+                    let _ = answer.send(claimed);
+                }
+                (Request::Confirm { answer, .. }, _) => {
+                    let _ = answer.send(());
+                }
+                (Request::Accept(request), Reply::Stored(stored)) => {
+                    let _ = request.answer.send(Ok(stored));
+                }
+                (Request::Lease { answer, .. }, Reply::Lease(lease)) => {
+                    let _ = answer.send(lease);
+                }
+                (Request::Change { answer, .. }, Reply::Changed(count)) => {
+                    let _ = answer.send(count);
+                }
+                (Request::Pause { answer, .. }, _) => {
+                    let _ = answer.send(());
+                }
+                (Request::Settle(request), Reply::Next(next)) => {
+                    let _ = request.answer.send(next);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Drops claims and webhooks, whose requests are refused for now. Keeps what ends earlier ones:
+    /// without it, a delivery would stay pending.
+    fn failed(&mut self, batch: Vec<Request>, error: &rusqlite::Error) -> Vec<Request> {
+        if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+            self.disk.note_full();
+        }
+
+        let mut again = Vec::new();
+        for request in batch {
+            match request {
+                Request::Claim { .. } => {}
+                Request::Accept(request) => {
+                    self.usage().undo(&request.delivery);
+                    let refusal = match error.sqlite_error_code() {
+                        Some(ErrorCode::DiskFull) => StoreRefusal::DiskFull,
+                        _ => StoreRefusal::Failing,
+                    };
+                    let _ = request.answer.send(Err(refusal));
+                }
+                kept => again.push(kept),
+            }
+        }
+        again
+    }
+
+    fn ends_connection(error: &rusqlite::Error) -> bool {
+        !matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+        )
+    }
+
+    /// Copies the log into the file, so that a stopped relay leaves one complete file.
+    fn closing(&mut self, connection: &Connection) {
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        if let Err(error) = connection.query_row(checkpoint, [], |_| Ok(())) {
+            tracing::warn!(%error, "the log of the delivery file stays beside it");
+        }
+    }
+
+    fn reopen(&mut self) -> Result<Connection, SqliteError> {
+        disk::rewrite_log(&self.path).map_err(|source| SqliteError::File {
+            path: self.path.to_path_buf(),
+            source,
+        })?;
+
+        let connection = sqlite::open(&self.path, &SCHEMA)?;
+        set_pragmas(&connection)
+            .and_then(|()| sqlite::check(&connection))
+            .map_err(sqlite::failed(&self.path))?;
+        Ok(connection)
+    }
+}

@@ -1,0 +1,668 @@
+//! Stored deliveries: an outage of application, agent or relay loses no webhook that was answered
+//! 2xx, and delivers each once.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::time::Duration;
+
+use hookward_gate::policy::Policy;
+use hookward_tests::application::{Application, Received, Reply};
+use hookward_tests::process::{Ended, Process, have, program, run};
+use hookward_tests::sender::{Answer, github_signature};
+use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy, signed_policy};
+use hookward_tests::wait::{DEADLINE, eventually};
+use tempfile::TempDir;
+use tokio::sync::Notify;
+
+use super::programs::{edge, free_port, mode, off};
+
+/// Returns a policy whose deliveries are stored.
+fn stored(delivery: &str) -> Policy {
+    policy(&format!(
+        "[[route]]\npath = '{PREFIX}/**'\ndelivery = {delivery}\n[[route.accept]]\nopen = true"
+    ))
+}
+
+fn plan(delivery: &str) -> Plan {
+    Plan {
+        policy: stored(delivery),
+        ..Plan::default()
+    }
+}
+
+async fn post(stage: &Stage, body: &str) -> Answer {
+    let target = format!("{PREFIX}/one");
+    stage.edge.post(&target, &[], body.as_bytes()).await
+}
+
+fn bodies(received: &[Received]) -> Vec<String> {
+    let text = |received: &Received| String::from_utf8(received.body.clone()).unwrap();
+    received.iter().map(text).collect()
+}
+
+#[tokio::test]
+async fn a_queue_answers_at_once_and_delivers_byte_for_byte() {
+    let application = Application::start(|_| Reply::ok("done")).await;
+    let stage = Stage::start(application.address, plan("'queue'")).await;
+    let headers = [("X-Odd-Case", "Kept"), ("x-twice", "1"), ("x-twice", "2")];
+    let target = format!("{PREFIX}/one?a=%2F&b");
+    let answer = stage.edge.post(&target, &headers, b"{\"n\": 1}").await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let id = answer.header("hookward-delivery-id").unwrap().to_owned();
+
+    eventually("the webhook is delivered", || {
+        application.log.complete().len() == 1
+    })
+    .await;
+    let received = &application.log.complete()[0];
+    assert_eq!(received.target, target);
+    assert_eq!(received.body, b"{\"n\": 1}");
+    assert_eq!(received.header("X-Odd-Case"), Some("Kept"));
+    assert!(
+        received.names().contains(&"X-Odd-Case"),
+        "{:?}",
+        received.names()
+    );
+    assert_eq!(received.all("x-twice"), ["1", "2"]);
+    assert_eq!(received.header("hookward-delivery-id"), Some(id.as_str()));
+    assert_eq!(received.header("hookward-attempt"), Some("1"));
+}
+
+#[tokio::test]
+async fn a_queue_stores_while_the_agent_is_offline_and_after_a_restart() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut stage = Stage::start(application.address, plan("'queue'")).await;
+    stage.stop_agent().await;
+    for n in 0..20 {
+        assert_eq!(post(&stage, &n.to_string()).await.status, 202);
+    }
+    assert_eq!(application.log.begun(), 0);
+
+    stage.stop_relay().await;
+    stage.start_relay().await;
+    stage.start_agent().await;
+    eventually("all are delivered", || {
+        application.log.complete().len() == 20
+    })
+    .await;
+    let mut all = bodies(&application.log.complete());
+    all.sort_by_key(|body| body.parse::<u32>().unwrap());
+    let expected: Vec<_> = (0..20).map(|n| n.to_string()).collect();
+    assert_eq!(all, expected);
+}
+
+/// Without an outage, the sender gets the application's own response.
+#[tokio::test]
+async fn a_fallback_is_direct_while_the_application_responds() {
+    let application = Application::start(|_| {
+        Reply::Full(
+            404,
+            vec![("x-own", "yes".to_owned())],
+            b"no such hook".to_vec(),
+        )
+    })
+    .await;
+    let stage = Stage::start(application.address, plan("'fallback'")).await;
+    let answer = post(&stage, "x").await;
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (404, "no such hook")
+    );
+    assert_eq!(answer.header("x-own"), Some("yes"));
+    assert_eq!(answer.header("hookward-delivery-id"), None);
+    assert_eq!(application.log.complete().len(), 1);
+}
+
+#[tokio::test]
+async fn a_fallback_stores_while_the_application_is_down() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let address = application.address;
+    let stage = Stage::start(address, plan("'fallback'")).await;
+    drop(application);
+    let answer = post(&stage, "during the restart").await;
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let id = answer.header("hookward-delivery-id").unwrap().to_owned();
+
+    let application = Application::start_at(address, |_| Reply::ok("")).await;
+    eventually("the webhook is delivered", || {
+        application.log.complete().len() == 1
+    })
+    .await;
+    let received = &application.log.complete()[0];
+    assert_eq!(received.header("hookward-delivery-id"), Some(id.as_str()));
+    assert_eq!(received.body, b"during the restart");
+}
+
+#[tokio::test]
+async fn a_fallback_stores_after_503_and_tries_again() {
+    let status = Arc::new(AtomicU16::new(503));
+    let of_script = Arc::clone(&status);
+    let application = Application::start(move |_| {
+        Reply::Full(of_script.load(Ordering::SeqCst), Vec::new(), Vec::new())
+    })
+    .await;
+    let stage = Stage::start(application.address, plan("'fallback'")).await;
+    assert_eq!(post(&stage, "x").await.status, 202);
+    status.store(200, Ordering::SeqCst);
+    eventually("a second attempt", || application.log.complete().len() >= 2).await;
+    let attempts: Vec<_> = application.log.complete();
+    assert_eq!(attempts[0].header("hookward-attempt"), Some("1"));
+    assert_eq!(attempts[1].header("hookward-attempt"), Some("2"));
+    let id = |n: usize| attempts[n].header("hookward-delivery-id");
+    assert_eq!(id(0), id(1));
+}
+
+/// The slow attempt itself settles the delivery: there is no second one.
+#[tokio::test]
+async fn a_slow_application_gets_a_webhook_once() {
+    let answers = Arc::new(Notify::new());
+    let of_script = Arc::clone(&answers);
+    let application = Application::start(move |_| Reply::When(Arc::clone(&of_script))).await;
+    let delivery = "{ mode = 'fallback', fallback_after = '200ms' }";
+    let stage = Stage::start(application.address, plan(delivery)).await;
+    let answer = post(&stage, "slow").await;
+    assert_eq!(answer.status, 202);
+    assert_eq!(application.log.begun(), 1);
+
+    answers.notify_one();
+    eventually("the delivery is settled", || {
+        stage.relay().pending_deliveries() == 0
+    })
+    .await;
+    assert_eq!(application.log.begun(), 1);
+}
+
+#[tokio::test]
+async fn a_refused_webhook_is_a_dead_letter_and_a_later_one_passes() {
+    let application = Application::start(|received: &Received| match received.body == b"bad" {
+        true => Reply::Full(422, Vec::new(), b"what is this?".to_vec()),
+        false => Reply::ok(""),
+    })
+    .await;
+    let delivery = "{ mode = 'queue', order = 'tunnel' }";
+    let stage = Stage::start(application.address, plan(delivery)).await;
+    for body in ["bad", "good"] {
+        assert_eq!(post(&stage, body).await.status, 202);
+    }
+    eventually("both have ended", || {
+        stage.relay().pending_deliveries() == 0
+    })
+    .await;
+    assert_eq!(bodies(&application.log.complete()), ["bad", "good"]);
+    assert_eq!(stage.relay().dead_letters(), 1);
+}
+
+/// Deliveries with one key keep their order through failures; others overtake them.
+#[tokio::test]
+async fn a_failing_webhook_blocks_its_own_key_only() {
+    let fails = Arc::new(AtomicBool::new(true));
+    let of_script = Arc::clone(&fails);
+    let application = Application::start(move |received: &Received| {
+        let is_first = received.body == br#"{"key": "a", "n": 0}"#;
+        match is_first && of_script.load(Ordering::SeqCst) {
+            true => Reply::Full(500, Vec::new(), Vec::new()),
+            false => Reply::ok(""),
+        }
+    })
+    .await;
+    let delivery = "{ mode = 'queue', order = 'json:key' }";
+    let stage = Stage::start(application.address, plan(delivery)).await;
+    for n in 0..3 {
+        for key in ["a", "b"] {
+            let body = format!(r#"{{"key": "{key}", "n": {n}}}"#);
+            assert_eq!(post(&stage, &body).await.status, 202);
+        }
+    }
+
+    let of_key = |key: &str| -> Vec<String> {
+        let own = format!(r#""key": "{key}""#);
+        let all = bodies(&application.log.complete());
+        all.into_iter().filter(|body| body.contains(&own)).collect()
+    };
+    eventually("the other key is delivered", || of_key("b").len() == 3).await;
+    assert!(
+        of_key("a").iter().all(|body| body.contains(r#""n": 0"#)),
+        "{:?}",
+        of_key("a")
+    );
+    assert!(of_key("b").is_sorted());
+
+    fails.store(false, Ordering::SeqCst);
+    eventually("all are delivered", || {
+        stage.relay().pending_deliveries() == 0
+    })
+    .await;
+    let mut a = of_key("a");
+    assert!(a.is_sorted(), "{a:?}");
+    a.dedup();
+    assert_eq!(a.len(), 3);
+}
+
+/// The relay is stopped while the application works on a webhook. Its second attempt gets the result
+/// of the first from the agent.
+#[tokio::test]
+async fn a_restarted_relay_repeats_no_webhook() {
+    let answers = Arc::new(Notify::new());
+    let of_script = Arc::clone(&answers);
+    let application = Application::start(move |_| Reply::When(Arc::clone(&of_script))).await;
+    let mut stage = Stage::start(application.address, plan("'queue'")).await;
+    assert_eq!(post(&stage, "once").await.status, 202);
+    eventually("the attempt begins", || application.log.begun() == 1).await;
+
+    stage.stop_relay().await;
+    answers.notify_one();
+    stage.start_relay().await;
+    eventually("the delivery is settled", || {
+        stage.relay().pending_deliveries() == 0
+    })
+    .await;
+    assert_eq!(application.log.begun(), 1);
+}
+
+/// The agent verifies the signature of a stored webhook again, at the time of its receipt.
+#[tokio::test]
+async fn a_signed_webhook_passes_both_gates_later() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut signed = signed_policy("github", b"It's a Secret", "");
+    signed.routes[0].delivery = stored("'queue'").routes[0].delivery.clone();
+    let plan = Plan {
+        policy: signed,
+        ..Plan::default()
+    };
+    let mut stage = Stage::start(application.address, plan).await;
+    stage.stop_agent().await;
+
+    let target = format!("{PREFIX}/one");
+    let signature = github_signature("It's a Secret", b"{}");
+    let good = [("x-hub-signature-256", signature.as_str())];
+    assert_eq!(stage.edge.post(&target, &good, b"{}").await.status, 202);
+    assert_eq!(stage.edge.post(&target, &good, b"{} ").await.status, 403);
+    assert_eq!(
+        stage.relay().pending_deliveries(),
+        1,
+        "what is refused is never stored"
+    );
+
+    stage.start_agent().await;
+    eventually("it is delivered", || application.log.complete().len() == 1).await;
+    assert_eq!(application.log.complete()[0].body, b"{}");
+}
+
+/// A webhook that is larger than the route's maximum is only forwarded, and the sender learns why.
+#[tokio::test]
+async fn a_body_that_does_not_fit_stays_direct() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let small = format!(
+        "[[route]]\npath = '{PREFIX}/**'\nmax_body = '1KiB'\ndelivery = 'fallback'\n[[route.accept]]\nopen = true"
+    );
+    let plan = Plan {
+        policy: policy(&small),
+        ..Plan::default()
+    };
+    let stage = Stage::start(application.address, plan).await;
+    let large = "x".repeat(200_000);
+    let answer = post(&stage, &large).await;
+    assert_eq!(
+        (answer.status, answer.header("hookward-not-storable")),
+        (200, Some("body-too-large"))
+    );
+}
+
+/// A relay whose settings store nothing refuses a policy that relies on it, and the agent says why.
+#[tokio::test]
+async fn an_operator_can_forbid_storing() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut forbidden = plan("'direct'");
+    forbidden.delivery.enabled = false;
+    let stage = Stage::start(application.address, forbidden).await;
+    stage.try_policy(&stored("'queue'")).unwrap();
+    stage
+        .reported("the refusal", |event| {
+            format!("{event:?}").contains("[delivery] enabled")
+        })
+        .await;
+}
+
+/// A full store answers 503 with Retry-After, and a fallback the application's own failure.
+#[tokio::test]
+async fn a_full_store_refuses_before_the_body_is_read() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut small = plan("'queue'");
+    small.delivery.max_count = 4;
+    let mut stage = Stage::start(application.address, small).await;
+    stage.stop_agent().await;
+    assert_eq!(post(&stage, "1").await.status, 202);
+    assert_eq!(post(&stage, "2").await.status, 202);
+    let full = post(&stage, "3").await;
+    assert_eq!(
+        (full.status, full.code()),
+        (503, Some("storage_unavailable"))
+    );
+    assert!(full.header("retry-after").is_some());
+
+    stage.start_agent().await;
+    eventually("it drains", || stage.relay().pending_deliveries() == 0).await;
+    assert_eq!(post(&stage, "3").await.status, 202);
+}
+
+/// Deliveries stop waiting when the agent returns, not after their next wait.
+#[tokio::test]
+async fn a_returning_agent_gets_what_waited() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut stage = Stage::start(application.address, plan("'fallback'")).await;
+    stage.stop_agent().await;
+    assert_eq!(post(&stage, "offline").await.status, 202);
+    let since = std::time::Instant::now();
+    stage.start_agent().await;
+    eventually("it is delivered", || application.log.complete().len() == 1).await;
+    assert!(since.elapsed() < Duration::from_secs(30));
+}
+
+/// Runs a command of the relay on the stage's data directory.
+async fn command(stage: &Stage, args: &[&str]) -> Ended {
+    let dir = stage.data_dir().to_str().unwrap().to_owned();
+    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+    off(move || {
+        let all: Vec<&str> = args
+            .iter()
+            .map(String::as_str)
+            .chain(["--data-dir", &dir])
+            .collect();
+        run("hookward-relay", &all, &[], "")
+    })
+    .await
+}
+
+/// Dead letters can be listed, read, delivered again and deleted.
+#[tokio::test]
+async fn an_administrator_redelivers_dead_letters() {
+    let is_fixed = Arc::new(AtomicBool::new(false));
+    let of_script = Arc::clone(&is_fixed);
+    let application = Application::start(move |_| match of_script.load(Ordering::SeqCst) {
+        true => Reply::ok(""),
+        false => Reply::Full(
+            404,
+            vec![("x-why", "no job".to_owned())],
+            b"no such job".to_vec(),
+        ),
+    })
+    .await;
+    let mut plan = plan("'queue'");
+    plan.admin.socket = true;
+    let stage = Stage::start(application.address, plan).await;
+    let mut ids = Vec::new();
+    for body in ["first", "second", "third"] {
+        let answer = stage
+            .edge
+            .post(
+                &format!("{PREFIX}/one"),
+                &[("authorization", "Bearer canary")],
+                body.as_bytes(),
+            )
+            .await;
+        ids.push(answer.header("hookward-delivery-id").unwrap().to_owned());
+    }
+    eventually("all are given up", || stage.relay().dead_letters() == 3).await;
+
+    let listed = command(&stage, &["deliveries", "list", "--state", "dead"]).await;
+    assert_eq!(listed.code, Some(0), "{listed:?}");
+    assert!(ids.iter().all(|id| listed.out.contains(id)), "{listed:?}");
+    assert!(
+        listed.out.contains("the application answered 404"),
+        "{listed:?}"
+    );
+
+    let by_text = ["deliveries", "list", "--text", "second", "--format", "json"];
+    let found: serde_json::Value =
+        serde_json::from_str(&command(&stage, &by_text).await.out).unwrap();
+    assert_eq!(found.as_array().unwrap().len(), 1);
+    assert_eq!(found[0]["id"], ids[1].as_str());
+
+    let shown = command(&stage, &["deliveries", "show", &ids[0]]).await;
+    for expected in ["first", "no such job", "x-why: no job", "(hidden)"] {
+        assert!(shown.out.contains(expected), "{expected}: {shown:?}");
+    }
+    assert!(!shown.out.contains("canary"), "{shown:?}");
+
+    let dropped = command(&stage, &["deliveries", "drop", &ids[2]]).await;
+    assert!(dropped.out.contains("1 of 1"), "{dropped:?}");
+    assert_eq!(stage.relay().dead_letters(), 2);
+
+    is_fixed.store(true, Ordering::SeqCst);
+    let again = command(&stage, &["deliveries", "redeliver", "--state", "dead"]).await;
+    assert!(again.out.contains("2 of 2"), "{again:?}");
+    eventually("both are delivered", || {
+        stage.relay().pending_deliveries() == 0 && stage.relay().dead_letters() == 0
+    })
+    .await;
+    assert_eq!(application.log.complete().len(), 5);
+
+    let none = command(&stage, &["deliveries", "redeliver"]).await;
+    assert_eq!(none.code, Some(1), "{none:?}");
+    assert!(none.err.contains("at least one condition"), "{none:?}");
+}
+
+#[tokio::test]
+async fn a_paused_tunnel_stores_and_delivers_later() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut plan = plan("'queue'");
+    plan.admin.socket = true;
+    let stage = Stage::start(application.address, plan).await;
+    assert_eq!(post(&stage, "before").await.status, 202);
+    eventually("it is delivered", || application.log.complete().len() == 1).await;
+
+    let paused = command(&stage, &["deliveries", "pause", HOST]).await;
+    assert_eq!(paused.code, Some(0), "{paused:?}");
+    assert_eq!(post(&stage, "during").await.status, 202);
+    let listed = command(&stage, &["deliveries", "list", "--state", "pending"]).await;
+    assert_eq!(listed.out.lines().count(), 2, "{listed:?}");
+    assert_eq!(application.log.complete().len(), 1);
+
+    command(&stage, &["deliveries", "resume", HOST]).await;
+    eventually("it is delivered", || application.log.complete().len() == 2).await;
+    let unknown = command(&stage, &["deliveries", "pause", "other.example.test"]).await;
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+}
+
+/// The databases are checked and copied while the relay runs; the copy serves another relay.
+#[tokio::test]
+async fn a_backup_holds_what_is_pending() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut stage = Stage::start(application.address, plan("'queue'")).await;
+    stage.stop_agent().await;
+    assert_eq!(post(&stage, "kept").await.status, 202);
+
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("copy");
+    let copied = command(&stage, &["storage", "backup", copy.to_str().unwrap()]).await;
+    assert_eq!(copied.code, Some(0), "{copied:?}");
+    let checked = command(&stage, &["storage", "check"]).await;
+    assert_eq!(checked.out.matches("intact").count(), 2, "{checked:?}");
+
+    let db = rusqlite::Connection::open(copy.join("deliveries.db")).unwrap();
+    let body = "SELECT body FROM payloads";
+    let body: Vec<u8> = db.query_row(body, [], |row| row.get(0)).unwrap();
+    assert_eq!(body, b"kept");
+    for file in ["deliveries.db", "relay.db", "identity.pem"] {
+        assert_eq!(mode(&copy.join(file)), 0o600, "{file}");
+    }
+
+    let again = command(&stage, &["storage", "backup", copy.to_str().unwrap()]).await;
+    assert_eq!(
+        again.code,
+        Some(1),
+        "a backup overwrites nothing: {again:?}"
+    );
+    let shrunk = command(&stage, &["storage", "vacuum"]).await;
+    assert_eq!(shrunk.code, Some(0), "{shrunk:?}");
+}
+
+/// A host that moved to another agent takes no webhook of its previous owner along.
+#[tokio::test]
+async fn another_agent_gets_no_stored_webhook() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut stage = Stage::start(application.address, plan("'queue'")).await;
+    stage.stop_agent().await;
+    assert_eq!(post(&stage, "of the first owner").await.status, 202);
+    stage.start_other_owner().await;
+    eventually("it is given up", || stage.relay().dead_letters() == 1).await;
+    assert_eq!(application.log.begun(), 0);
+}
+
+/// Runs a script on the programs of this build. Returns its output.
+fn script(name: &str, args: &[&str]) -> String {
+    let programs = program("hookward-relay").parent().unwrap();
+    assert!(program("hookward").starts_with(programs));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../scripts")
+        .join(name);
+    let ran = Command::new(path)
+        .args(args)
+        .arg("--programs")
+        .arg(programs)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let failed = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}\n{failed}");
+    said
+}
+
+/// Relay, agent and application are killed at random under load.
+#[test]
+fn ten_kills_lose_no_webhook() {
+    if have("python3", "apt-get install python3") {
+        let said = script("crash", &["--kills", "10", "--webhooks", "1000"]);
+        assert!(
+            said.contains("no webhook that was answered 2xx is lost"),
+            "{said}"
+        );
+    }
+}
+
+/// The power fails below the relay's disk, an ext4 file system.
+#[test]
+fn ten_power_cuts_lose_no_acknowledged_webhook() {
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if !is_root {
+        println!("skipped: mounting a disk needs root");
+        return;
+    }
+    if have("python3", "apt-get install python3")
+        && have("mkfs.ext4", "apt-get install e2fsprogs")
+        && have("mount", "apt-get install mount")
+    {
+        let said = script("power-cuts", &["--cuts", "10"]);
+        assert!(said.contains("no acknowledged webhook is lost"), "{said}");
+    }
+}
+
+/// While flushes fail, the relay acknowledges nothing; afterwards it goes on, and what it has
+/// acknowledged is on the disk.
+#[tokio::test]
+async fn failing_flushes_are_never_acknowledged() {
+    if !have("fiu-run", "apt-get install fiu-utils") {
+        return;
+    }
+    let application = Application::start(|_| Reply::ok("")).await;
+    let (data, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let policy = data.path().join("policy.toml");
+    std::fs::write(
+        &policy,
+        "[[route]]\npath = '/**'\ndelivery = 'queue'\n[[route.accept]]\nopen = true",
+    )
+    .unwrap();
+
+    let listen = format!("127.0.0.1:{}", free_port());
+    let (relay_dir, target) = (
+        data.path().join("relay"),
+        application.address.port().to_string(),
+    );
+    let state_dir = state.path().to_str().unwrap().to_owned();
+    let (relay, agent, ready) = off(move || {
+        let mut command = Command::new("fiu-run");
+        command
+            .args(["-x", "-f", "/tmp"])
+            .arg(program("hookward-relay"))
+            .args([
+                "serve",
+                "--domain",
+                "hooks.example.test",
+                "--listen",
+                &listen,
+            ])
+            .args([
+                "--tunnel-address",
+                &listen,
+                "--admin",
+                "off",
+                "--audit",
+                "off",
+            ])
+            .args(["--log-format", "json", "--data-dir"])
+            .arg(&relay_dir);
+        let mut relay = Process::spawn(command);
+        let ready = relay.event("ready");
+        let token = relay_dir.join("first-join-token");
+        let joined = run(
+            "hookward",
+            &["join", token.to_str().unwrap(), "--state-dir", &state_dir],
+            &[],
+            "",
+        );
+        assert_eq!(joined.code, Some(0), "{joined:?}");
+        let args = [
+            "http",
+            &target,
+            "--policy",
+            policy.to_str().unwrap(),
+            "--state-dir",
+            &state_dir,
+            "--log-format",
+            "json",
+            "--inspect",
+            "off",
+        ];
+        let mut agent = Process::start("hookward", &args, &[]);
+        agent.event("ready");
+        (relay, agent, ready)
+    })
+    .await;
+
+    let edge = edge(&ready, "flexdeploy.hooks.example.test");
+    assert_eq!(edge.post("/before", &[], b"1").await.status, 202);
+    eventually("it is delivered", || application.log.complete().len() == 1).await;
+
+    let fail = |command: &str| {
+        let (command, id) = (format!("{command} name=posix/io/sync/*"), relay.id());
+        let done = Command::new("fiu-ctrl")
+            .args(["-f", "/tmp", "-c", &command, &id.to_string()])
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    fail("enable");
+    for n in 0..5 {
+        let refused = edge.post("/during", &[], n.to_string().as_bytes()).await;
+        assert_eq!(
+            (refused.status, refused.code()),
+            (503, Some("storage_unavailable")),
+            "{n}"
+        );
+    }
+    fail("disable");
+
+    let since = std::time::Instant::now();
+    while edge.post("/after", &[], b"2").await.status != 202 {
+        assert!(since.elapsed() < DEADLINE, "it does not recover");
+    }
+    eventually("it is delivered", || {
+        let complete = application.log.complete();
+        complete.iter().any(|received| received.target == "/after")
+    })
+    .await;
+    drop((relay, agent));
+}
