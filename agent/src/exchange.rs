@@ -10,6 +10,7 @@ mod refusals;
 mod respond;
 pub(crate) mod started;
 mod terms;
+mod tunnel_gate;
 
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -19,13 +20,12 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hookward_core::headers::{TRACEPARENT, passes_to_sender};
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::text::shown_path;
 use hookward_core::trace::TraceId;
-use hookward_gate::engine::{Decision, Evaluation, Gate, HeadVerdict, Permit, RequestHead};
+use hookward_gate::engine::{Decision, Evaluation, HeadVerdict, Permit, RequestHead};
 use hookward_gate::providers::challenge::ChallengeResponse;
 use hookward_tunnel::protocol::control::Deadlines;
 use hookward_tunnel::protocol::head::{self, RequestId};
@@ -39,6 +39,7 @@ use self::deliver::StoredAttempt;
 pub(crate) use self::refusals::RefusalSummary;
 pub(crate) use self::terms::{ExchangeHandler, PendingHeads, SessionTerms, TunnelBinding};
 pub use self::terms::{InFlight, Pairing};
+pub(crate) use self::tunnel_gate::TunnelGate;
 use crate::events::{Event, RequestEvent, RequestResult};
 use crate::exchange::started::StartedRequests;
 use crate::upstream::UpstreamBody;
@@ -47,7 +48,7 @@ use crate::upstream::pool::PooledConnection;
 /// One exchange, with the terms of its session.
 struct Exchange<'r> {
     handler: &'r Arc<ExchangeHandler>,
-    gate: &'r ArcSwap<Gate>,
+    gate: &'r TunnelGate,
     deadlines: Deadlines,
     host: &'r Arc<str>,
     origin: &'r str,
@@ -359,17 +360,18 @@ impl Exchange<'_> {
         };
 
         let (gate, state, client) = (
-            self.gate.load_full(),
+            self.gate.current(),
             &self.handler.state,
             request.meta.client,
         );
         if let Some(delivery) = request.meta.delivery
             && let Some(received) = delivery.received
+            && !request.upgrade
         {
             let attempt = StoredAttempt {
                 delivery,
                 received,
-                gate: &gate,
+                gates: self.gate.history(),
                 now,
             };
             let sent = self.deliver(attempt, request, body).await?;

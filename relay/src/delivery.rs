@@ -133,13 +133,16 @@ impl Deliveries {
         delivery: NewDelivery,
         claim: Option<ClaimGuard>,
     ) -> Result<Head, StoreRefusal> {
-        let tunnel = Arc::clone(&delivery.tunnel);
+        let is_due = delivery.due_in.is_zero();
+        // A request that is dropped during the commit may be stored all the same.
+        let mut notice = Notice {
+            queue: self.queue(&delivery.tunnel),
+            arrival: Some(Arrival::Later),
+        };
         let Stored { head, is_first } = self.0.store.accept(delivery, claim).await?;
-        // A queue that is busy finds it in the store.
-        let arrival = is_first
-            .then_some(head)
-            .map_or(Arrival::Later, Arrival::Due);
-        let _ = self.queue(&tunnel).try_send(arrival);
+        if is_first && is_due {
+            notice.arrival = Some(Arrival::Due(head));
+        }
         Ok(head)
     }
 
@@ -153,14 +156,16 @@ impl Deliveries {
         claim: Option<ClaimGuard>,
         attempt: attempt::RunningAttempt,
     ) -> Result<Head, StoreRefusal> {
-        let tunnel = Arc::clone(&delivery.tunnel);
+        let queue = self.queue(&delivery.tunnel);
+        let mut notice = Notice {
+            queue: queue.clone(),
+            arrival: Some(Arrival::Later),
+        };
         let Stored { head, .. } = self.0.store.accept(delivery, claim).await?;
+        notice.arrival = None;
         // Without its queue the attempt is aborted, and another one follows after its time.
         let running = Arrival::Running(head, attempt);
-        let _ = self
-            .queue(&tunnel)
-            .send_timeout(running, HAND_OVER_TIMEOUT)
-            .await;
+        let _ = queue.send_timeout(running, HAND_OVER_TIMEOUT).await;
         Ok(head)
     }
 
@@ -177,6 +182,21 @@ impl Deliveries {
         let queue = TunnelQueue::new(Arc::clone(&self.0), Arc::clone(tunnel));
         self.0.tasks.spawn(queue.run(arrivals));
         sender
+    }
+}
+
+/// Guard that tells the task of a tunnel of a stored webhook when it is dropped.
+struct Notice {
+    queue: Sender<Arrival>,
+    arrival: Option<Arrival>,
+}
+
+impl Drop for Notice {
+    fn drop(&mut self) {
+        if let Some(arrival) = self.arrival.take() {
+            // A task that is busy finds the webhook in the store.
+            let _ = self.queue.try_send(arrival);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Stored deliveries: an outage of application, agent or relay loses no webhook that was answered
 //! 2xx, and delivers each once.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -8,11 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
+use hookward_core::clock::UnixMillis;
 use hookward_gate::policy::Policy;
 use hookward_tests::application::{Application, Received, Reply};
 use hookward_tests::process::{Ended, Process, have, program, run};
-use hookward_tests::sender::{Answer, github_signature};
-use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy, signed_policy};
+use hookward_tests::sender::{Answer, Edge, github_signature};
+use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, clock_at, policy, signed_policy};
 use hookward_tests::wait::{DEADLINE, eventually};
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -560,6 +562,85 @@ fn ten_power_cuts_lose_no_acknowledged_webhook() {
     }
 }
 
+/// Real programs, whose route stores every webhook.
+struct Programs {
+    relay: Process,
+    _agent: Process,
+    edge: Edge,
+    _state: TempDir,
+}
+
+impl Programs {
+    /// Starts them. `prefix` is the beginning of the relay's command line.
+    async fn start(prefix: &[&str], data: &Path, application: SocketAddr) -> Self {
+        let state = TempDir::new().unwrap();
+        let policy = state.path().join("policy.toml");
+        let queue = "[[route]]\npath = '/**'\ndelivery = 'queue'\n[[route.accept]]\nopen = true";
+        std::fs::write(&policy, queue).unwrap();
+
+        let listen = format!("127.0.0.1:{}", free_port());
+        let program = program("hookward-relay").to_str().unwrap();
+        let mut line: Vec<String> = prefix.iter().map(|part| (*part).to_owned()).collect();
+        let serve = [
+            program,
+            "serve",
+            "--domain",
+            "hooks.example.test",
+            "--listen",
+            &listen,
+            "--tunnel-address",
+            &listen,
+            "--admin",
+            "off",
+            "--audit",
+            "off",
+            "--log-format",
+            "json",
+            "--data-dir",
+            data.to_str().unwrap(),
+        ];
+        line.extend(serve.map(str::to_owned));
+        let token = data.join("first-join-token").to_str().unwrap().to_owned();
+        let state_dir = state.path().to_str().unwrap().to_owned();
+        let (relay, agent, ready) = off(move || {
+            let mut command = Command::new(&line[0]);
+            command.args(&line[1..]);
+            let mut relay = Process::spawn(command);
+            let ready = relay.event("ready");
+            let joined = run(
+                "hookward",
+                &["join", &token, "--state-dir", &state_dir],
+                &[],
+                "",
+            );
+            assert_eq!(joined.code, Some(0), "{joined:?}");
+            let target = application.port().to_string();
+            let args = [
+                "http",
+                &target,
+                "--policy",
+                policy.to_str().unwrap(),
+                "--state-dir",
+                &state_dir,
+                "--log-format",
+                "json",
+                "--inspect",
+                "off",
+            ];
+            let mut agent = Process::start("hookward", &args, &[]);
+            agent.event("ready");
+            (relay, agent, ready)
+        })
+        .await;
+        Self {
+            relay,
+            _agent: agent,
+            edge: edge(&ready, "flexdeploy.hooks.example.test"),
+            _state: state,
+        }
+    }
+}
+
 /// While flushes fail, the relay acknowledges nothing; afterwards it goes on, and what it has
 /// acknowledged is on the disk.
 #[tokio::test]
@@ -568,71 +649,11 @@ async fn failing_flushes_are_never_acknowledged() {
         return;
     }
     let application = Application::start(|_| Reply::ok("")).await;
-    let (data, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let policy = data.path().join("policy.toml");
-    std::fs::write(
-        &policy,
-        "[[route]]\npath = '/**'\ndelivery = 'queue'\n[[route.accept]]\nopen = true",
-    )
-    .unwrap();
-
-    let listen = format!("127.0.0.1:{}", free_port());
-    let (relay_dir, target) = (
-        data.path().join("relay"),
-        application.address.port().to_string(),
-    );
-    let state_dir = state.path().to_str().unwrap().to_owned();
-    let (relay, agent, ready) = off(move || {
-        let mut command = Command::new("fiu-run");
-        command
-            .args(["-x", "-f", "/tmp"])
-            .arg(program("hookward-relay"))
-            .args([
-                "serve",
-                "--domain",
-                "hooks.example.test",
-                "--listen",
-                &listen,
-            ])
-            .args([
-                "--tunnel-address",
-                &listen,
-                "--admin",
-                "off",
-                "--audit",
-                "off",
-            ])
-            .args(["--log-format", "json", "--data-dir"])
-            .arg(&relay_dir);
-        let mut relay = Process::spawn(command);
-        let ready = relay.event("ready");
-        let token = relay_dir.join("first-join-token");
-        let joined = run(
-            "hookward",
-            &["join", token.to_str().unwrap(), "--state-dir", &state_dir],
-            &[],
-            "",
-        );
-        assert_eq!(joined.code, Some(0), "{joined:?}");
-        let args = [
-            "http",
-            &target,
-            "--policy",
-            policy.to_str().unwrap(),
-            "--state-dir",
-            &state_dir,
-            "--log-format",
-            "json",
-            "--inspect",
-            "off",
-        ];
-        let mut agent = Process::start("hookward", &args, &[]);
-        agent.event("ready");
-        (relay, agent, ready)
-    })
-    .await;
-
-    let edge = edge(&ready, "flexdeploy.hooks.example.test");
+    let data = TempDir::new().unwrap();
+    let dir = data.path().join("relay");
+    let programs =
+        Programs::start(&["fiu-run", "-x", "-f", "/tmp"], &dir, application.address).await;
+    let Programs { relay, edge, .. } = &programs;
     assert_eq!(edge.post("/before", &[], b"1").await.status, 202);
     eventually("it is delivered", || application.log.complete().len() == 1).await;
 
@@ -664,5 +685,306 @@ async fn failing_flushes_are_never_acknowledged() {
         complete.iter().any(|received| received.target == "/after")
     })
     .await;
-    drop((relay, agent));
+}
+
+/// On a disk that fills up, the relay refuses before it fails, delivers what it has, and accepts again.
+#[tokio::test]
+async fn a_full_disk_refuses_and_drains() {
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if !is_root || !have("mount", "apt-get install mount") {
+        println!("skipped: mounting a disk needs root");
+        return;
+    }
+    let disk = SmallDisk::mount();
+    let is_up = Arc::new(AtomicBool::new(false));
+    let of_script = Arc::clone(&is_up);
+    let application = Application::start(move |_| match of_script.load(Ordering::SeqCst) {
+        true => Reply::ok(""),
+        false => Reply::Full(503, Vec::new(), Vec::new()),
+    })
+    .await;
+    let dir = disk.dir.path().join("relay");
+    let programs = Programs::start(&["nice", "-n", "0"], &dir, application.address).await;
+    let body = vec![b'x'; 1_000_000];
+
+    let (mut stored, mut refused) = (0, None);
+    while refused.is_none() && stored < 1000 {
+        let answer = programs.edge.post("/one", &[], &body).await;
+        match answer.status {
+            202 => stored += 1,
+            _ => refused = Some(answer),
+        }
+    }
+    let refused = refused.unwrap();
+    assert_eq!(
+        (refused.status, refused.code()),
+        (503, Some("storage_unavailable"))
+    );
+    assert!(refused.header("retry-after").is_some());
+    assert!(stored > 5, "{stored}");
+
+    is_up.store(true, Ordering::SeqCst);
+    eventually("all that was acknowledged is delivered", || {
+        application.log.complete().len() >= stored
+    })
+    .await;
+    let since = std::time::Instant::now();
+    while programs.edge.post("/one", &[], &body).await.status != 202 {
+        assert!(since.elapsed() < DEADLINE, "it does not accept again");
+    }
+    drop(programs);
+}
+
+/// A disk of a few MiB in memory.
+struct SmallDisk {
+    dir: TempDir,
+}
+
+impl SmallDisk {
+    fn mount() -> Self {
+        let dir = TempDir::new().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=120m", "tmpfs"])
+            .arg(dir.path())
+            .status()
+            .unwrap();
+        assert!(mounted.success());
+        Self { dir }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.dir.path())
+            .status();
+    }
+}
+
+/// A secret that was in force at the receipt vouches for a stored webhook after its rotation.
+#[tokio::test]
+async fn a_rotated_secret_does_not_strand_what_is_stored() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let signed = |secret: &[u8]| {
+        let mut signed = signed_policy("github", secret, "");
+        signed.routes[0].delivery = stored("'queue'").routes[0].delivery.clone();
+        signed
+    };
+    let mut plan = plan("'queue'");
+    plan.policy = signed(b"the old secret");
+    plan.admin.socket = true;
+    let mut stage = Stage::start(application.address, plan).await;
+    assert_eq!(
+        command(&stage, &["deliveries", "pause", HOST]).await.code,
+        Some(0)
+    );
+    let signature = github_signature("the old secret", b"{}");
+    let fields = [("x-hub-signature-256", signature.as_str())];
+    let target = format!("{PREFIX}/one");
+    assert_eq!(stage.edge.post(&target, &fields, b"{}").await.status, 202);
+
+    stage.replace_policy(signed(b"the new secret"));
+    stage
+        .reported("the new policy", |event| {
+            format!("{event:?}").contains("new policy")
+        })
+        .await;
+    assert_eq!(stage.edge.post(&target, &fields, b"{}").await.status, 403);
+    command(&stage, &["deliveries", "resume", HOST]).await;
+    eventually("it is delivered", || application.log.complete().len() == 1).await;
+}
+
+/// A webhook that the new policy does not permit is a dead letter.
+#[tokio::test]
+async fn a_stored_webhook_must_pass_the_policy_in_force() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut plan = plan("'queue'");
+    plan.admin.socket = true;
+    let mut stage = Stage::start(application.address, plan).await;
+    command(&stage, &["deliveries", "pause", HOST]).await;
+    assert_eq!(post(&stage, "x").await.status, 202);
+    let narrower = format!(
+        "[[route]]\npath = '{PREFIX}/other'\ndelivery = 'queue'\n[[route.accept]]\nopen = true"
+    );
+    stage.replace_policy(policy(&narrower));
+    stage
+        .reported("the new policy", |event| {
+            format!("{event:?}").contains("new policy")
+        })
+        .await;
+    command(&stage, &["deliveries", "resume", HOST]).await;
+    eventually("it is given up", || stage.relay().dead_letters() == 1).await;
+    let listed = command(&stage, &["deliveries", "list"]).await;
+    assert!(listed.out.contains("policy_changed"), "{listed:?}");
+    assert_eq!(application.log.begun(), 0);
+}
+
+/// Webhooks with one key arrive in their order, although attempts fail and relay and agent restart.
+#[tokio::test]
+async fn order_holds_through_failures_and_restarts() {
+    let seen = Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
+    let (of_script, count) = (Arc::clone(&seen), Arc::new(AtomicU16::new(0)));
+    let application = Application::start(move |received: &Received| {
+        if count.fetch_add(1, Ordering::SeqCst) % 5 == 4 {
+            return Reply::Full(503, vec![("retry-after", "1".to_owned())], Vec::new());
+        }
+        let body = String::from_utf8(received.body.clone()).unwrap();
+        of_script.lock().unwrap().push(body);
+        Reply::ok("")
+    })
+    .await;
+    let delivery = "{ mode = 'queue', order = 'header:x-key' }";
+    let mut stage = Stage::start(application.address, plan(delivery)).await;
+    let target = format!("{PREFIX}/one");
+    for n in 0..40 {
+        let (key, body) = ((n % 4).to_string(), format!("{:03}", n));
+        let sent = stage
+            .edge
+            .post(&target, &[("x-key", &key)], body.as_bytes())
+            .await;
+        assert_eq!(sent.status, 202);
+        if n == 15 {
+            stage.stop_relay().await;
+            stage.start_relay().await;
+            eventually("the agent is back", || {
+                stage.relay().pending_deliveries() == 0
+            })
+            .await;
+        }
+        if n == 30 {
+            stage.stop_agent().await;
+            stage.start_agent().await;
+        }
+    }
+    eventually("all are delivered", || {
+        stage.relay().pending_deliveries() == 0
+    })
+    .await;
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 40);
+    for key in 0..4 {
+        let own = seen
+            .iter()
+            .filter(|body| body.parse::<u32>().unwrap() % 4 == key);
+        assert!(own.is_sorted(), "{seen:?}");
+    }
+}
+
+/// A wall clock that jumps by a day, and is set right again, loses nothing.
+#[tokio::test]
+async fn a_clock_that_jumps_loses_nothing() {
+    const DAY: u64 = 86_400_000;
+    for wrong in [DAY, 3 * DAY] {
+        let is_up = Arc::new(AtomicBool::new(false));
+        let of_script = Arc::clone(&is_up);
+        let application = Application::start(move |_| match of_script.load(Ordering::SeqCst) {
+            true => Reply::ok(""),
+            false => Reply::Full(503, Vec::new(), Vec::new()),
+        })
+        .await;
+        let mut plan = plan("'queue'");
+        plan.clock = clock_at(2 * DAY / 1000);
+        let stage = Stage::start(application.address, plan).await;
+        assert_eq!(post(&stage, "x").await.status, 202);
+        eventually("the first attempt", || application.log.begun() >= 1).await;
+
+        let right = stage.clock.now();
+        stage.clock.set(UnixMillis(wrong));
+        for _ in 0..60 {
+            // The store's own time goes on, as real time does.
+            stage.clock.pass(Duration::from_secs(1));
+            tokio::task::yield_now().await;
+        }
+        stage.clock.set(right);
+        is_up.store(true, Ordering::SeqCst);
+        eventually("it is delivered", || {
+            stage.clock.pass(Duration::from_secs(1));
+            stage.relay().pending_deliveries() == 0
+        })
+        .await;
+        assert_eq!(stage.relay().dead_letters(), 0, "{wrong}");
+        assert_eq!(application.log.complete().last().unwrap().body, b"x");
+    }
+}
+
+/// A provider may send the same content twice, such as by its button "Redeliver".
+#[tokio::test]
+async fn equal_webhooks_are_both_delivered() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut signed = signed_policy("github", b"It's a Secret", "");
+    signed.routes[0].delivery = stored("'queue'").routes[0].delivery.clone();
+    let plan = Plan {
+        policy: signed,
+        ..Plan::default()
+    };
+    let stage = Stage::start(application.address, plan).await;
+    let signature = github_signature("It's a Secret", b"{}");
+    let fields = [("x-hub-signature-256", signature.as_str())];
+    for _ in 0..3 {
+        let target = format!("{PREFIX}/one");
+        assert_eq!(stage.edge.post(&target, &fields, b"{}").await.status, 202);
+    }
+    eventually("all are delivered", || {
+        application.log.complete().len() == 3
+    })
+    .await;
+    eventually("all are settled", || {
+        stage.relay().pending_deliveries() == 0
+    })
+    .await;
+    assert_eq!(stage.relay().dead_letters(), 0);
+}
+
+/// A redelivery by hand reaches the application again, although it has accepted the webhook.
+#[tokio::test]
+async fn a_delivered_webhook_can_be_delivered_again() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let mut plan = plan("'queue'");
+    plan.admin.socket = true;
+    plan.delivery.keep_done = Duration::from_secs(3600);
+    let stage = Stage::start(application.address, plan).await;
+    let answer = post(&stage, "again").await;
+    let id = answer.header("hookward-delivery-id").unwrap().to_owned();
+    eventually("it is delivered", || {
+        stage.relay().pending_deliveries() == 0
+    })
+    .await;
+
+    for times in 2..4 {
+        let again = command(&stage, &["deliveries", "redeliver", &id]).await;
+        assert!(again.out.contains("1 of 1"), "{again:?}");
+        eventually("it is delivered again", || {
+            application.log.complete().len() == times
+        })
+        .await;
+        eventually("it is settled", || stage.relay().pending_deliveries() == 0).await;
+    }
+    let last = application.log.complete().pop().unwrap();
+    assert_eq!(last.header("hookward-delivery-id"), Some(id.as_str()));
+    assert_eq!(last.header("hookward-attempt"), Some("3"));
+}
+
+/// A sender that leaves during the commit has lost its answer, and not its webhook.
+#[tokio::test]
+async fn a_webhook_whose_sender_leaves_is_delivered() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let stage = Stage::start(application.address, plan("'queue'")).await;
+    for n in 0..20 {
+        let mut sender = stage.edge.http1().await;
+        let body = format!("left {n}");
+        let head = format!(
+            "POST {PREFIX}/one HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n{body}",
+            stage.edge.host,
+            body.len()
+        );
+        sender.raw(head.as_bytes()).await;
+        drop(sender);
+    }
+    // Whatever was stored is delivered, without a further event.
+    eventually("nothing is left", || {
+        stage.relay().pending_deliveries() == 0
+    })
+    .await;
+    assert_eq!(stage.relay().dead_letters(), 0);
 }

@@ -10,7 +10,7 @@ use hookward_gate::engine::{
     Decision, Evaluation, Gate, GateState, Grant, HeadVerdict, POLICY_CHANGED, Permit, Request,
     RequestHead, RetiredGate, Side,
 };
-use hookward_gate::policy::{Delivery, DeliveryMode, Policy};
+use hookward_gate::policy::{Delivery, DeliveryMode, OnDuplicate, Policy, ReplayProtection};
 use hookward_tests::sender::github_signature;
 use hookward_tests::stage::policy;
 use http::{HeaderMap, HeaderValue, Method};
@@ -307,10 +307,29 @@ fn the_agent_accepts_a_time_of_receipt_on_storing_routes_and_within_their_age() 
     assert!(stored.again(EVENING, Side::Relay, late).is_ok());
 }
 
-/// A captured relay must not replay a webhook that the application has got, however it arrived.
+/// With replay protection, a captured relay must not replay a webhook that the application has got,
+/// however it arrived. Without it, a provider may send the same content twice.
 #[test]
 fn the_agent_refuses_what_it_has_processed() {
-    let (stored, gate) = (Stored::new(), EVENING.gate(Side::Agent));
+    let stored = Stored::new();
+    let mut policy = EVENING.policy();
+    policy.routes[0].replay = Some(ReplayProtection {
+        on_duplicate: OnDuplicate::Acknowledge,
+        window_ms: DAY,
+    });
+    let gate = Arc::new(Gate::compile(&policy, Side::Agent, RECEIVED).unwrap());
+    let plain = EVENING.gate(Side::Agent);
+    let twice = GateState::default();
+    let permit = stored.permit(&plain, RECEIVED, &twice);
+    permit.note_processed(evaluation(RECEIVED, &twice));
+    let (request, grant) = (stored.request(), stored.grant());
+    let evaluation_again = evaluation(NEXT_MORNING, &twice);
+    assert!(
+        plain
+            .permit_again(&request, &grant, evaluation_again, &[])
+            .is_ok()
+    );
+
     let again = |state: &GateState, now| {
         let evaluation = evaluation(now, state);
         gate.permit_again(&stored.request(), &stored.grant(), evaluation, &[])
@@ -382,7 +401,7 @@ fn a_retired_secret_vouches_for_its_own_rule_only() {
 
     // The retired secret was that of the first rule, which now has the other's checks.
     let mut only_second = swapped.clone();
-    only_second.routes[0].accept[0].verify[0].secret_at = hookward_gate::policy::SecretAt::Agent;
+    only_second.routes[0].accept[0].verify[0].provider = Some("gitea".to_owned());
     let gate = compile(&only_second, Side::Agent);
     let refusal = gate
         .permit_again(&request, &grant, evaluation, &past)

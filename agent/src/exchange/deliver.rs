@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hookward_core::clock::{Moment, UnixMillis};
 use hookward_core::reason::{Code, Refusal};
-use hookward_gate::engine::{Evaluation, Gate, Grant, Permit, Request, RequestHead};
+use hookward_gate::engine::{CLOCK_TOLERANCE_MS, Evaluation, Grant, Permit, Request, RequestHead};
 use hookward_gate::request::OwnedHead;
 use hookward_runtime::offload::OFFLOAD_BYTES;
 use hookward_tunnel::protocol::head::{DeliveryMeta, ExchangeRequest};
@@ -14,15 +14,16 @@ use http_body_util::Full;
 use tokio::sync::oneshot;
 
 use super::delivery_log::{Begun, DeliveryInProgress};
+use super::tunnel_gate::GateHistory;
 use super::{Exchange, ExchangeError, PermitFacts, ResponseSent};
 use crate::upstream::UpstreamBody;
 
 /// An attempt to deliver a stored webhook.
-pub(super) struct StoredAttempt<'a> {
+pub(super) struct StoredAttempt {
     pub delivery: DeliveryMeta,
     /// Time of receipt, as the relay states it.
     pub received: UnixMillis,
-    pub gate: &'a Arc<Gate>,
+    pub gates: Arc<GateHistory>,
     pub now: Moment,
 }
 
@@ -40,10 +41,10 @@ impl Exchange<'_> {
             return Ok(None);
         };
         let is_stored = delivery.received.is_some();
-        let begun = self
-            .handler
-            .deliveries
-            .begin(delivery.id, is_stored, patience);
+        let begun =
+            self.handler
+                .deliveries
+                .begin((delivery.id, delivery.redelivered), is_stored, patience);
         match begun.await {
             Begun::New(begun) => Ok(Some(begun)),
             Begun::Completed(status) => Err(ExchangeError::Completed(status)),
@@ -58,14 +59,14 @@ impl Exchange<'_> {
     /// that its result is known when the relay returns.
     pub(super) async fn deliver(
         &self,
-        attempt: StoredAttempt<'_>,
+        attempt: StoredAttempt,
         request: ExchangeRequest,
         body: Option<MessageBody>,
     ) -> Result<ResponseSent, ExchangeError> {
         let StoredAttempt {
             delivery,
             received,
-            gate,
+            gates,
             now,
         } = attempt;
         if !self.started.admits_epoch(self.host, delivery.epoch) {
@@ -75,36 +76,48 @@ impl Exchange<'_> {
             ));
         }
 
+        if received.0 > now.wall.0.saturating_add(CLOCK_TOLERANCE_MS) {
+            // The relay tries again until the clocks agree.
+            return Err(ExchangeError::Failed(
+                Code::TunnelError,
+                "the time of receipt lies in the future: does the relay's clock agree with this one?"
+                    .to_owned(),
+            ));
+        }
+
         let head = RequestHead {
             method: &request.method,
             target: &request.target,
             headers: &request.headers,
             origin: self.origin,
         };
-        let most = gate
+        let most = gates
+            .current
             .settings_for(head)
             .map_or(0, |settings| settings.max_body);
+        let key = (delivery.id, delivery.redelivered);
+        if let Some(status) = self.handler.deliveries.completed(key).await {
+            return Err(ExchangeError::Completed(status));
+        }
         let (whole, held) = self.read_whole(body, most, request.meta.client).await?;
-        let begun = self.begin(&request, self.deadlines.body_idle()).await?;
 
         let owned = OwnedHead::from(head);
-        let (gate, state) = (Arc::clone(gate), Arc::clone(&self.handler.state));
+        let state = Arc::clone(&self.handler.state);
         let (meta, content) = (request.meta.clone(), whole.clone());
         let check = move || {
             let request = Request::new(owned.head(), &content);
             let evaluation = Evaluation::new(meta.client, now, &state).with_keys(&meta.keys);
-            gate.permit_again(
-                &request,
-                &Grant::unproven(&request, received),
-                evaluation,
-                &[],
-            )
+            let grant = Grant::unproven(&request, received);
+            let (gate, retired) = (&gates.current, &gates.retired);
+            gate.permit_again(&request, &grant, evaluation, retired)
         };
         let permit = match whole.len() <= OFFLOAD_BYTES {
             true => check()?,
             false => self.offloaded(check).await??,
         };
 
+        // After the gate, so that a hostile relay cannot fill the log.
+        let begun = self.begin(&request, self.deadlines.body_idle()).await?;
         let facts = PermitFacts::of(&permit);
         let (result, answered) = oneshot::channel();
         let (handler, deadlines) = (Arc::clone(self.handler), self.deadlines);

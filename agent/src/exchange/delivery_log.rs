@@ -18,6 +18,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+/// Public id of a delivery, and the number of its redeliveries by hand.
+pub(crate) type DeliveryKey = (Uuid, u32);
+
 /// Log of deliveries; clones share it.
 #[derive(Clone, Default)]
 pub(crate) struct DeliveryLog(Arc<Inner>);
@@ -33,10 +36,10 @@ struct Inner {
 #[derive(Default)]
 struct Recent {
     /// Deliveries in progress; their receivers close at the end.
-    running: HashMap<Uuid, watch::Receiver<()>>,
+    running: HashMap<DeliveryKey, watch::Receiver<()>>,
     /// Statuses of completed deliveries.
-    completed: HashMap<Uuid, u16>,
-    order: VecDeque<Uuid>,
+    completed: HashMap<DeliveryKey, u16>,
+    order: VecDeque<DeliveryKey>,
 }
 
 /// Answer to the beginning of a delivery.
@@ -52,18 +55,22 @@ pub(crate) enum Begun {
 /// A delivery in progress. Others wait for its end.
 pub(crate) struct DeliveryInProgress {
     log: DeliveryLog,
-    id: Uuid,
+    key: DeliveryKey,
     is_stored: bool,
     _end: watch::Sender<()>,
 }
 
 enum Request {
+    Find {
+        key: DeliveryKey,
+        answer: oneshot::Sender<Option<u16>>,
+    },
     Begin {
-        id: Uuid,
+        key: DeliveryKey,
         answer: oneshot::Sender<Option<u16>>,
     },
     Complete {
-        id: Uuid,
+        key: DeliveryKey,
         status: u16,
         answer: oneshot::Sender<()>,
     },
@@ -107,9 +114,26 @@ impl DeliveryLog {
         })))
     }
 
+    /// Returns the status with which the application has accepted a stored delivery.
+    pub(crate) async fn completed(&self, key: DeliveryKey) -> Option<u16> {
+        if let Some(status) = self.lock().completed.get(&key) {
+            return Some(*status);
+        }
+        let writer = self.0.writer.as_ref()?;
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Find { key, answer };
+        writer.queue().try_push(request, QUEUE_LENGTH).ok()?;
+        timeout(COMMIT_TIMEOUT, answered).await.ok()?.ok()?
+    }
+
     /// Begins a delivery. Waits for an earlier attempt that is in progress.
-    pub(crate) async fn begin(&self, id: Uuid, is_stored: bool, patience: Duration) -> Begun {
-        let running = self.lock().running.get(&id).cloned();
+    pub(crate) async fn begin(
+        &self,
+        key: DeliveryKey,
+        is_stored: bool,
+        patience: Duration,
+    ) -> Begun {
+        let running = self.lock().running.get(&key).cloned();
         if let Some(mut running) = running {
             // Its sender sends nothing: a change is its end.
             if timeout(patience, running.changed()).await.is_err() {
@@ -120,37 +144,37 @@ impl DeliveryLog {
         let (end, ends) = watch::channel(());
         {
             let mut recent = self.lock();
-            if let Some(status) = recent.completed.get(&id) {
+            if let Some(status) = recent.completed.get(&key) {
                 return Begun::Completed(*status);
             }
-            if recent.running.contains_key(&id) {
+            if recent.running.contains_key(&key) {
                 return Begun::Busy;
             }
-            recent.running.insert(id, ends);
+            recent.running.insert(key, ends);
         }
         let begun = DeliveryInProgress {
             log: self.clone(),
-            id,
+            key,
             is_stored,
             _end: end,
         };
 
-        match self.recorded(id, is_stored).await {
+        match self.recorded(key, is_stored).await {
             Some(status) => Begun::Completed(status),
             None => Begun::New(begun),
         }
     }
 
     /// Records the beginning in the file. Returns the status of an earlier completion.
-    async fn recorded(&self, id: Uuid, is_stored: bool) -> Option<u16> {
+    async fn recorded(&self, key: DeliveryKey, is_stored: bool) -> Option<u16> {
         let writer = self.0.writer.as_ref().filter(|_| is_stored)?;
         let (answer, answered) = oneshot::channel();
-        let request = Request::Begin { id, answer };
+        let request = Request::Begin { key, answer };
         let is_queued = writer.queue().try_push(request, QUEUE_LENGTH).is_ok();
         match timeout(COMMIT_TIMEOUT, answered).await {
             Ok(Ok(status)) if is_queued => status,
             _ => {
-                tracing::warn!(%id, "a delivery could not be recorded; it may be repeated");
+                tracing::warn!(id = %key.0, "a delivery could not be recorded; it may be repeated");
                 None
             }
         }
@@ -166,8 +190,8 @@ impl DeliveryInProgress {
     pub(crate) async fn complete(self, status: u16) {
         {
             let mut recent = self.log.lock();
-            recent.completed.insert(self.id, status);
-            recent.order.push_back(self.id);
+            recent.completed.insert(self.key, status);
+            recent.order.push_back(self.key);
             while recent.order.len() > RECENT_DELIVERIES {
                 if let Some(oldest) = recent.order.pop_front() {
                     recent.completed.remove(&oldest);
@@ -180,19 +204,19 @@ impl DeliveryInProgress {
         };
         let (answer, answered) = oneshot::channel();
         writer.queue().push(Request::Complete {
-            id: self.id,
+            key: self.key,
             status,
             answer,
         });
         if timeout(COMMIT_TIMEOUT, answered).await.is_err() {
-            tracing::warn!(id = %self.id, "a completed delivery is not yet on disk");
+            tracing::warn!(id = %self.key.0, "a completed delivery is not yet on disk");
         }
     }
 }
 
 impl Drop for DeliveryInProgress {
     fn drop(&mut self) {
-        self.log.lock().running.remove(&self.id);
+        self.log.lock().running.remove(&self.key);
     }
 }
 
@@ -218,19 +242,21 @@ impl Work for LogWork {
         let mut replies = Vec::with_capacity(batch.len());
         for request in &*batch {
             replies.push(match request {
-                Request::Begin { id, .. } => begin(db, id, now)?,
-                Request::Complete { id, status, .. } => {
-                    let update = "UPDATE deliveries SET status = ?2 WHERE id = ?1";
+                Request::Find { key, .. } => find(db, key)?.flatten(),
+                Request::Begin { key, .. } => begin(db, key, now)?,
+                Request::Complete { key, status, .. } => {
+                    let update =
+                        "UPDATE deliveries SET status = ?3 WHERE id = ?1 AND redelivered = ?2";
                     db.prepare_cached(update)?
-                        .execute(params![id.as_bytes(), status])?;
+                        .execute(params![key.0.as_bytes(), key.1, status])?;
                     None
                 }
             });
         }
 
         let oldest = UnixMillis(now.0.saturating_sub(KEPT_MS));
-        let sweep = "DELETE FROM deliveries WHERE id IN \
-                     (SELECT id FROM deliveries WHERE begun_ms < ?1 ORDER BY begun_ms LIMIT ?2)";
+        let sweep = "DELETE FROM deliveries WHERE (id, redelivered) IN \
+                     (SELECT id, redelivered FROM deliveries WHERE begun_ms < ?1 ORDER BY begun_ms LIMIT ?2)";
         db.prepare_cached(sweep)?
             .execute(params![millis(oldest), SWEEP_ROWS])?;
         Ok(replies)
@@ -240,7 +266,7 @@ impl Work for LogWork {
         for (request, reply) in batch.into_iter().zip(replies) {
             // An exchange that was aborted has no use for its result.
             match request {
-                Request::Begin { answer, .. } => {
+                Request::Find { answer, .. } | Request::Begin { answer, .. } => {
                     let _ = answer.send(reply);
                 }
                 Request::Complete { answer, .. } => {
@@ -260,16 +286,24 @@ impl Work for LogWork {
     }
 }
 
-fn begin(db: &Transaction<'_>, id: &Uuid, now: UnixMillis) -> rusqlite::Result<Option<u16>> {
-    let find = "SELECT status FROM deliveries WHERE id = ?1";
-    let found: Option<Option<u16>> = db
-        .prepare_cached(find)?
-        .query_row([id.as_bytes()], |row| row.get(0))
-        .optional()?;
+/// Returns the status of a delivery, if it is known; `None` within until it is completed.
+fn find(db: &Transaction<'_>, key: &DeliveryKey) -> rusqlite::Result<Option<Option<u16>>> {
+    let find = "SELECT status FROM deliveries WHERE id = ?1 AND redelivered = ?2";
+    db.prepare_cached(find)?
+        .query_row(params![key.0.as_bytes(), key.1], |row| row.get(0))
+        .optional()
+}
+
+fn begin(
+    db: &Transaction<'_>,
+    key: &DeliveryKey,
+    now: UnixMillis,
+) -> rusqlite::Result<Option<u16>> {
+    let found = find(db, key)?;
     if found.is_none() {
-        let insert = "INSERT INTO deliveries (id, begun_ms) VALUES (?1, ?2)";
+        let insert = "INSERT INTO deliveries (id, redelivered, begun_ms) VALUES (?1, ?2, ?3)";
         db.prepare_cached(insert)?
-            .execute(params![id.as_bytes(), millis(now)])?;
+            .execute(params![key.0.as_bytes(), key.1, millis(now)])?;
     }
     Ok(found.flatten())
 }
@@ -286,9 +320,11 @@ const SCHEMA: Schema = Schema {
         db.execute_batch(
             "
             CREATE TABLE deliveries (
-                id BLOB PRIMARY KEY,
+                id BLOB NOT NULL,                    -- UUID
+                redelivered INTEGER NOT NULL,        -- number of redeliveries by hand
                 begun_ms INTEGER NOT NULL,
-                status INTEGER                       -- of the application; null until it has accepted
+                status INTEGER,                      -- of the application; null until it has accepted
+                PRIMARY KEY (id, redelivered)
             ) STRICT, WITHOUT ROWID;
             CREATE INDEX deliveries_by_time ON deliveries (begun_ms);
             ",
@@ -328,7 +364,7 @@ mod tests {
     async fn a_completed_delivery_is_known_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deliveries.db");
-        let (one, two) = (Uuid::now_v7(), Uuid::now_v7());
+        let (one, two) = ((Uuid::now_v7(), 0), (Uuid::now_v7(), 0));
 
         let log = DeliveryLog::open(&path, Clock::default()).unwrap();
         let Begun::New(first) = log.begin(one, true, PATIENCE).await else {
@@ -353,16 +389,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_attempt_waits_for_the_first() {
-        let (log, id) = (DeliveryLog::default(), Uuid::now_v7());
-        let Begun::New(first) = log.begin(id, false, PATIENCE).await else {
+        let (log, key) = (DeliveryLog::default(), (Uuid::now_v7(), 0));
+        let Begun::New(first) = log.begin(key, false, PATIENCE).await else {
             panic!("known");
         };
         assert!(matches!(
-            log.begin(id, false, Duration::ZERO).await,
+            log.begin(key, false, Duration::ZERO).await,
             Begun::Busy
         ));
 
-        let (second, ()) = tokio::join!(log.begin(id, false, PATIENCE), first.complete(200));
+        let (second, ()) = tokio::join!(log.begin(key, false, PATIENCE), first.complete(200));
         assert!(matches!(second, Begun::Completed(200)));
     }
 }

@@ -4,13 +4,13 @@ use super::RefusalSummary;
 use crate::events::EventSink;
 use crate::exchange::delivery_log::DeliveryLog;
 use crate::exchange::started::StartedRequests;
+use crate::exchange::tunnel_gate::TunnelGate;
 use crate::upstream::header_case::HeaderCaseCache;
 use crate::upstream::pool::ConnectionPool;
-use arc_swap::ArcSwap;
 use hookward_core::clock::Clock;
 use hookward_core::rate::ByteMeter;
 use hookward_core::secret::Secret;
-use hookward_gate::engine::{Gate, GateState};
+use hookward_gate::engine::GateState;
 use hookward_runtime::body_memory::BodyMemory;
 use hookward_runtime::offload::{Offload, OffloadQueue};
 use hookward_tunnel::protocol::control::Deadlines;
@@ -191,7 +191,7 @@ pub(crate) struct TunnelBinding {
     /// Origin of its public URL.
     pub origin: Arc<str>,
     /// The agent's copy of the policy that is in force at this relay.
-    pub gate: Arc<ArcSwap<Gate>>,
+    pub gate: Arc<TunnelGate>,
     /// Handler of its exchanges.
     pub handler: Arc<ExchangeHandler>,
 }

@@ -5,12 +5,11 @@ use super::policy_sync::{PolicyOffer, PolicySync};
 use super::status::LinkStatus;
 use super::{LinkSettings, OpenedTunnel, RelayEndpoint};
 use crate::events::{Event, EventSink};
+use crate::exchange::TunnelGate;
 use crate::exchange::started::StartedRequests;
 use crate::exchange::{ExchangeHandler, PendingHeads};
-use arc_swap::ArcSwap;
 use hookward_core::clock::Clock;
 use hookward_core::text::printable;
-use hookward_gate::engine::Gate;
 use hookward_tunnel::transport::Transport;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -65,7 +64,7 @@ pub(crate) struct RelayState {
     /// Policies that it has, one for each tunnel.
     pub policies: Vec<PolicySync>,
     /// Gates that check its requests, one for each tunnel.
-    pub gates: Vec<Arc<ArcSwap<Gate>>>,
+    pub gates: Vec<Arc<TunnelGate>>,
     /// Started requests of this relay.
     pub(super) started: Arc<StartedRequests>,
     /// Tunnels whose hosts this relay refused, by position.
@@ -92,8 +91,9 @@ impl LinkTunnel {
 
 impl RelayState {
     pub(super) fn new(relay: RelayEndpoint, dialer: Dialer, tunnels: &[LinkTunnel]) -> Self {
-        let gate =
-            |tunnel: &LinkTunnel| Arc::new(ArcSwap::new(Arc::clone(&tunnel.wanted.borrow().gate)));
+        let gate = |tunnel: &LinkTunnel| {
+            Arc::new(TunnelGate::new(Arc::clone(&tunnel.wanted.borrow().gate)))
+        };
         let policies = tunnels
             .iter()
             .map(|tunnel| PolicySync::new(tunnel.wanted.clone()));

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::relay_link::AgentMessage;
-use arc_swap::ArcSwap;
 use hookward_core::limits::{CONTROL_BYTES, GREETING_BYTES};
 use hookward_core::names::{HostName, origin_of};
 use hookward_core::text::printable;
@@ -15,6 +14,7 @@ use hookward_tunnel::transport::{ControlStream, Session, StreamError};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use crate::exchange::TunnelGate;
 use crate::exchange::{SessionTerms, TunnelBinding};
 use crate::relay_link::active::ActiveLink;
 use crate::relay_link::dialer::Dialed;
@@ -171,10 +171,10 @@ pub(crate) async fn open(
 
             let origin = origin_of(host.as_str(), port);
             let gate = at.gates.get(number).cloned();
-            let gate = gate.unwrap_or_else(|| Arc::new(ArcSwap::new(Arc::clone(&offer.gate))));
+            let gate = gate.unwrap_or_else(|| Arc::new(TunnelGate::new(Arc::clone(&offer.gate))));
 
             if policies.accept(&offer) != Applied::Stale {
-                gate.store(Arc::clone(&offer.gate));
+                gate.replace(&offer.gate, shared.clock.now());
             }
 
             at.note_host_opened(number);

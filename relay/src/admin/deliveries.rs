@@ -6,7 +6,6 @@ use axum::extract::{Extension, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use hookward_core::clock::UnixMillis;
-use hookward_core::headers::is_secret;
 use hookward_core::text::shown_path;
 use hookward_gate::engine::{Grant, TokenSpan};
 use hookward_observe::api::access::{Caller, problem};
@@ -418,9 +417,9 @@ fn request(payload: Payload, text: impl Fn(&[u8]) -> String) -> Option<StoredReq
     };
 
     let headers = head.headers.iter().map(|(name, value)| {
-        let value = match is_token(name) || is_secret(name) {
-            true => "(hidden)".to_owned(),
-            false => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+        let value = match !is_token(name) && is_harmless(name) {
+            true => String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            false => "(hidden)".to_owned(),
         };
         (name.as_str().to_owned(), value)
     });
@@ -432,6 +431,24 @@ fn request(payload: Payload, text: impl Fn(&[u8]) -> String) -> Option<StoredReq
         body_bytes: body.len() as u64,
         body: text(&body),
     })
+}
+
+/// Returns `true` for fields that hold no secret. Providers put secrets and signatures into fields of
+/// many names, so that all others are hidden.
+fn is_harmless(name: &axum::http::HeaderName) -> bool {
+    const NAMES: [&str; 8] = [
+        "accept",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "date",
+        "host",
+        "traceparent",
+        "user-agent",
+    ];
+    const ENDS: [&str; 5] = ["-event", "-event-key", "-event-type", "-topic", "-delivery"];
+    let name = name.as_str();
+    NAMES.contains(&name) || ENDS.iter().any(|end| name.ends_with(end))
 }
 
 /// Number of deliveries in a page.

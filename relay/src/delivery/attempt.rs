@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hookward_core::clock::UnixMillis;
+use hookward_core::headers::is_secret;
 use hookward_core::reason::Code;
 use hookward_gate::engine::{Evaluation, Grant, Permit, Request, RequestHead};
 use hookward_gate::policy::{Delivery, DeliveryMode};
@@ -68,6 +69,7 @@ pub(super) async fn attempt(
             request.meta.delivery = Some(DeliveryMeta {
                 id: head.id,
                 attempt: number,
+                redelivered: head.redelivered,
                 received: Some(received),
                 epoch: u64::try_from(lease.epoch).unwrap_or_default(),
             });
@@ -189,7 +191,9 @@ async fn send(
 pub(crate) async fn end_of(sent: Result<Forwarded, ForwardError>) -> AttemptEnd {
     let forwarded = match sent {
         Ok(forwarded) => forwarded,
-        Err(ForwardError::Failed(failure)) if failure.status.is_client_error() => {
+        Err(ForwardError::Failed(failure))
+            if failure.status.is_client_error() && failure.code != Code::RequestTimeout =>
+        {
             return AttemptEnd::Refused {
                 reason: format!("the agent refused it: {}", failure.code),
             };
@@ -244,11 +248,11 @@ const SKIPPED_BYTES: usize = 256 * 1024;
 /// Time for the body of a response, whose head has decided.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Returns status and fields for people. Cookies are secrets.
+/// Returns status and fields for people, without those that may be secrets.
 fn shown_head(status: StatusCode, headers: &HeaderMap) -> String {
     let mut text = status.to_string();
     for (name, value) in headers {
-        if *name == header::SET_COOKIE || text.len() > HEAD_BYTES {
+        if is_secret(name) || text.len() > HEAD_BYTES {
             continue;
         }
         let value: String = String::from_utf8_lossy(value.as_bytes())

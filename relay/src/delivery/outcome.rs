@@ -37,12 +37,17 @@ pub(crate) struct Circumstances {
 }
 
 impl AttemptEnd {
-    /// Returns `true` if the application is down, or its proxy answers for it.
-    pub(crate) fn is_outage(&self) -> bool {
+    /// Returns `true` if the application is down, or its proxy answers for it; `None` if the attempt
+    /// did not reach it.
+    pub(crate) fn is_outage(&self) -> Option<bool> {
         match self {
-            Self::Failed { .. } => true,
-            Self::Response { status, .. } => matches!(status.as_u16(), 502..=504),
-            Self::Refused { .. } => false,
+            Self::Failed {
+                code: Code::AgentOffline | Code::Overloaded,
+                ..
+            }
+            | Self::Refused { .. } => None,
+            Self::Failed { .. } => Some(true),
+            Self::Response { status, .. } => Some(matches!(status.as_u16(), 502..=504)),
         }
     }
 

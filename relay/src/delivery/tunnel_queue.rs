@@ -44,6 +44,8 @@ pub(super) struct TunnelQueue {
     /// Time at which the store has the next due delivery.
     next_at: Option<Instant>,
     breaker: Breaker,
+    /// Room of the payloads of its attempts, in units.
+    units: u32,
     /// `true` while an agent is connected whose application accepts connections.
     is_available: bool,
 }
@@ -55,6 +57,8 @@ struct Settled {
     next: Option<Head>,
     /// Time until the lane is due again, after a failure.
     due_in: Option<Duration>,
+    /// `true` if the attempt had room for its payload.
+    has_room: bool,
     /// `true` for an outage, `false` if the application works, `None` if the attempt does not tell.
     is_outage: Option<bool>,
 }
@@ -72,6 +76,7 @@ impl TunnelQueue {
             has_more: true,
             next_at: None,
             breaker: Breaker::new(CONCURRENCY),
+            units: 0,
             is_available: false,
         }
     }
@@ -98,7 +103,7 @@ impl TunnelQueue {
                     None => break,
                 },
                 Ok(()) = changes.changed() => {}
-                () = sleep_or_never(wake_at) => self.has_more = true,
+                () = sleep_or_never(wake_at) => (self.has_more, self.next_at) = (true, None),
             }
         }
     }
@@ -120,6 +125,12 @@ impl TunnelQueue {
             let Some(head) = self.next_head().await? else {
                 break;
             };
+            let units = units_of(&head);
+            if self.units > 0 && self.units.saturating_add(units) > PAYLOAD_UNITS / TUNNEL_SHARES {
+                self.ready.push_front(head);
+                break;
+            }
+            self.units += units;
             running.push(self.attempt(lease, head));
         }
         Ok(())
@@ -173,7 +184,12 @@ impl TunnelQueue {
                 );
                 running.push(Box::pin(async move {
                     let ended = attempt.await;
-                    settle(&shared, &tunnel, lease, head, ended).await
+                    let settled = settle(&shared, &tunnel, lease, head, ended).await;
+                    // The request of the sender holds the payload.
+                    Settled {
+                        has_room: false,
+                        ..settled
+                    }
                 }));
             }
         }
@@ -182,9 +198,8 @@ impl TunnelQueue {
     fn attempt(&self, lease: Lease, head: Head) -> BoxFuture<'static, Settled> {
         let (shared, tunnel) = (Arc::clone(&self.shared), Arc::clone(&self.tunnel));
         Box::pin(async move {
-            let units = u32::try_from(head.bytes / PAYLOAD_UNIT + 1).unwrap_or(PAYLOAD_UNITS);
             // The semaphore is never closed.
-            let _room = shared.room.acquire_many(units.min(PAYLOAD_UNITS)).await;
+            let _room = shared.room.acquire_many(units_of(&head)).await;
             let ended = match attempt(&shared, &tunnel, lease, head).await {
                 Ok(Some(ended)) => ended,
                 Ok(None) => return Settled::without_attempt(head),
@@ -202,6 +217,9 @@ impl TunnelQueue {
 
     fn settled(&mut self, settled: Settled) {
         self.lanes.remove(&settled.head.lane);
+        if settled.has_room {
+            self.units = self.units.saturating_sub(units_of(&settled.head));
+        }
         match settled.is_outage {
             Some(true) => self.breaker.failed(Instant::now()),
             Some(false) => self.breaker.succeeded(),
@@ -236,8 +254,12 @@ impl TunnelQueue {
         }
 
         let now = Instant::now();
+        // A time that is past needs an event: something else holds the attempts back.
+        let is_ahead = |at: &Instant| *at > now;
         let probe = self.breaker.probe_at().filter(|_| running == 0);
+        let probe = probe.filter(is_ahead);
         let next = self.next_at.filter(|_| self.ready.is_empty());
+        let next = next.filter(is_ahead);
         [probe, next, Some(now + POLL_INTERVAL)]
             .into_iter()
             .flatten()
@@ -252,9 +274,16 @@ impl Settled {
             head,
             next: None,
             due_in: None,
+            has_room: true,
             is_outage: None,
         }
     }
+}
+
+/// Returns the room that a payload needs, in units.
+fn units_of(head: &Head) -> u32 {
+    let units = u32::try_from(head.bytes / PAYLOAD_UNIT + 1);
+    units.unwrap_or(PAYLOAD_UNITS).min(PAYLOAD_UNITS)
 }
 
 /// Decides what follows the attempt, and records it.
@@ -265,7 +294,7 @@ async fn settle(
     head: Head,
     ended: EndedAttempt,
 ) -> Settled {
-    let is_outage = Some(ended.end.is_outage());
+    let is_outage = ended.end.is_outage();
     let in_policy = Duration::from_millis(ended.delivery.max_age_ms);
     let circumstances = Circumstances {
         attempt: ended.number,
@@ -296,6 +325,7 @@ async fn settle(
         head,
         next,
         due_in,
+        has_room: true,
         is_outage,
     }
 }
@@ -316,6 +346,10 @@ async fn sleep_or_never(at: Option<Instant>) {
         None => pending().await,
     }
 }
+
+/// Divisor of the room for payloads: one tunnel has a quarter, so that a slow application delays no
+/// other one.
+const TUNNEL_SHARES: u32 = 4;
 
 /// Maximum number of attempts of one tunnel at the same time.
 const CONCURRENCY: usize = 8;

@@ -140,11 +140,13 @@ impl Authorizer<'_> {
         };
 
         let deliveries = &self.edge.deliveries;
-        match deliveries.refusal(self.host.as_str(), self.length.unwrap_or_default()) {
-            Some(refusal) if is_sure && deliveries.is_enabled() => {
-                Err(Verdict::unstorable(refusal))
-            }
-            _ => Ok(()),
+        if !is_sure || !deliveries.is_enabled() {
+            return Ok(());
+        }
+        let length = self.length.unwrap_or_default();
+        match deliveries.refusal(self.host.as_str(), length) {
+            Some(refusal) => Err(Verdict::unstorable(refusal)),
+            None => Ok(()),
         }
     }
 

@@ -171,6 +171,7 @@ impl Fallback {
         delivering.request.meta.delivery = Some(DeliveryMeta {
             id,
             attempt: 1,
+            redelivered: 0,
             received: None,
             epoch: 0,
         });

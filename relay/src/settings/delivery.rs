@@ -96,7 +96,7 @@ impl DeliverySettings {
     pub(crate) const fn tunnel_count(&self) -> u64 {
         match self.tunnel_max_count {
             Some(most) => most,
-            None => self.max_count / 2,
+            None => self.max_count.div_ceil(2),
         }
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct StoreLimits {
     pub tunnel_bytes: u64,
     /// Maximum number of one tunnel's deliveries with a payload.
     pub tunnel_count: u64,
+    /// Age from which a pending webhook is not tried any more.
+    pub max_age: Duration,
     /// Time for which the payload of a delivered webhook stays.
     pub keep_done: Duration,
     /// Time for which a dead letter stays.
@@ -61,6 +63,7 @@ impl StoreLimits {
             count: 1000,
             tunnel_bytes: 1 << 19,
             tunnel_count: 500,
+            max_age: Duration::from_secs(7200),
             keep_done: Duration::ZERO,
             keep_dead: Duration::from_secs(30),
             keep_history: Duration::from_secs(7),
@@ -76,6 +79,7 @@ impl StoreLimits {
             count: delivery.max_count,
             tunnel_bytes: delivery.tunnel_bytes(),
             tunnel_count: delivery.tunnel_count(),
+            max_age: delivery.max_age,
             keep_done: delivery.keep_done,
             keep_dead: delivery.keep_dead,
             keep_history: delivery.keep_history,
@@ -130,6 +134,8 @@ pub(crate) struct Head {
     pub lane: i64,
     /// Number of attempts that have begun.
     pub attempts: u32,
+    /// Number of redeliveries by hand.
+    pub redelivered: u32,
     pub owner: AgentId,
     /// Time of receipt, by the store's own clock.
     pub received: UnixMillis,
@@ -403,7 +409,7 @@ impl DeliveryStore {
         }
     }
 
-    /// Returns the payload of a delivery; `None` if it was dropped meanwhile.
+    /// Returns the payload of a pending delivery; `None` if it has ended meanwhile.
     ///
     /// # Errors
     /// [`StorageError`].

@@ -52,8 +52,11 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// signatures.
 #[must_use]
 pub fn is_secret(name: &HeaderName) -> bool {
-    const PARTS: [&str; 7] = [
-        "authorization",
+    const PARTS: [&str; 10] = [
+        "auth",
+        "hmac",
+        "apikey",
+        "verification",
         "cookie",
         "token",
         "secret",

@@ -41,7 +41,7 @@ use self::body::further;
 pub use self::dedup::{Claimed, DeliveryClaim};
 pub use self::delivery::{DeliveryFacts, OrderingKey, PermitRecord};
 pub use self::evaluation::Evaluation;
-pub use self::grant::{Grant, POLICY_CHANGED, RequestDigest, RetiredGate};
+pub use self::grant::{CLOCK_TOLERANCE_MS, Grant, POLICY_CHANGED, RequestDigest, RetiredGate};
 pub use self::permit::{AfterClaim, Decision, HeadVerdict, PendingClaim, Permit, RouteSettings};
 use self::route::{CompiledRoute, no_route};
 pub use self::signature::{VerifiedSignature, WantedKey};

@@ -100,16 +100,29 @@ impl SqliteError {
 /// # Errors
 /// [`SqliteError`].
 pub fn open(path: &Path, schema: &Schema) -> Result<Connection, SqliteError> {
-    // SQLite would create the file with mode 0644, and its error would not name the cause.
-    fs::OpenOptions::new()
-        .append(true)
-        .create(true)
+    // SQLite would create the file with mode 0644, and its error would not name the cause. An existing
+    // file must not be opened: closing it would drop the locks of this process's connections
+    // (sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
+    let created = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
         .mode(0o600)
-        .open(path)
-        .map_err(|source| SqliteError::File {
-            path: path.to_owned(),
-            source,
-        })?;
+        .open(path);
+    match created {
+        Err(_) if path.is_dir() => {
+            return Err(SqliteError::File {
+                path: path.to_owned(),
+                source: io::Error::from_raw_os_error(EISDIR),
+            });
+        }
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(SqliteError::File {
+                path: path.to_owned(),
+                source,
+            });
+        }
+        _ => {}
+    }
 
     prepare(Connection::open(path), path, schema)
 }
@@ -267,21 +280,23 @@ pub fn shrink(path: &Path) -> Result<(), SqliteError> {
     shrink().map_err(failed(path))
 }
 
-/// Releases up to `most` free pages of a database. Returns the number of those that are left.
+/// Releases up to `most` free pages of a database. Returns their number.
 ///
 /// # Errors
 /// SQLite's error.
 pub fn release_pages(connection: &Connection, most: u32) -> rusqlite::Result<i64> {
-    let free = "PRAGMA freelist_count";
-    if connection.query_row(free, [], |row| row.get::<_, i64>(0))? == 0 {
+    let count = || connection.query_row("PRAGMA freelist_count", [], |row| row.get::<_, i64>(0));
+    let before = count()?;
+    if before == 0 {
         return Ok(0);
     }
+
     // Each step frees one page (sqlite.org/pragma.html#pragma_incremental_vacuum).
     let mut statement = connection.prepare(&format!("PRAGMA incremental_vacuum({most})"))?;
     let mut steps = statement.query([])?;
     while steps.next()?.is_some() {}
     drop(steps);
-    connection.query_row(free, [], |row| row.get(0))
+    Ok(before - count()?)
 }
 
 /// Number of pages that are released at once: a few milliseconds.
@@ -354,6 +369,9 @@ fn version(connection: &Connection) -> rusqlite::Result<usize> {
         connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))?;
     Ok(usize::try_from(version).unwrap_or(usize::MAX))
 }
+
+/// Error code of the system for a directory (errno(3)).
+const EISDIR: i32 = 21;
 
 /// Maximum wait for a lock of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

@@ -369,7 +369,7 @@ impl<'l> ServingLoop<'l> {
         if applied != Applied::Stale
             && let Some(gate) = at.gates.get(number)
         {
-            gate.store(Arc::clone(&offer.gate));
+            gate.replace(&offer.gate, shared.clock.now());
         }
 
         if applied == Applied::New {

@@ -118,6 +118,7 @@ impl SqliteDeliveries {
             next_seq,
             limits: limits.clone(),
             disk: disk.clone(),
+            has_free_pages: false,
             path: path.into(),
         };
         let options = WriterOptions {
@@ -228,11 +229,11 @@ impl SqliteDeliveries {
         if queue.is_failing() {
             return Some(StoreRefusal::Failing);
         }
-        if self.0.disk.is_full() {
+        let waiting = (queue.waiting_bytes() as u64).saturating_add(bytes);
+        if self.0.disk.is_full(waiting) {
             return Some(StoreRefusal::DiskFull);
         }
-        let waiting = queue.waiting_bytes() as u64;
-        (waiting.saturating_add(bytes) > WAITING_BYTES).then_some(StoreRefusal::Busy)
+        (waiting > WAITING_BYTES).then_some(StoreRefusal::Busy)
     }
 
     pub(super) async fn accept(
@@ -295,7 +296,7 @@ impl SqliteDeliveries {
     pub(super) async fn payload(&self, seq: i64) -> Result<Option<Payload>, StorageError> {
         self.0
             .reader
-            .run(move |db, _| heads::payload(db, seq))
+            .run(move |db, _| heads::pending_payload(db, seq))
             .await
     }
 

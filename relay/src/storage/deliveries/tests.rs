@@ -412,3 +412,75 @@ async fn a_clock_that_was_set_back_delays_by_an_hour_at_most() {
     kept.clock.pass(Duration::from_secs(3601));
     assert_eq!(due(&store).await, [head.seq]);
 }
+
+#[tokio::test]
+async fn content_of_delivered_webhooks_stays_for_its_time() {
+    let kept = Kept::new(100);
+    let limits = StoreLimits {
+        keep_done: Duration::from_secs(3),
+        keep_history: Duration::from_secs(60),
+        ..StoreLimits::for_tests()
+    };
+    let path = kept.dir.path().join(DELIVERIES_FILE);
+    let store = DeliveryStore::open(&path, kept.clock.clone(), limits).unwrap();
+    let (tunnel, lease) = ("h.example".into(), store.lease("h.example").await.unwrap());
+    let head = store
+        .accept(webhook(OrderingKey::None, b"x"), None)
+        .await
+        .unwrap()
+        .head;
+    store
+        .settle(&tunnel, lease, head, delivered())
+        .await
+        .unwrap();
+    assert!(store.counts(None).bytes > 0);
+
+    kept.clock.pass(Duration::from_secs(4));
+    while store.counts(None).bytes > 0 {
+        store.lease("h.example").await.unwrap();
+    }
+    let detail = store.detail(head.id).await.unwrap().unwrap();
+    assert_eq!(detail.row.state, DeliveryState::Delivered);
+    assert!(detail.payload.is_none());
+
+    kept.clock.pass(Duration::from_secs(60));
+    while store.detail(head.id).await.unwrap().is_some() {
+        store.lease("h.example").await.unwrap();
+    }
+}
+
+/// A webhook that no attempt can be made of does not stay for ever.
+#[tokio::test]
+async fn what_is_too_old_is_given_up_without_an_attempt() {
+    let kept = Kept::new(100);
+    let store = kept.open();
+    let first = store
+        .accept(webhook(OrderingKey::Hash(1), b"old"), None)
+        .await
+        .unwrap();
+    kept.clock.pass(Duration::from_secs(3600));
+    store
+        .accept(webhook(OrderingKey::Hash(1), b"new"), None)
+        .await
+        .unwrap();
+    kept.clock.pass(Duration::from_secs(3601));
+    while store.counts(None).dead == 0 {
+        store.lease("h.example").await.unwrap();
+    }
+    assert_eq!(store.counts(None).pending, 1);
+    let due = due(&store).await;
+    assert!(due.len() == 1 && due[0] > first.head.seq, "{due:?}");
+}
+
+/// After the loss of the file, the agent must not take the relay for a former owner.
+#[tokio::test]
+async fn epochs_grow_over_the_loss_of_the_file() {
+    let kept = Kept::new(100);
+    let before = kept.open().lease("h.example").await.unwrap();
+    kept.clock.pass(Duration::from_secs(1));
+    let other = Kept {
+        clock: kept.clock.clone(),
+        ..Kept::new(100)
+    };
+    assert!(other.open().lease("h.example").await.unwrap().epoch > before.epoch);
+}

@@ -81,6 +81,7 @@ impl RequestDigest {
 }
 
 /// A gate that was in force until a time, with secrets that may be retired now.
+#[derive(Clone)]
 pub struct RetiredGate {
     /// The gate.
     pub gate: Arc<Gate>,
@@ -93,13 +94,11 @@ pub const POLICY_CHANGED: &str = "policy_changed";
 
 impl Permit {
     /// Records that the application has accepted the request. The agent then refuses it when a relay
-    /// presents it as a stored one. Has no effect on a route that stores nothing.
+    /// presents it as a stored one. Has no effect on a route that stores nothing, or that may get the
+    /// same content twice.
     pub fn note_processed(&self, evaluation: Evaluation<'_>) {
-        let Some(max_age) = self
-            .settings()
-            .max_age()
-            .filter(|_| self.gate.side == Side::Agent)
-        else {
+        let refuses = self.gate.side == Side::Agent && self.gate.refuses_repeats(self.route);
+        let Some(max_age) = self.settings().max_age().filter(|_| refuses) else {
             return;
         };
 
@@ -202,13 +201,18 @@ impl Gate {
         observed.ok_or_else(|| changed(furthest.unwrap_or_else(no_route)))
     }
 
+    fn refuses_repeats(&self, route: usize) -> bool {
+        let route = self.routes.get(route);
+        route.is_some_and(|route| route.refuses_repeats)
+    }
+
     /// Refuses what the agent has processed before.
     fn check_processed(
         &self,
         permit: Permit,
         evaluation: Evaluation<'_>,
     ) -> Result<Permit, Refusal> {
-        if self.side == Side::Relay {
+        if self.side == Side::Relay || !self.refuses_repeats(permit.route) {
             return Ok(permit);
         }
 
@@ -258,7 +262,7 @@ fn check_receipt(
 }
 
 /// Tolerated difference between the clocks of relay and agent, in milliseconds.
-const CLOCK_TOLERANCE_MS: u64 = 60_000;
+pub const CLOCK_TOLERANCE_MS: u64 = 60_000;
 
 /// Position of an accept rule in a policy. A signature vouches for its own rule only: another rule
 /// of the same provider may require more.

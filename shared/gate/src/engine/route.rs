@@ -5,7 +5,7 @@ use super::accept::{AcceptRule, AddressRule};
 use super::evaluation::Evaluation;
 use super::permit::RouteSettings;
 use crate::inspection::{BodyFields, BodyFieldsBuilder};
-use crate::policy::{Mode, ReplayProtection, Route};
+use crate::policy::{Mode, OnDuplicate, ReplayProtection, Route};
 use hookward_core::path::PathPattern;
 use hookward_core::rate::Rate;
 use hookward_core::reason::Reason;
@@ -21,6 +21,8 @@ pub(super) struct CompiledRoute {
     pub(super) deny: AddressRule,
     pub(super) rate: Option<Rate>,
     pub(super) replay: Option<ReplayProtection>,
+    /// `true` if the policy refuses repeated deliveries. On the agent, the relay's claims are unknown.
+    pub(super) refuses_repeats: bool,
     pub(super) mode: Mode,
     pub(super) accept: Vec<AcceptRule>,
     /// Checks of each accept rule, in their order.
@@ -93,6 +95,9 @@ impl CompiledRoute {
             deny: AddressRule::new(&route.deny_ips),
             rate: route.rate.filter(|_| side == Side::Relay),
             replay: route.replay.filter(|_| side == Side::Relay),
+            refuses_repeats: route
+                .replay
+                .is_some_and(|replay| replay.on_duplicate != OnDuplicate::Forward),
             mode: route.mode,
             accept,
             checks,

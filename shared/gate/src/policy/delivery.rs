@@ -267,9 +267,7 @@ impl Route {
 
         let mut mistakes = Vec::new();
         let mut wrong = |text: String| mistakes.push(Mistake::new("delivery", text));
-        if let Some(reason) = self.unstorable()
-            && delivery.mode != DeliveryMode::Preset
-        {
+        if let Some(reason) = self.unstorable() {
             wrong(format!(
                 "delivery = {:?} is not possible: {reason}; write delivery = \"direct\"",
                 delivery.mode.as_str()

@@ -232,7 +232,7 @@ impl Resolver<'_> {
                 self.report(origins, raw.mode_key, what);
                 return None;
             }
-            None => DeliveryMode::Preset,
+            None => DeliveryMode::Fallback,
         };
 
         let mut delivery = Delivery::new(mode);

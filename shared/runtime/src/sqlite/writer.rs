@@ -44,6 +44,9 @@ pub trait Work: Send + 'static {
         false
     }
 
+    /// Called outside a transaction, after a batch without requests.
+    fn idle(&mut self, _: &Connection) {}
+
     /// Ends the work, before the connection is closed in order.
     fn closing(&mut self, _: &Connection) {}
 
@@ -370,8 +373,12 @@ impl<W: Work> WriterThread<W> {
             }
         };
 
+        let is_idle = batch.is_empty();
         self.shared.commits.record(batch.len(), started.elapsed());
         self.work.committed(batch, replies);
+        if is_idle && let Some(connection) = &self.connection {
+            self.work.idle(connection);
+        }
         Ok(())
     }
 

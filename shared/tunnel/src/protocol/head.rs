@@ -328,6 +328,7 @@ mod tests {
                 delivery: Some(DeliveryMeta {
                     id: Uuid::from_bytes([9; 16]),
                     attempt: 3,
+                    redelivered: 1,
                     received: Some(UnixMillis(1_700_000_000_000)),
                     epoch: 7,
                 }),

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::ArcSwap;
+use crate::exchange::TunnelGate;
 use hookward_core::clock::Clock;
 use hookward_core::limits::Limits;
 use hookward_core::secret::Secret;
@@ -97,7 +97,7 @@ impl LinkStage {
             tunnel: number,
             host: format!("{}.example.com", tunnel.host.as_deref().unwrap()).into(),
             origin: "https://example.com".into(),
-            gate: Arc::new(ArcSwap::new(Arc::clone(&tunnel.wanted.borrow().gate))),
+            gate: Arc::new(TunnelGate::new(Arc::clone(&tunnel.wanted.borrow().gate))),
             handler: Arc::clone(&tunnel.handler),
         });
         let terms = SessionTerms::new(
@@ -174,7 +174,7 @@ async fn a_new_policy_is_in_force_once_the_relay_accepts_it() {
     assert!(
         matches!(message, AgentMessage::Open { host: Some(host), .. } if host == "slack.example.com")
     );
-    let gate = || Arc::clone(&stage.link.at.gates[1].load());
+    let gate = || stage.link.at.gates[1].current();
     assert!(
         !Arc::ptr_eq(&gate(), &new.gate),
         "not before the relay accepts"
@@ -202,7 +202,7 @@ async fn a_new_policy_is_in_force_once_the_relay_accepts_it() {
 #[tokio::test]
 async fn a_rejected_policy_leaves_the_old_one_in_force() {
     let mut stage = LinkStage::new().await;
-    let (old, new) = (Arc::clone(&stage.link.at.gates[0].load()), offer());
+    let (old, new) = (stage.link.at.gates[0].current(), offer());
     stage.policies[0].send(Arc::clone(&new)).unwrap();
 
     let mut serving = stage.serving();
@@ -211,7 +211,7 @@ async fn a_rejected_policy_leaves_the_old_one_in_force() {
         message: "no route".to_owned(),
     };
     assert!(goes_on(&serving.on_message(Ok(rejected))));
-    assert!(Arc::ptr_eq(&stage.link.at.gates[0].load(), &old));
+    assert!(Arc::ptr_eq(&stage.link.at.gates[0].current(), &old));
     assert!(stage.notes().iter().any(|note| note.contains("no route")));
 }
 

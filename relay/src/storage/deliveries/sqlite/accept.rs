@@ -63,6 +63,7 @@ pub(super) fn insert(
             received: now,
             bytes: payload.bytes() as u64,
             owner: delivery.owner,
+            redelivered: 0,
         },
         is_first: added > 0,
     })

@@ -61,9 +61,10 @@ fn redeliver(
         return Ok(None);
     }
 
-    let update = "UPDATE deliveries SET state = ?2, ended_ms = NULL, redelivered = redelivered + 1 \
-                  WHERE seq = ?1";
-    db.prepare_cached(update)?.execute(params![seq, PENDING])?;
+    let update = "UPDATE deliveries SET state = ?2, ended_ms = NULL, received_ms = ?3, \
+                  redelivered = redelivered + 1 WHERE seq = ?1";
+    db.prepare_cached(update)?
+        .execute(params![seq, PENDING, millis(now)])?;
     db.prepare_cached("DELETE FROM responses WHERE seq = ?1")?
         .execute([seq])?;
     let lane = "INSERT INTO lanes (tunnel, lane, due_ms) VALUES (?1, ?2, ?3) \

@@ -14,9 +14,10 @@ pub(super) struct DiskGuard(Arc<Inner>);
 
 struct Inner {
     dir: PathBuf,
+    log: PathBuf,
     is_full: AtomicBool,
-    // A std mutex: it guards one time, and nothing waits while it is held.
-    checked: Mutex<Option<Instant>>,
+    // A std mutex: it guards one reading, and nothing waits while it is held.
+    last: Mutex<Option<(Instant, Space)>>,
 }
 
 impl DiskGuard {
@@ -24,8 +25,9 @@ impl DiskGuard {
         let dir = file.parent().unwrap_or(Path::new("/")).to_owned();
         Self(Arc::new(Inner {
             dir,
+            log: log_of(file),
             is_full: AtomicBool::new(false),
-            checked: Mutex::new(None),
+            last: Mutex::new(None),
         }))
     }
 
@@ -34,53 +36,62 @@ impl DiskGuard {
         self.0.is_full.store(true, Ordering::Relaxed);
     }
 
-    /// Returns `true` if too little of the disk is free, until some more is free again.
-    pub(super) fn is_full(&self) -> bool {
-        let mut checked = self
-            .0
-            .checked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let is_due = checked.is_none_or(|at| at.elapsed() >= CHECK_INTERVAL);
+    /// Returns `true` if too little of the disk is free for these bytes, until some more is free
+    /// again.
+    pub(super) fn is_full(&self, bytes: u64) -> bool {
+        let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|(at, _)| at.elapsed() >= CHECK_INTERVAL);
         if is_due {
-            *checked = Some(Instant::now());
-            let full = self.0.is_full.load(Ordering::Relaxed);
             // Without a reading, writes decide.
-            if let Ok(space) = Space::of(&self.0.dir) {
-                let is_full = space.free < space.needed(full);
-                self.0.is_full.store(is_full, Ordering::Relaxed);
-            }
+            let space = Space::of(&self.0.dir, &self.0.log).ok();
+            *last = space.map(|space| (Instant::now(), space));
         }
-        self.0.is_full.load(Ordering::Relaxed)
+
+        let was_full = self.0.is_full.load(Ordering::Relaxed);
+        let is_full = match &*last {
+            Some((_, space)) => !space.holds(bytes, was_full),
+            None => was_full,
+        };
+        self.0.is_full.store(is_full, Ordering::Relaxed);
+        is_full
     }
 }
 
-/// Interval between two readings of the disk's free space.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between two readings of the disk's free space, in which a fast disk takes a few MiB.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Space of a disk, in bytes.
+#[derive(Clone, Copy)]
 struct Space {
     size: u64,
     free: u64,
+    /// Size of the write-ahead log, whose pages need room in the file, too.
+    log: u64,
 }
 
 impl Space {
-    fn of(dir: &Path) -> io::Result<Self> {
+    fn of(dir: &Path, log: &Path) -> io::Result<Self> {
         let disk = rustix::fs::statvfs(dir)?;
         Ok(Self {
             size: disk.f_blocks.saturating_mul(disk.f_frsize),
             free: disk.f_bavail.saturating_mul(disk.f_frsize),
+            log: std::fs::metadata(log).map_or(0, |log| log.len()),
         })
     }
 
-    /// Returns the space that stays free for other programs: 5 %, or as much as a large disk needs.
-    /// A disk that was full needs a fifth more, so that the relay does not waver.
-    fn needed(&self, was_full: bool) -> u64 {
-        let needed = (self.size / 20).min(LARGEST_RESERVE);
-        match was_full {
-            true => needed + needed / 5,
-            false => needed,
-        }
+    /// Returns `true` if there is room for these bytes, in the log and in the file, beside the space
+    /// that stays free for other programs: 5 %, or as much as a large disk needs. A disk that was
+    /// full needs a fifth more, so that the relay does not waver.
+    fn holds(&self, bytes: u64, was_full: bool) -> bool {
+        let reserve = (self.size / 20).min(LARGEST_RESERVE);
+        let reserve = match was_full {
+            true => reserve + reserve / 5,
+            false => reserve,
+        };
+        self.free
+            >= reserve
+                .saturating_add(self.log)
+                .saturating_add(bytes.saturating_mul(2))
     }
 }
 
@@ -97,8 +108,7 @@ const LARGEST_RESERVE: u64 = 4 << 30;
 /// # Errors
 /// The system's error; the log is unchanged.
 pub(super) fn rewrite_log(database: &Path) -> io::Result<()> {
-    let mut log = database.as_os_str().to_owned();
-    log.push("-wal");
+    let log = log_of(database);
     let file = match OpenOptions::new().read(true).write(true).open(log) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -116,6 +126,13 @@ pub(super) fn rewrite_log(database: &Path) -> io::Result<()> {
         at += count as u64;
     }
     file.sync_all()
+}
+
+/// Returns the path of a database's write-ahead log.
+fn log_of(database: &Path) -> PathBuf {
+    let mut log = database.as_os_str().to_owned();
+    log.push("-wal");
+    PathBuf::from(log)
 }
 
 /// Number of bytes of the log in memory at once.

@@ -12,7 +12,8 @@ use crate::storage::agents::AgentId;
 use crate::storage::deliveries::{Due, Head, Payload};
 
 /// Columns of [`read_head`].
-pub(super) const HEAD_COLUMNS: &str = "seq, id, lane, attempts, received_ms, bytes, owner";
+pub(super) const HEAD_COLUMNS: &str =
+    "seq, id, lane, attempts, received_ms, bytes, owner, redelivered";
 
 pub(super) fn read_head(row: &Row<'_>) -> rusqlite::Result<Head> {
     Ok(Head {
@@ -23,6 +24,7 @@ pub(super) fn read_head(row: &Row<'_>) -> rusqlite::Result<Head> {
         received: time_of(row.get(4)?),
         bytes: row.get::<_, i64>(5)?.unsigned_abs(),
         owner: AgentId(row.get(6)?),
+        redelivered: row.get(7)?,
     })
 }
 
@@ -80,6 +82,15 @@ pub(super) fn due(
         found.heads.extend(head);
     }
     Ok(found)
+}
+
+/// Returns the payload of a delivery that is pending.
+pub(super) fn pending_payload(db: &Connection, seq: i64) -> rusqlite::Result<Option<Payload>> {
+    let select = "SELECT 1 FROM deliveries WHERE seq = ?1 AND state = 0";
+    match db.prepare_cached(select)?.exists([seq])? {
+        true => payload(db, seq),
+        false => Ok(None),
+    }
 }
 
 /// Returns the payload of a delivery.

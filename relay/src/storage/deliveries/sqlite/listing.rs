@@ -26,9 +26,15 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
         let millis = row.get::<_, Option<i64>>(column)?;
         Ok::<_, rusqlite::Error>(millis.map(time_of))
     };
+    let id = Uuid::from_bytes(row.get(1)?);
+    // A redelivery by hand makes the row young again; the id keeps the time of receipt.
+    let received = id.get_timestamp().map(|time| {
+        let (seconds, nanos) = time.to_unix();
+        UnixMillis(seconds * 1000 + u64::from(nanos) / 1_000_000)
+    });
     Ok(DeliveryRow {
         seq: row.get(0)?,
-        id: Uuid::from_bytes(row.get(1)?),
+        id,
         tunnel: row.get(2)?,
         route: row.get(3)?,
         provider: row.get(4)?,
@@ -38,7 +44,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
         redelivered: row.get(8)?,
         last_status: row.get(9)?,
         last_error: row.get(10)?,
-        received: time_of(row.get(11)?),
+        received: received.unwrap_or(time_of(row.get(11)?)),
         ended: time(12)?,
         bytes: row.get::<_, i64>(13)?.unsigned_abs(),
         due: time(14)?,

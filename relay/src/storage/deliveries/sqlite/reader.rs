@@ -29,6 +29,10 @@ impl Reader {
     pub(super) fn start(path: &Path, time: SteadyTime) -> Result<Self, StorageError> {
         let (jobs, waiting) = sync_channel(QUEUE_LENGTH);
         let connection = sqlite::open_to_read(path).map_err(StorageError::Deliveries)?;
+        // Maps the index of the log, so that a failed transaction stays invisible after a recovery.
+        connection
+            .query_row("SELECT count(*) FROM tunnels", [], |_| Ok(()))
+            .map_err(|error| StorageError::Deliveries(sqlite::failed(path)(error)))?;
         std::thread::Builder::new()
             .name("deliveries-read".to_owned())
             .spawn(move || run(&connection, &waiting, &time))

@@ -108,7 +108,7 @@ fn create_deliveries(db: &Transaction<'_>) -> rusqlite::Result<()> {
             route TEXT NOT NULL,
             provider TEXT,
             event TEXT,
-            state INTEGER NOT NULL,              -- 0 pending, 1 delivered, 2 dead letter
+            state INTEGER NOT NULL,              -- 0 pending, 1 delivered, 2 dead letter, 3 dropped
             attempts INTEGER NOT NULL,
             redelivered INTEGER NOT NULL DEFAULT 0,
             last_status INTEGER,
@@ -119,7 +119,8 @@ fn create_deliveries(db: &Transaction<'_>) -> rusqlite::Result<()> {
         ) STRICT;
         CREATE INDEX deliveries_of_lane ON deliveries (tunnel, lane, seq) WHERE state = 0 AND lane < 0;
         CREATE INDEX deliveries_of_tunnel ON deliveries (tunnel, state, seq);
-        CREATE INDEX deliveries_by_end ON deliveries (ended_ms) WHERE state <> 0;
+        CREATE INDEX deliveries_by_age ON deliveries (received_ms) WHERE state = 0;
+        CREATE INDEX deliveries_by_end ON deliveries (state, ended_ms) WHERE state <> 0;
 
         CREATE TABLE responses (                 -- the last one of a dead letter
             seq INTEGER PRIMARY KEY,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hookward_core::clock::UnixMillis;
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::heads::{self, HEAD_COLUMNS};
 use super::millis;
@@ -60,6 +60,7 @@ pub(super) fn settle(
     };
 
     let (state, status, error) = end;
+    let is_first = is_first(db, tunnel, lane, seq)?;
     let update = "UPDATE deliveries SET state = ?2, last_status = ?3, last_error = ?4, ended_ms = ?5 \
                   WHERE seq = ?1 AND state = 0 RETURNING bytes";
     let ended: Option<i64> = db
@@ -91,7 +92,21 @@ pub(super) fn settle(
         }
     }
 
-    advance(db, tunnel, lane, now)
+    match is_first {
+        true => advance(db, tunnel, lane, now),
+        // An attempt that a fallback began while an older delivery of its lane waited.
+        false => Ok(None),
+    }
+}
+
+/// Returns `true` if no older delivery of the lane is pending.
+fn is_first(db: &Transaction<'_>, tunnel: i64, lane: i64, seq: i64) -> rusqlite::Result<bool> {
+    if lane > 0 {
+        return Ok(true);
+    }
+    let older = "SELECT 1 FROM deliveries \
+                 WHERE tunnel = ?1 AND lane = ?2 AND state = 0 AND lane < 0 AND seq < ?3 LIMIT 1";
+    Ok(!db.prepare_cached(older)?.exists([tunnel, lane, seq])?)
 }
 
 pub(super) fn after_now(now: UnixMillis, after: Duration) -> UnixMillis {
@@ -151,7 +166,7 @@ pub(super) fn remove_payload(db: &Transaction<'_>, seq: i64) -> rusqlite::Result
     Ok(())
 }
 
-/// Removes some payloads and rows whose time is over.
+/// Ends what is too old, and removes some payloads and rows whose time is over.
 pub(super) fn sweep(
     db: &Transaction<'_>,
     limits: &StoreLimits,
@@ -163,45 +178,109 @@ pub(super) fn sweep(
         millis(UnixMillis(now.0.saturating_sub(keep)))
     };
 
-    let select = "SELECT d.seq, d.state, d.bytes, t.host, p.seq IS NOT NULL FROM deliveries d \
-         JOIN tunnels t ON t.id = d.tunnel LEFT JOIN payloads p ON p.seq = d.seq \
-         WHERE d.state <> 0 AND d.ended_ms <= ?1 AND (d.state = 1 OR d.ended_ms <= ?2) \
-         ORDER BY d.ended_ms LIMIT ?3";
-    let ended: Vec<(i64, i64, i64, String, bool)> = {
-        let mut select = db.prepare_cached(select)?;
-        let times = params![
-            before(limits.keep_history),
-            before(limits.keep_dead),
-            SWEEP_ROWS
-        ];
-        let rows = select.query_map(times, |row| {
-            Ok((
-                row.get(0)?,
-                row.get(1)?,
-                row.get(2)?,
-                row.get(3)?,
-                row.get(4)?,
-            ))
-        })?;
-        rows.collect::<rusqlite::Result<_>>()?
-    };
+    for row in pending_before(db, before(limits.max_age))? {
+        let reason = format!("older than {} s (max_age)", limits.max_age.as_secs());
+        let update = "UPDATE deliveries SET state = 2, ended_ms = ?2, \
+                      last_error = coalesce(last_error || '; ', '') || ?3 WHERE seq = ?1";
+        db.prepare_cached(update)?
+            .execute(params![row.seq, millis(now), reason])?;
+        advance(db, row.tunnel, row.lane, now)?;
+        let held = changes.held.entry(row.host.into()).or_default();
+        (held.pending, held.dead) = (held.pending - 1, held.dead + 1);
+    }
 
-    for (seq, state, bytes, host, has_payload) in ended {
-        let held = changes.held.entry(host.into()).or_default();
-        if has_payload {
-            remove_payload(db, seq)?;
-            held.bytes -= bytes;
+    if !limits.keep_done.is_zero() {
+        let kept = ended_before(db, DELIVERED, before(limits.keep_done), "JOIN")?;
+        for row in kept {
+            remove_payload(db, row.seq)?;
+            changes.held.entry(row.host.into()).or_default().bytes -= row.bytes;
         }
-        if state == DEAD {
-            held.dead -= 1;
-            db.prepare_cached("DELETE FROM responses WHERE seq = ?1")?
-                .execute([seq])?;
+    }
+
+    for (state, keep) in [
+        (DELIVERED, limits.keep_history),
+        (DROPPED, limits.keep_history),
+        (DEAD, limits.keep_dead),
+    ] {
+        for row in ended_before(db, state, before(keep), "LEFT JOIN")? {
+            remove(db, row, state, changes)?;
         }
-        db.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?
-            .execute([seq])?;
     }
     Ok(())
 }
 
-/// Maximum number of ended rows that one commit removes.
-const SWEEP_ROWS: i64 = 500;
+/// Row that has ended, or that is too old.
+struct OldRow {
+    seq: i64,
+    tunnel: i64,
+    lane: i64,
+    host: String,
+    bytes: i64,
+    has_payload: bool,
+}
+
+fn read_old(row: &Row<'_>) -> rusqlite::Result<OldRow> {
+    Ok(OldRow {
+        seq: row.get(0)?,
+        tunnel: row.get(1)?,
+        lane: row.get(2)?,
+        host: row.get(3)?,
+        bytes: row.get(4)?,
+        has_payload: row.get(5)?,
+    })
+}
+
+/// Returns some pending deliveries that were received before this time.
+fn pending_before(db: &Transaction<'_>, before: i64) -> rusqlite::Result<Vec<OldRow>> {
+    let select = "SELECT d.seq, d.tunnel, d.lane, t.host, d.bytes, 1 FROM deliveries d \
+         JOIN tunnels t ON t.id = d.tunnel \
+         WHERE d.state = 0 AND d.received_ms <= ?1 ORDER BY d.received_ms LIMIT ?2";
+    let mut select = db.prepare_cached(select)?;
+    select
+        .query_map([before, SWEEP_ROWS], read_old)?
+        .collect::<rusqlite::Result<_>>()
+}
+
+/// Returns some deliveries that ended in this state before this time; with `JOIN` those whose
+/// payload is kept.
+fn ended_before(
+    db: &Transaction<'_>,
+    state: i64,
+    before: i64,
+    join: &str,
+) -> rusqlite::Result<Vec<OldRow>> {
+    let select = format!(
+        "SELECT d.seq, d.tunnel, d.lane, t.host, d.bytes, p.seq IS NOT NULL FROM deliveries d \
+         JOIN tunnels t ON t.id = d.tunnel {join} payloads p ON p.seq = d.seq \
+         WHERE d.state = ?1 AND d.ended_ms <= ?2 ORDER BY d.ended_ms LIMIT ?3"
+    );
+    let mut select = db.prepare_cached(&select)?;
+    select
+        .query_map([state, before, SWEEP_ROWS], read_old)?
+        .collect::<rusqlite::Result<_>>()
+}
+
+/// Removes all that is stored of a delivery that has ended.
+fn remove(
+    db: &Transaction<'_>,
+    row: OldRow,
+    state: i64,
+    changes: &mut BatchChanges,
+) -> rusqlite::Result<()> {
+    let held = changes.held.entry(row.host.into()).or_default();
+    if row.has_payload {
+        remove_payload(db, row.seq)?;
+        held.bytes -= row.bytes;
+    }
+    if state == DEAD {
+        held.dead -= 1;
+        db.prepare_cached("DELETE FROM responses WHERE seq = ?1")?
+            .execute([row.seq])?;
+    }
+    db.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?
+        .execute([row.seq])?;
+    Ok(())
+}
+
+/// Maximum number of rows of one kind that one commit ends or removes.
+const SWEEP_ROWS: i64 = 200;

@@ -15,7 +15,7 @@ use super::disk::{self, DiskGuard};
 use super::schema::{SCHEMA, set_pragmas};
 use super::steady_time::SteadyTime;
 use super::usage::{HeldChange, TunnelRow, Usage};
-use super::{ClaimKey, accept, change, settle};
+use super::{ClaimKey, accept, change, millis, settle, usage};
 use crate::storage::deliveries::{
     Change, Head, Lease, NewDelivery, Outcome, StoreLimits, StoreRefusal, Stored,
 };
@@ -91,6 +91,8 @@ pub(super) struct DeliveryWork {
     pub next_seq: i64,
     pub limits: StoreLimits,
     pub disk: DiskGuard,
+    /// `true` once pages were freed that the file still has.
+    pub has_free_pages: bool,
     pub path: Box<Path>,
 }
 
@@ -235,7 +237,8 @@ impl DeliveryWork {
             Some(tunnel) => tunnel,
             None => self.add_tunnel(db, host, changes)?,
         };
-        tunnel.epoch += 1;
+        // Time, so that the agent knows no higher epoch after the file was lost or restored.
+        tunnel.epoch = millis(self.time.now()).max(tunnel.epoch + 1);
         let update = "UPDATE tunnels SET epoch = ?2 WHERE id = ?1";
         db.prepare_cached(update)?
             .execute((tunnel.id, tunnel.epoch))?;
@@ -263,13 +266,18 @@ impl DeliveryWork {
         host: &Arc<str>,
         changes: &mut BatchChanges,
     ) -> rusqlite::Result<TunnelRow> {
-        let insert = "INSERT INTO tunnels (host) VALUES (?1) RETURNING id";
-        let tunnel = TunnelRow {
-            id: db
-                .prepare_cached(insert)?
-                .query_row([host.as_ref()], |row| row.get(0))?,
-            ..TunnelRow::default()
-        };
+        // A transaction whose commit failed may have reached the disk all the same.
+        let insert = "INSERT INTO tunnels (host) VALUES (?1) \
+                      ON CONFLICT (host) DO UPDATE SET host = host RETURNING id, epoch, paused";
+        let tunnel = db
+            .prepare_cached(insert)?
+            .query_row([host.as_ref()], |row| {
+                Ok(TunnelRow {
+                    id: row.get(0)?,
+                    epoch: row.get(1)?,
+                    paused: row.get(2)?,
+                })
+            })?;
         changes.tunnels.insert(Arc::clone(host), tunnel);
         Ok(tunnel)
     }
@@ -329,7 +337,8 @@ impl Work for DeliveryWork {
 
         if batch.is_empty() {
             // Nothing else waits: a backlog's disk space is given back.
-            sqlite::release_pages(db, RELEASED_PAGES)?;
+            let freed = sqlite::release_pages(db, RELEASED_PAGES)?;
+            self.has_free_pages = freed > 0;
         }
         claims::sweep(db, &mut changes.claims, now)?;
         settle::sweep(db, &self.limits, &mut changes, now)?;
@@ -410,6 +419,13 @@ impl Work for DeliveryWork {
         )
     }
 
+    /// Copies the log into the file, which shrinks only then.
+    fn idle(&mut self, connection: &Connection) {
+        if std::mem::take(&mut self.has_free_pages) {
+            self.closing(connection);
+        }
+    }
+
     /// Copies the log into the file, so that a stopped relay leaves one complete file.
     fn closing(&mut self, connection: &Connection) {
         let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
@@ -428,6 +444,12 @@ impl Work for DeliveryWork {
         set_pragmas(&connection)
             .and_then(|()| sqlite::check(&connection))
             .map_err(sqlite::failed(&self.path))?;
+
+        // What a failed commit has left on the disk counts from now on.
+        let read = || Ok((claims::counts(&connection)?, usage::read(&connection)?));
+        let (claims, usage) = read().map_err(sqlite::failed(&self.path))?;
+        self.claims.counts = claims;
+        *self.usage() = usage;
         Ok(connection)
     }
 }

@@ -14,6 +14,8 @@ pub struct DeliveryMeta {
     pub id: Uuid,
     /// Number of the attempt, from 1.
     pub attempt: u32,
+    /// Number of redeliveries by hand. Each is sent to the application once more.
+    pub redelivered: u32,
     /// Time of receipt by the relay's clock, if the relay has stored the webhook. `None` for a
     /// request that has just arrived.
     pub received: Option<UnixMillis>,
@@ -22,12 +24,13 @@ pub struct DeliveryMeta {
 }
 
 /// Length of an encoded delivery, in bytes.
-const LENGTH: usize = 16 + 4 + 8 + 8;
+const LENGTH: usize = 16 + 4 + 4 + 8 + 8;
 
 impl DeliveryMeta {
     pub(super) fn put(&self, buf: &mut BytesMut) {
         buf.put_slice(self.id.as_bytes());
         buf.put_u32(self.attempt);
+        buf.put_u32(self.redelivered);
         // No webhook was received in 1970.
         buf.put_u64(self.received.map_or(0, |received| received.0));
         buf.put_u64(self.epoch);
@@ -37,10 +40,12 @@ impl DeliveryMeta {
         let mut encoded = take(buf, LENGTH)?;
         let mut id = [0; 16];
         encoded.copy_to_slice(&mut id);
-        let (attempt, received, epoch) = (encoded.get_u32(), encoded.get_u64(), encoded.get_u64());
+        let (attempt, redelivered) = (encoded.get_u32(), encoded.get_u32());
+        let (received, epoch) = (encoded.get_u64(), encoded.get_u64());
         Ok(Self {
             id: Uuid::from_bytes(id),
             attempt,
+            redelivered,
             received: (received > 0).then_some(UnixMillis(received)),
             epoch,
         })
