@@ -37,7 +37,7 @@ use crate::storage::deliveries::{
 #[derive(Clone)]
 pub(crate) struct Deliveries(Arc<Shared>);
 
-/// What the tasks of all tunnels share.
+/// State that the tasks of all tunnels share.
 pub(super) struct Shared {
     store: DeliveryStore,
     registry: Registry,
@@ -56,7 +56,7 @@ pub(super) struct Shared {
     stop: CancellationToken,
 }
 
-/// What [`Deliveries::new`] needs from the relay.
+/// Parts of the relay that [`Deliveries::new`] needs.
 pub(crate) struct DeliveryParts {
     pub store: DeliveryStore,
     pub registry: Registry,

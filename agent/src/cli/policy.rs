@@ -152,7 +152,8 @@ pub(crate) struct PolicyFlags {
     #[arg(long, value_name = "direct|queue|fallback")]
     pub(crate) delivery: Option<String>,
 
-    /// Order of stored webhooks: none, tunnel, or one for each value of json:PATH or header:NAME
+    /// Order of stored webhooks: none, tunnel, or one for each value of json:PATH, header:NAME,
+    /// query:NAME or form:NAME
     #[arg(hide_short_help = true, long, value_name = "ORDER")]
     pub(crate) order: Option<String>,
 }

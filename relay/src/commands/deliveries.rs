@@ -93,7 +93,7 @@ async fn change(args: ChangeDeliveriesArgs, change: &str) -> Result<(), CommandE
 
     let done = match change {
         "drop" => "deleted",
-        _ => "delivered again; see `hookward-relay deliveries list`",
+        _ => "due again; see `hookward-relay deliveries list`",
     };
     let failure = ended
         .failure

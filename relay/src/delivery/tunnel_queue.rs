@@ -1,7 +1,7 @@
 //! The task of one tunnel: takes due deliveries from the store, and makes attempts.
 //!
-//! It runs up to `concurrency` attempts at once, and one of each ordering key. What it knows of the
-//! store is bounded; it reads more when it has none left.
+//! The task runs up to [`CONCURRENCY`] attempts at once, and one of each ordering key. It knows a
+//! bounded part of the store, and reads more when it has none left.
 
 use std::collections::{HashSet, VecDeque};
 use std::future::pending;

@@ -261,8 +261,13 @@ fn not_storable(
 ) -> Option<&'static str> {
     let delivery = permit.settings().delivery_of(method);
     let stores = edge.deliveries.is_enabled() && delivery.is_some();
-    let is_streamed = matches!(outgoing, RequestBody::Streaming(..));
-    (stores && is_streamed).then_some("body-too-large")
+    match outgoing {
+        RequestBody::Streaming(..) if stores && outgoing.length().is_some() => {
+            Some("body-too-large")
+        }
+        RequestBody::Streaming(..) if stores => Some("length-unknown"),
+        _ => None,
+    }
 }
 
 /// Returns the host and its gate. Waits a moment for an agent that is reconnecting.

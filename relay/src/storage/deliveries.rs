@@ -107,7 +107,7 @@ pub(crate) struct NewDelivery {
     pub due_in: Duration,
 }
 
-/// What is needed to send a webhook again.
+/// Parts of a webhook that a later attempt needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Payload {
     /// Head, as the tunnel carries it.
@@ -214,13 +214,13 @@ impl DurabilityLevel {
 /// State of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeliveryState {
-    /// It waits for its next attempt.
+    /// Waiting for the next attempt.
     Pending,
-    /// The application has accepted it.
+    /// Accepted by the application.
     Delivered,
-    /// It was given up, and its payload is kept.
+    /// Given up; the payload is kept.
     Dead,
-    /// Its payload was deleted by hand.
+    /// Given up by hand; the payload is deleted.
     Dropped,
 }
 

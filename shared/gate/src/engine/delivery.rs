@@ -35,7 +35,7 @@ pub enum OrderingKey {
     Hash(u64),
 }
 
-/// What a permit leaves for storing its request, after it was used. It permits nothing.
+/// Facts of a permit that outlive it, for storing its request. They permit nothing.
 #[derive(Debug, Clone)]
 pub struct PermitRecord {
     gate: Arc<Gate>,

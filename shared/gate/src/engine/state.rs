@@ -183,16 +183,15 @@ impl GateState {
         }
     }
 
-    /// Returns `true` if this signed content was processed, or if that is unknown because the memory
-    /// is full.
+    /// Returns `true` if this signed content was processed. A full memory remembers no more contents:
+    /// refusing unknown ones would lose webhooks.
     pub(crate) fn was_processed(&self, digest: &[u8; 32], now: UnixMillis) -> bool {
         let mut counts = self.lock();
         counts.sweep_processed(now);
-        let is_remembered = counts
+        counts
             .processed
             .get(digest)
-            .is_some_and(|until| *until > now);
-        is_remembered || counts.processed.len() >= MAX_PROCESSED
+            .is_some_and(|until| *until > now)
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {

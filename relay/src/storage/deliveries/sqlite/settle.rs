@@ -209,6 +209,22 @@ pub(super) fn sweep(
     Ok(())
 }
 
+/// Removes some rows of delivered webhooks beyond a number, so that the list of a busy relay does not
+/// fill the disk.
+pub(super) fn sweep_history(db: &Transaction<'_>, next_seq: i64) -> rusqlite::Result<()> {
+    let remove = "DELETE FROM deliveries WHERE seq IN (SELECT d.seq FROM deliveries d \
+         WHERE d.state = 1 AND d.seq < ?1 AND NOT EXISTS (SELECT 1 FROM payloads p WHERE p.seq = d.seq) \
+         ORDER BY d.ended_ms LIMIT ?2)";
+    let oldest = next_seq.saturating_sub(HISTORY_ROWS);
+    if oldest > 0 {
+        db.prepare_cached(remove)?.execute([oldest, SWEEP_ROWS])?;
+    }
+    Ok(())
+}
+
+/// Number of the latest webhooks whose rows stay in the list, some 200 bytes each.
+const HISTORY_ROWS: i64 = 1_000_000;
+
 /// Row that has ended, or that is too old.
 struct OldRow {
     seq: i64,

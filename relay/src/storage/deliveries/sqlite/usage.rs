@@ -18,7 +18,7 @@ pub(crate) struct Held {
     pub bytes: u64,
 }
 
-/// What a tunnel holds.
+/// Stored deliveries of a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TunnelHeld {
     pub host: Arc<str>,

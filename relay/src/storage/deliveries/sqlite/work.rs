@@ -342,6 +342,7 @@ impl Work for DeliveryWork {
         }
         claims::sweep(db, &mut changes.claims, now)?;
         settle::sweep(db, &self.limits, &mut changes, now)?;
+        settle::sweep_history(db, self.next_seq)?;
         self.write_usage(db, &changes)?;
         Ok(changes)
     }
