@@ -451,6 +451,27 @@ async fn strangers_create_no_series() {
     assert!(new.is_empty(), "{new:?}");
 }
 
+/// A bound of a list that a change ignored would delete everything.
+#[tokio::test]
+async fn a_change_of_deliveries_refuses_bounds_of_lists() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let private = private(&application).await;
+    let authorization = format!("Bearer {}", private.token.trim());
+    let fields = [("authorization", authorization.as_str())];
+    for (method, query, status) in [
+        ("POST", "drop?state=dead&limit=10", 400),
+        ("POST", "redeliver?state=dead&before=7", 400),
+        ("POST", "drop", 400),
+        ("POST", "drop?state=dead", 202),
+    ] {
+        let path = format!("/api/v1/deliveries/{query}");
+        let answer = private.call(method, &path, &fields).await;
+        assert_eq!(answer.status, status, "{query}: {answer:?}");
+    }
+    assert_eq!(private.get("/api/v1/deliveries?rate=1").await.status, 400);
+    assert_eq!(private.get("/api/v1/deliveries?limit=1").await.status, 200);
+}
+
 /// Promtool finds no fault, and the README has each metric with its type and labels.
 #[tokio::test]
 async fn metrics_are_conventional_and_documented() {

@@ -208,6 +208,9 @@ pub(super) async fn list(
     State(api): State<RelayApi>,
     Query(query): Query<FilterQuery>,
 ) -> Response {
+    if query.rate.is_some() {
+        return problem(StatusCode::BAD_REQUEST, "rate has no effect on a list");
+    }
     let (before, most) = (query.before, query.limit.unwrap_or(PAGE).min(LONGEST_PAGE));
     let filter = match query.filter() {
         Ok(filter) => filter,
@@ -276,6 +279,11 @@ pub(super) async fn drop(
 }
 
 fn start(api: &RelayApi, query: FilterQuery, change: Change, caller: Caller) -> Response {
+    if query.before.is_some() || query.limit.is_some() {
+        // They bound a list. A change of "the first ten" would be one of all.
+        let detail = "before and limit have no effect on a change; name conditions";
+        return problem(StatusCode::BAD_REQUEST, detail);
+    }
     let rate = query.rate.unwrap_or(RATE).max(1);
     let filter = match query.filter() {
         Ok(filter) => filter,
