@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use hookward_core::clock::Clock;
 use hookward_core::limits::Limits;
+use hookward_gate::engine::OrderingKey;
 use hookward_runtime::body_memory::BodyMemory;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Sender, channel};
@@ -146,27 +147,32 @@ impl Deliveries {
         Ok(head)
     }
 
-    /// Stores a webhook whose first attempt is in progress. The attempt's end decides what follows.
-    ///
-    /// # Errors
-    /// [`StoreRefusal`]; the attempt is aborted.
-    pub(crate) async fn accept_running(
+    /// Takes over the first attempt of a webhook that was stored meanwhile. The attempt's end decides
+    /// what follows.
+    pub(crate) async fn take_over(
         &self,
-        delivery: NewDelivery,
-        claim: Option<ClaimGuard>,
+        tunnel: &Arc<str>,
+        head: Head,
         attempt: attempt::RunningAttempt,
-    ) -> Result<Head, StoreRefusal> {
-        let queue = self.queue(&delivery.tunnel);
-        let mut notice = Notice {
-            queue: queue.clone(),
-            arrival: Some(Arrival::Later),
-        };
-        let Stored { head, .. } = self.0.store.accept(delivery, claim).await?;
-        notice.arrival = None;
+    ) {
         // Without its queue the attempt is aborted, and another one follows after its time.
         let running = Arrival::Running(head, attempt);
+        let queue = self.queue(tunnel);
         let _ = queue.send_timeout(running, HAND_OVER_TIMEOUT).await;
-        Ok(head)
+    }
+
+    /// Returns `true` if a tunnel has pending deliveries.
+    pub(crate) fn has_pending(&self, tunnel: &str) -> bool {
+        self.0.store.counts(Some(tunnel)).pending > 0
+    }
+
+    /// Returns `true` if a pending delivery has this place in the order, also if that is unknown.
+    pub(crate) async fn is_waiting(&self, tunnel: &str, order: OrderingKey) -> bool {
+        let is_waiting = self.0.store.is_waiting(tunnel, order).await;
+        is_waiting.unwrap_or_else(|error| {
+            tracing::error!(%tunnel, %error, "deliveries cannot be read");
+            true
+        })
     }
 
     /// Returns the way to the task of a tunnel, which is started if necessary.

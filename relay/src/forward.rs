@@ -40,6 +40,7 @@ use crate::observe::outcome::UpstreamResult;
 use crate::overload::load::LoadGuard;
 use crate::sessions::active::ActiveSession;
 use crate::sessions::registry::Registry;
+use crate::storage::agents::AgentId;
 
 /// The response, and the exchange that continues after a 101.
 pub(crate) struct Forwarded {
@@ -60,26 +61,38 @@ impl Forwarded {
     }
 }
 
-/// Sends the request and waits for the head of its response. Tries the tunnel's sessions one after
-/// another.
+/// Receiver of a request.
+#[derive(Clone, Copy)]
+pub(crate) struct Destination<'d> {
+    /// Public host of the tunnel.
+    pub host: &'d str,
+    /// Agent whose policy has permitted the request. The host may get another one meanwhile.
+    pub owner: AgentId,
+}
+
+/// Sends the request and waits for the head of its response. Tries the owner's sessions of the
+/// tunnel one after another.
 ///
 /// # Errors
 /// [`ForwardError`].
 pub(crate) async fn forward(
     permit: Permit,
     registry: &Registry,
-    host: &str,
-    request: ExchangeRequest,
+    destination: Destination<'_>,
+    request: &ExchangeRequest,
     mut outgoing: RequestBody,
     limits: &Limits,
 ) -> Result<Forwarded, ForwardError> {
+    let Destination { host, owner } = destination;
     let begun = Instant::now();
     let mut tried: Vec<Arc<ActiveSession>> = Vec::new();
     let mut retries = RetryState::default();
 
     loop {
         let may_have = |session: &ActiveSession| {
-            !tried.iter().any(|other| other.is(session)) && retries.allows(session)
+            session.agent.id == owner
+                && !tried.iter().any(|other| other.is(session))
+                && retries.allows(session)
         };
         // The sessions are looked up again: connections come and go while a body is read. An agent
         // without a connection dials again every second.
@@ -104,7 +117,7 @@ pub(crate) async fn forward(
         let error = match attempt(
             &permit,
             &live,
-            &request,
+            request,
             &mut outgoing,
             limits,
             begun + RETRY_WINDOW,

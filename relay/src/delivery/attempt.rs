@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Shared;
 use super::outcome::AttemptEnd;
 use crate::body::response::ResponseBody;
-use crate::forward::{self, ForwardError, Forwarded, RequestBody};
+use crate::forward::{self, Destination, ForwardError, Forwarded, RequestBody};
 use crate::storage::StorageError;
 use crate::storage::agents::AgentId;
 use crate::storage::deliveries::{Head, LastResponse, Lease, Payload};
@@ -73,7 +73,12 @@ pub(super) async fn attempt(
                 received: Some(received),
                 epoch: u64::try_from(lease.epoch).unwrap_or_default(),
             });
-            (send(shared, tunnel, permit, request, body).await, delivery)
+            let destination = Destination {
+                host: tunnel,
+                owner: head.owner,
+            };
+            let end = send(shared, destination, permit, request, body).await;
+            (end, delivery)
         }
         Err(end) => (end, None),
     };
@@ -169,7 +174,7 @@ fn permit_again(
 
 async fn send(
     shared: &Shared,
-    tunnel: &str,
+    destination: Destination<'_>,
     permit: Permit,
     request: ExchangeRequest,
     body: Bytes,
@@ -178,8 +183,8 @@ async fn send(
     let sent = forward::forward(
         permit,
         &shared.registry,
-        tunnel,
-        request,
+        destination,
+        &request,
         RequestBody::Buffered(body, charge),
         &shared.limits,
     );
@@ -271,7 +276,7 @@ const HEAD_BYTES: usize = 4096;
 const VALUE_CHARS: usize = 500;
 
 /// Returns the time of `Retry-After`: seconds or a date (RFC 9110 §10.2.3).
-fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));

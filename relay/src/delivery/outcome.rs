@@ -118,7 +118,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(5);
 const SHORTEST_WAIT: Duration = Duration::from_millis(500);
 
 /// Longest wait between two attempts.
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// Number of doublings after which the bound is the longest wait.
 const MAX_DOUBLINGS: u32 = 10;

@@ -10,12 +10,15 @@ use hookward_core::reason::Code;
 use hookward_gate::engine::{Permit, PermitRecord, Request, RequestHead};
 use hookward_gate::policy::{Delivery, DeliveryMode};
 use hookward_tunnel::protocol::head::{DeliveryMeta, ExchangeRequest};
-use tokio::time::sleep;
+use http::StatusCode;
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::delivery::attempt::{EndedAttempt, end_of};
+use crate::delivery::attempt::{EndedAttempt, end_of, retry_after};
+use crate::delivery::outcome::LONGEST_WAIT;
 use crate::edge::state::EdgeState;
-use crate::forward::{self, ForwardError, Forwarded, RequestBody};
+use crate::forward::{self, Destination, ForwardError, Forwarded, RequestBody};
 use crate::observe::outcome::{StoredWebhook, Verdict};
 use crate::storage::agents::AgentId;
 use crate::storage::deliveries::{ClaimGuard, NewDelivery, Payload};
@@ -52,28 +55,35 @@ impl Delivering {
         let is_enabled = self.edge.deliveries.is_enabled();
         match (mode, outgoing) {
             (Some(DeliveryMode::Queue), RequestBody::Buffered(body, _)) if is_enabled => {
-                let (record, id) = (permit.record(), Uuid::now_v7());
-                let delivery = self.new_delivery(&record, id, body);
-                let stored = self.edge.deliveries.accept(delivery, claim).await;
-                stored.map_err(Verdict::unstorable)?;
-                let reason = "the route stores every webhook".to_owned();
-                Err(Verdict::Stored(StoredWebhook {
-                    delivery: id,
-                    is_fallback: false,
-                    reason,
-                }))
+                let delivery = self.new_delivery(&permit.record(), body);
+                let reason = "the route stores every webhook";
+                Err(self.store(delivery, claim, reason).await)
             }
             (
                 Some(DeliveryMode::Fallback | DeliveryMode::Preset),
                 RequestBody::Buffered(body, charge),
             ) if is_enabled => {
-                let fallback = Fallback::new(&mut self, &permit, body.clone(), claim);
-                let sending = self.send(permit, RequestBody::Buffered(body, charge));
+                // The request is the first attempt of a delivery that may be stored.
+                self.request.meta.delivery = Some(DeliveryMeta {
+                    id: self.delivery_id(),
+                    attempt: 1,
+                    redelivered: 0,
+                    received: None,
+                    epoch: 0,
+                });
+                let kept = Arc::new(self);
+                let fallback = Fallback {
+                    record: permit.record(),
+                    body: body.clone(),
+                    claim,
+                    kept: Arc::clone(&kept),
+                };
+                let sending = kept.send(permit, RequestBody::Buffered(body, charge));
                 fallback.run(sending).await
             }
             (_, outgoing) => {
                 let edge = Arc::clone(&self.edge);
-                let sending = self.send(permit, outgoing);
+                let sending = Arc::new(self).send(permit, outgoing);
                 let forwarded = unless_stopping(&edge, sending).await?;
                 confirm(claim, &forwarded).await;
                 Ok(forwarded)
@@ -83,28 +93,26 @@ impl Delivering {
 
     /// Sends the request. Boxed, because only forwarding needs its size, not a request that waits
     /// for a verdict.
-    fn send(self, permit: Permit, outgoing: RequestBody) -> Sending {
+    fn send(self: Arc<Self>, permit: Permit, outgoing: RequestBody) -> Sending {
         Box::pin(async move {
-            let Self {
-                edge,
-                host,
-                request,
-                ..
-            } = self;
-            forward::forward(
-                permit,
-                &edge.registry,
-                &host,
-                request,
-                outgoing,
-                &edge.limits,
-            )
-            .await
+            let (edge, request) = (&self.edge, &self.request);
+            let (registry, limits) = (&edge.registry, &edge.limits);
+            let destination = Destination {
+                host: &self.host,
+                owner: self.owner,
+            };
+            forward::forward(permit, registry, destination, request, outgoing, limits).await
         })
     }
 
+    /// Returns the public id of the delivery. Its random part is that of the request's id.
+    fn delivery_id(&self) -> Uuid {
+        let [_, _, _, _, _, _, random @ ..] = self.request.meta.id.0;
+        uuid::Builder::from_unix_timestamp_millis(self.received.0, &random).into_uuid()
+    }
+
     /// Returns the webhook to store.
-    fn new_delivery(&self, record: &PermitRecord, id: Uuid, body: Bytes) -> NewDelivery {
+    fn new_delivery(&self, record: &PermitRecord, body: Bytes) -> NewDelivery {
         let request = &self.request;
         let head = RequestHead {
             method: &request.method,
@@ -117,7 +125,7 @@ impl Delivering {
         let facts = record.delivery_facts(&whole);
 
         NewDelivery {
-            id,
+            id: self.delivery_id(),
             tunnel: Arc::clone(&self.host),
             owner: self.owner,
             route: grant.settings.name.clone(),
@@ -134,70 +142,50 @@ impl Delivering {
             due_in: Duration::ZERO,
         }
     }
+
+    /// Stores a webhook without an attempt.
+    async fn store(
+        &self,
+        delivery: NewDelivery,
+        claim: Option<ClaimGuard>,
+        reason: &str,
+    ) -> Verdict {
+        let id = delivery.id;
+        match self.edge.deliveries.accept(delivery, claim).await {
+            Ok(_) => Verdict::Stored(StoredWebhook {
+                delivery: id,
+                is_fallback: false,
+                reason: reason.to_owned(),
+            }),
+            Err(refusal) => Verdict::unstorable(refusal),
+        }
+    }
 }
 
 /// A request whose webhook is stored if no response comes.
 struct Fallback {
-    /// The request without its attempt.
-    kept: Delivering,
+    kept: Arc<Delivering>,
     record: PermitRecord,
-    delivery: Delivery,
-    id: Uuid,
     body: Bytes,
     claim: Option<ClaimGuard>,
-    /// Time without a response after which the webhook is stored.
-    after: Duration,
-    /// Time after which the attempt has ended.
-    longest: Duration,
 }
 
 impl Fallback {
-    /// Marks the request as the first attempt of a delivery.
-    fn new(
-        delivering: &mut Delivering,
-        permit: &Permit,
-        body: Bytes,
-        claim: Option<ClaimGuard>,
-    ) -> Self {
-        let kept = Delivering {
-            edge: Arc::clone(&delivering.edge),
-            host: Arc::clone(&delivering.host),
-            origin: Arc::clone(&delivering.origin),
-            owner: delivering.owner,
-            received: delivering.received,
-            request: delivering.request.clone(),
-        };
-        let id = Uuid::now_v7();
-        delivering.request.meta.delivery = Some(DeliveryMeta {
-            id,
-            attempt: 1,
-            redelivered: 0,
-            received: None,
-            epoch: 0,
-        });
-
-        let settings = permit.settings();
-        let record = permit.record();
-        let delivery = settings.delivery.clone();
-        Self {
-            after: record.fallback_after(),
-            record,
-            delivery: delivery.unwrap_or_else(|| Delivery::new(DeliveryMode::Fallback)),
-            id,
-            body,
-            claim,
-            longest: settings.answer_timeout + kept.edge.limits.response_margin + RESERVE,
-            kept,
-        }
-    }
-
     async fn run(mut self, mut sending: Sending) -> Result<Forwarded, Verdict> {
         let edge = Arc::clone(&self.kept.edge);
+        if self.is_behind_another().await {
+            drop(sending);
+            let delivery = self.kept.new_delivery(&self.record, self.body);
+            let reason = "an older webhook with its ordering key is stored";
+            return Err(self.kept.store(delivery, self.claim, reason).await);
+        }
+
+        let after = self.record.fallback_after();
         let sent = tokio::select! {
             biased;
             sent = &mut sending => sent,
             () = edge.last_call.cancelled() => Err(ForwardError::Stopping),
-            () = sleep(self.after) => match self.store_running(sending).await {
+            () = sleep(after) => match self.store_running(sending, after).await {
                 Ok(verdict) => return Err(verdict),
                 // The sender waits for the application, as without a store.
                 Err(sending) => unless_stopping(&edge, sending).await,
@@ -205,11 +193,7 @@ impl Fallback {
         };
 
         let reason = match &sent {
-            Ok(forwarded)
-                if self
-                    .delivery
-                    .falls_back(forwarded.response.status().as_u16()) =>
-            {
+            Ok(forwarded) if self.falls_back(forwarded.response.status()) => {
                 format!(
                     "the application answered {}",
                     forwarded.response.status().as_u16()
@@ -223,13 +207,14 @@ impl Fallback {
             }
         };
 
-        let mut delivery = self.kept.new_delivery(&self.record, self.id, self.body);
+        let mut delivery = self.kept.new_delivery(&self.record, self.body);
+        let id = delivery.id;
         let is_attempt = !matches!(sent, Err(ForwardError::Offline(_) | ForwardError::NoStream));
         if is_attempt {
-            (delivery.attempts, delivery.due_in) = (1, NEXT_ATTEMPT);
+            (delivery.attempts, delivery.due_in) = (1, next_attempt(&sent));
         }
         match edge.deliveries.accept(delivery, self.claim).await {
-            Ok(_) => Err(stored_as(self.id, &reason)),
+            Ok(_) => Err(stored_as(id, &reason)),
             // The sender gets what it would get without a store.
             Err(refusal) => {
                 edge.observer.not_stored(&self.kept.host, &refusal);
@@ -238,44 +223,67 @@ impl Fallback {
         }
     }
 
+    /// Returns `true` if an older webhook with the same ordering key waits, which this one must not
+    /// overtake.
+    async fn is_behind_another(&self) -> bool {
+        let (kept, deliveries) = (&self.kept, &self.kept.edge.deliveries);
+        if !self.record.is_ordered() || !deliveries.has_pending(&kept.host) {
+            return false;
+        }
+        let delivery = kept.new_delivery(&self.record, self.body.clone());
+        deliveries.is_waiting(&kept.host, delivery.order).await
+    }
+
+    fn falls_back(&self, status: StatusCode) -> bool {
+        let delivery = self.record.delivery();
+        delivery.is_some_and(|delivery| delivery.falls_back(status.as_u16()))
+    }
+
     /// Stores the webhook while its attempt goes on, whose end decides what follows. Returns the
     /// attempt if the webhook cannot be stored.
-    async fn store_running(&mut self, sending: Sending) -> Result<Verdict, Sending> {
+    async fn store_running(
+        &mut self,
+        sending: Sending,
+        after: Duration,
+    ) -> Result<Verdict, Sending> {
         let edge = &self.kept.edge;
-        let mut delivery = self
-            .kept
-            .new_delivery(&self.record, self.id, self.body.clone());
-        (delivery.attempts, delivery.due_in) = (1, self.longest);
-        if let Some(refusal) = edge
-            .deliveries
-            .refusal(&self.kept.host, delivery.payload.bytes() as u64)
-        {
-            edge.observer.not_stored(&self.kept.host, &refusal);
-            return Err(sending);
-        }
+        let mut delivery = self.kept.new_delivery(&self.record, self.body.clone());
+        let id = delivery.id;
+        let longest = self.record.answer_timeout() + edge.limits.response_margin + RESERVE;
+        (delivery.attempts, delivery.due_in) = (1, longest);
+        let head = match edge.deliveries.accept(delivery, self.claim.take()).await {
+            Ok(head) => head,
+            Err(refusal) => {
+                edge.observer.not_stored(&self.kept.host, &refusal);
+                return Err(sending);
+            }
+        };
 
-        let (settings, started) = (self.delivery.clone(), tokio::time::Instant::now());
+        let (settings, started) = (self.record.delivery().cloned(), Instant::now());
         let running = Box::pin(async move {
-            let end = end_of(sending.await).await;
             EndedAttempt {
-                end,
-                delivery: settings,
+                end: end_of(sending.await).await,
+                delivery: settings.unwrap_or_else(|| Delivery::new(DeliveryMode::Fallback)),
                 number: 1,
-                took: started.elapsed(),
+                took: after + started.elapsed(),
             }
         });
-        let stored = edge
-            .deliveries
-            .accept_running(delivery, self.claim.take(), running)
+        edge.deliveries
+            .take_over(&self.kept.host, head, running)
             .await;
-        Ok(match stored {
-            Ok(_) => {
-                let seconds = self.after.as_secs_f64();
-                stored_as(self.id, &format!("no response within {seconds} s"))
-            }
-            Err(refusal) => Verdict::unstorable(refusal),
-        })
+        let seconds = after.as_secs_f64();
+        Ok(stored_as(id, &format!("no response within {seconds} s")))
     }
+}
+
+/// Returns the wait before the second attempt.
+fn next_attempt(sent: &Result<Forwarded, ForwardError>) -> Duration {
+    let headers = sent
+        .as_ref()
+        .ok()
+        .map(|forwarded| forwarded.response.headers());
+    let named = headers.and_then(|headers| retry_after(headers, OffsetDateTime::now_utc()));
+    named.map_or(NEXT_ATTEMPT, |wait| wait.clamp(NEXT_ATTEMPT, LONGEST_WAIT))
 }
 
 /// Returns `true` if the webhook may be stored after this error: the sender is not responsible.
@@ -315,7 +323,7 @@ fn stored_as(delivery: Uuid, reason: &str) -> Verdict {
     })
 }
 
-/// Wait before the second attempt.
+/// Wait before the second attempt, unless the response names a longer one.
 const NEXT_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// Time that an attempt may take beyond its deadlines.

@@ -100,7 +100,11 @@ async fn forward_one(registry: &Registry, limits: &Limits) -> Bytes {
 
     let charge = BodyMemory::new(1024).begin(request.meta.client);
     let body = RequestBody::Buffered(Bytes::from_static(b"{}"), charge);
-    let forwarded = forward(permit, registry, HOST, request, body, limits).await;
+    let destination = Destination {
+        host: HOST,
+        owner: tunnel.owner.unwrap(),
+    };
+    let forwarded = forward(permit, registry, destination, &request, body, limits).await;
     let response = forwarded.unwrap().into_response();
     response.into_body().collect().await.unwrap().to_bytes()
 }

@@ -409,6 +409,20 @@ impl DeliveryStore {
         }
     }
 
+    /// Returns `true` if a pending delivery has this place in the order.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub(crate) async fn is_waiting(
+        &self,
+        tunnel: &str,
+        order: OrderingKey,
+    ) -> Result<bool, StorageError> {
+        match self {
+            Self::Sqlite(engine) => engine.is_waiting(tunnel, order).await,
+        }
+    }
+
     /// Returns the payload of a pending delivery; `None` if it has ended meanwhile.
     ///
     /// # Errors

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::names::HostName;
-use hookward_gate::engine::{Claimed, DeliveryClaim};
+use hookward_gate::engine::{Claimed, DeliveryClaim, OrderingKey};
 use hookward_runtime::sqlite;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
@@ -290,6 +290,21 @@ impl SqliteDeliveries {
             .0
             .reader
             .run(move |db, now| heads::due(db, id, now, most));
+        reading.await
+    }
+
+    pub(super) async fn is_waiting(
+        &self,
+        tunnel: &str,
+        order: OrderingKey,
+    ) -> Result<bool, StorageError> {
+        let (Some(row), OrderingKey::Hash(hash)) = (self.usage().row(tunnel), order) else {
+            return Ok(false);
+        };
+        let reading = self
+            .0
+            .reader
+            .run(move |db, _| heads::is_waiting(db, row.id, accept::lane_of(hash)));
         reading.await
     }
 

@@ -8,7 +8,7 @@ use hookward_core::reason::Reason;
 pub(crate) use self::address::AddressRule;
 pub(crate) use self::evidence::{Evidence, token_refusal};
 use crate::engine::evaluation::Evaluation;
-use crate::engine::signature::{SignatureRule, WantedKey};
+use crate::engine::signature::{SignatureRule, VerifiedSignature, WantedKey};
 use crate::engine::token::{self, TokenSpan};
 use crate::engine::{Side, body_rule, header};
 use crate::inspection::{BodyFieldsBuilder, Inspection};
@@ -18,15 +18,24 @@ use crate::providers::challenge::ChallengeAction;
 use crate::request::{Request, RequestHead};
 use hookward_core::reason::{Check, Refusal};
 
-/// Function that vouches for the signature of a rule, by the digest of the signed content.
-pub(crate) type Voucher<'v> = dyn Fn(&SignatureRule) -> Option<[u8; 32]> + 'v;
+/// Function that returns the signature of a rule that a retired secret has verified.
+pub(crate) type Voucher<'v> = dyn Fn(&SignatureRule) -> Option<VerifiedSignature> + 'v;
+
+/// What a route keeps of its requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RouteMemory {
+    /// `true` if it may store webhooks.
+    pub(crate) stores: bool,
+    /// `true` if it refuses repeated deliveries.
+    pub(crate) remembers: bool,
+}
 
 pub(crate) struct AcceptRule {
     side: Side,
     /// Number of the rule in its route.
     number: usize,
-    /// `true` on a route that stores deliveries, whose permits name the verified signatures.
-    stores: bool,
+    /// `true` if permits name the verified signatures.
+    names_signatures: bool,
     allow: Option<AddressRule>,
     tokens: Vec<TokenCheck>,
     content_types: Vec<String>,
@@ -36,19 +45,20 @@ pub(crate) struct AcceptRule {
 }
 
 impl AcceptRule {
-    /// Compiles an accept rule. `remembers` requires an identity of each delivery, and `stores` a
-    /// digest of each signed content.
+    /// Compiles an accept rule.
     pub(crate) fn new(
         accept: &Accept,
         number: usize,
         side: Side,
-        remembers: bool,
-        stores: bool,
+        memory: RouteMemory,
     ) -> Result<Self, Reason> {
+        let RouteMemory { stores, remembers } = memory;
+        // The agent names them for the refusal of repeats.
+        let proves = side == Side::Agent && stores && remembers;
         Ok(Self {
             side,
             number,
-            stores,
+            names_signatures: stores && side == Side::Relay || proves,
             allow: accept.allow_ips.as_ref().map(AddressRule::new),
             tokens: accept.token.iter().chain(&accept.basic).cloned().collect(),
             content_types: accept.content_types.clone(),
@@ -56,7 +66,9 @@ impl AcceptRule {
             signatures: accept
                 .verify
                 .iter()
-                .map(|check| SignatureRule::new(check, side, remembers, stores))
+                .map(|check| {
+                    SignatureRule::new(check, side, remembers && side == Side::Relay, proves)
+                })
                 .collect::<Result<_, _>>()?,
             body: accept.body.clone(),
         })
@@ -160,7 +172,7 @@ impl AcceptRule {
     }
 
     /// Runs all checks of a stored request. Where a signature does not match, `vouch` may return the
-    /// digest of the content that was signed by a retired secret.
+    /// one that a retired secret has verified.
     pub(crate) fn check_again(
         &self,
         deny: &AddressRule,
@@ -272,13 +284,16 @@ impl AcceptRule {
                     evidence.signed |= verified.signs;
                     evidence.secrets.push(name.to_owned());
                     evidence.identity.extend(rule.delivery(request, &verified));
-                    if self.stores {
-                        let digest = rule.content_digest(request, &verified);
-                        evidence.note_signature(self.number, rule, digest);
+                    if self.names_signatures && verified.signs {
+                        evidence.signatures.push(VerifiedSignature {
+                            scheme: rule.identity().to_owned(),
+                            rule: self.number,
+                            digest: rule.content_digest(request, &verified),
+                        });
                     }
                 }
                 Err(refusal) => match vouch(rule) {
-                    Some(digest) => evidence.note_signature(self.number, rule, Some(digest)),
+                    Some(verified) => evidence.signatures.push(verified),
                     None => {
                         unsigned = true;
                         evidence.record_or_fail(refusal, evaluation)?;
@@ -373,4 +388,4 @@ impl AcceptRule {
 }
 
 /// Voucher of a request that is evaluated for the first time.
-const NO_VOUCHER: fn(&SignatureRule) -> Option<[u8; 32]> = |_| None;
+const NO_VOUCHER: fn(&SignatureRule) -> Option<VerifiedSignature> = |_| None;

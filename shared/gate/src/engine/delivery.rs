@@ -11,7 +11,7 @@ use super::permit::RouteSettings;
 use super::signature::VerifiedSignature;
 use super::token::TokenSpan;
 use super::{Gate, Permit};
-use crate::policy::DeliveryOrder;
+use crate::policy::{Delivery, DeliveryOrder};
 use crate::providers::Provider;
 use crate::request::Request;
 
@@ -72,6 +72,25 @@ impl PermitRecord {
         }
     }
 
+    /// Returns the delivery of the route; `None` for direct.
+    #[must_use]
+    pub fn delivery(&self) -> Option<&Delivery> {
+        self.settings().delivery.as_ref()
+    }
+
+    /// Returns `true` if the route's deliveries keep an order.
+    #[must_use]
+    pub fn is_ordered(&self) -> bool {
+        let delivery = self.delivery();
+        delivery.is_some_and(|delivery| delivery.order != DeliveryOrder::None)
+    }
+
+    /// Returns the timeout for the head of the application's response.
+    #[must_use]
+    pub fn answer_timeout(&self) -> Duration {
+        self.settings().answer_timeout
+    }
+
     fn settings(&self) -> &RouteSettings {
         self.gate.settings_of(self.route)
     }
@@ -81,11 +100,7 @@ impl PermitRecord {
     #[must_use]
     pub fn delivery_facts(&self, request: &Request<'_>) -> DeliveryFacts {
         let provider = self.provider();
-        let order = self
-            .settings()
-            .delivery
-            .as_ref()
-            .map(|delivery| &delivery.order);
+        let order = self.delivery().map(|delivery| &delivery.order);
         let event = provider.and_then(|provider| provider.event.as_ref());
         let event = event.and_then(|locator| locator.text(request));
         DeliveryFacts {
@@ -106,8 +121,9 @@ impl PermitRecord {
     /// or the limit of the provider less a second.
     #[must_use]
     pub fn fallback_after(&self) -> Duration {
-        let delivery = self.settings().delivery.as_ref();
-        let in_policy = delivery.and_then(|delivery| delivery.fallback_after_ms);
+        let in_policy = self
+            .delivery()
+            .and_then(|delivery| delivery.fallback_after_ms);
         if let Some(millis) = in_policy {
             return Duration::from_millis(millis);
         }

@@ -106,10 +106,14 @@ impl Permit {
         let max_age = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX);
         let span = max_age.saturating_add(2 * CLOCK_TOLERANCE_MS);
         let until = UnixMillis(evaluation.now.wall.0.saturating_add(span));
-        for signature in &self.signatures {
+        for digest in self
+            .signatures
+            .iter()
+            .filter_map(|signature| signature.digest)
+        {
             evaluation
                 .state
-                .note_processed(signature.digest, until, evaluation.now.wall);
+                .note_processed(digest, until, evaluation.now.wall);
         }
     }
 }
@@ -217,9 +221,11 @@ impl Gate {
         }
 
         let now = evaluation.now.wall;
-        let is_processed =
-            |signature: &VerifiedSignature| evaluation.state.was_processed(&signature.digest, now);
-        match permit.signatures.iter().any(is_processed) {
+        let mut digests = permit
+            .signatures
+            .iter()
+            .filter_map(|signature| signature.digest);
+        match digests.any(|digest| evaluation.state.was_processed(&digest, now)) {
             true => Err(Refusal::failed(
                 Check::Replay,
                 "this agent has processed the delivery before",
@@ -275,12 +281,16 @@ struct RulePosition<'r> {
 }
 
 /// Returns the signature of this rule that the relay itself verified at receipt.
-fn vouched_by_grant(rule: &SignatureRule, at: RulePosition<'_>, grant: &Grant) -> Option<[u8; 32]> {
+fn vouched_by_grant(
+    rule: &SignatureRule,
+    at: RulePosition<'_>,
+    grant: &Grant,
+) -> Option<VerifiedSignature> {
     let (scheme, is_same_route) = (rule.identity(), grant.settings.name == at.route);
     let mut verified = grant.signatures.iter().filter(|_| is_same_route);
     verified
         .find(|verified| verified.scheme == scheme && verified.rule == at.rule)
-        .map(|verified| verified.digest)
+        .cloned()
 }
 
 /// Verifies the signature by secrets of the same rule that were in force at receipt.
@@ -290,7 +300,7 @@ fn verified_before(
     request: &Request<'_>,
     at_receipt: Evaluation<'_>,
     retired: &[RetiredGate],
-) -> Option<[u8; 32]> {
+) -> Option<VerifiedSignature> {
     let identity = rule.identity();
     let in_force = retired
         .iter()
@@ -307,6 +317,10 @@ fn verified_before(
         .filter(|old| old.identity() == identity)
         .find_map(|old| {
             let (verified, _) = old.verify(request, at_receipt).ok()??;
-            old.content_digest(request, &verified)
+            verified.signs.then(|| VerifiedSignature {
+                scheme: identity.to_owned(),
+                rule: at.rule,
+                digest: old.content_digest(request, &verified),
+            })
         })
 }

@@ -1,7 +1,7 @@
 //! A compiled route.
 
 use super::Side;
-use super::accept::{AcceptRule, AddressRule};
+use super::accept::{AcceptRule, AddressRule, RouteMemory};
 use super::evaluation::Evaluation;
 use super::permit::RouteSettings;
 use crate::inspection::{BodyFields, BodyFieldsBuilder};
@@ -63,10 +63,12 @@ impl CompiledRoute {
             .iter()
             .map(|path| PathPattern::parse(path))
             .collect::<Result<_, _>>()?;
-        let remembers = side == Side::Relay && route.replay.is_some();
-        let accept = route.accept.iter().enumerate().map(|(number, accept)| {
-            AcceptRule::new(accept, number, side, remembers, route.stores())
-        });
+        let memory = RouteMemory {
+            stores: route.stores(),
+            remembers: route.replay.is_some(),
+        };
+        let rules = route.accept.iter().enumerate();
+        let accept = rules.map(|(number, accept)| AcceptRule::new(accept, number, side, memory));
         let accept = accept.collect::<Result<Vec<_>, _>>()?;
 
         let mut places = BodyFieldsBuilder::default();

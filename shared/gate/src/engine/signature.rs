@@ -37,15 +37,20 @@ pub struct VerifiedSignature {
     pub scheme: String,
     /// Number of its accept rule in the route.
     pub rule: usize,
-    /// Digest of the signed content, regardless of the secret. Where a signature repeats, the body
-    /// contributes.
-    pub digest: [u8; 32],
+    /// Digest of the signed content, regardless of the secret, on an agent's route with replay
+    /// protection. Where a signature repeats, the body contributes.
+    pub digest: Option<[u8; 32]>,
 }
 
 /// A compiled signature check.
 pub(crate) struct SignatureRule {
     check: SignatureCheck,
+    /// Row of the catalog; `None` for a custom scheme.
+    provider: Option<&'static Provider>,
     title: String,
+    /// Provider or custom scheme, with the variant and the side of the secret. Independent of the
+    /// secrets.
+    identity: String,
     schemes: Vec<Scheme>,
     /// Origin that distinguishes deliveries of this rule from others; `None` without replay
     /// protection.
@@ -59,13 +64,13 @@ pub(crate) struct SignatureRule {
 }
 
 impl SignatureRule {
-    /// Compiles a signature check. `remembers` requires an identity of each delivery, and `stores` a
+    /// Compiles a signature check. `remembers` requires an identity of each delivery, and `proves` a
     /// digest of each signed content.
     pub(crate) fn new(
         check: &SignatureCheck,
         side: Side,
         remembers: bool,
-        stores: bool,
+        proves: bool,
     ) -> Result<Self, Reason> {
         let schemes = check.schemes()?;
         let secrets: Vec<Secret> = check
@@ -80,17 +85,19 @@ impl SignatureRule {
                 check
                     .verifier(&schemes, &secrets)
                     .map_err(|error| error.to_string())?
-                    .with_proof(remembers || stores),
+                    .with_proof(remembers || proves),
             ),
         };
 
-        let row = check.row();
+        let provider = check.row();
         let remembered_as = remembers.then(|| ChallengeOrigin::of(check));
-        let refused_with = row
+        let refused_with = provider
             .and_then(|row| row.refused_with)
             .and_then(|status| StatusCode::from_u16(status).ok());
         let answers = check.challenge || check.pair;
-        let all = row.map(|row| row.challenges.as_slice()).unwrap_or_default();
+        let all = provider
+            .map(|row| row.challenges.as_slice())
+            .unwrap_or_default();
         let challenges = all
             .iter()
             .filter(|challenge| answers || challenge.always)
@@ -100,7 +107,9 @@ impl SignatureRule {
         let title = check.title();
         Ok(Self {
             check: check.clone(),
+            provider,
             title,
+            identity: identity(check),
             schemes,
             remembered_as,
             verifier: keyed,
@@ -109,20 +118,15 @@ impl SignatureRule {
         })
     }
 
-    /// Returns the provider or custom scheme, with the variant and the side of the secret. Independent
-    /// of the secrets.
-    pub(crate) fn identity(&self) -> String {
-        let variant = self.check.variant.as_deref().unwrap_or_default();
-        let side = match self.check.secret_at {
-            SecretAt::Relay => "relay",
-            SecretAt::Agent => "agent",
-        };
-        format!("{}/{variant}/{side}", challenge::scheme_name(&self.check))
+    /// Returns the provider or custom scheme, with the variant and the side of the secret.
+    /// Independent of the secrets.
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// Returns the row of the catalog.
-    pub(crate) fn provider(&self) -> Option<&'static Provider> {
-        self.check.row()
+    pub(crate) const fn provider(&self) -> Option<&'static Provider> {
+        self.provider
     }
 
     /// Returns `true` if the check needs the body.
@@ -280,4 +284,13 @@ impl SignatureRule {
     pub(crate) const fn check(&self) -> &SignatureCheck {
         &self.check
     }
+}
+
+fn identity(check: &SignatureCheck) -> String {
+    let variant = check.variant.as_deref().unwrap_or_default();
+    let side = match check.secret_at {
+        SecretAt::Relay => "relay",
+        SecretAt::Agent => "agent",
+    };
+    format!("{}/{variant}/{side}", challenge::scheme_name(check))
 }

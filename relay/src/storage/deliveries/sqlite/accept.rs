@@ -8,6 +8,11 @@ use super::millis;
 use super::settle::{PENDING, after_now};
 use crate::storage::deliveries::{Head, NewDelivery, Stored};
 
+/// Returns the lane of an ordering key. It is negative, so that it is no number of a delivery.
+pub(super) const fn lane_of(hash: u64) -> i64 {
+    (hash | 1 << 63).cast_signed()
+}
+
 /// Inserts a webhook, whose number is `seq`.
 pub(super) fn insert(
     db: &Transaction<'_>,
@@ -18,8 +23,7 @@ pub(super) fn insert(
 ) -> rusqlite::Result<Stored> {
     let lane = match delivery.order {
         OrderingKey::None => seq,
-        // Negative, so that it is no number of a delivery.
-        OrderingKey::Hash(hash) => (hash | 1 << 63).cast_signed(),
+        OrderingKey::Hash(hash) => lane_of(hash),
     };
     let payload = &delivery.payload;
     let insert = "INSERT INTO payloads (seq, head, permit, body) VALUES (?1, ?2, ?3, ?4)";

@@ -84,6 +84,12 @@ pub(super) fn due(
     Ok(found)
 }
 
+/// Returns `true` if a lane has a pending delivery.
+pub(super) fn is_waiting(db: &Connection, tunnel: i64, lane: i64) -> rusqlite::Result<bool> {
+    let select = "SELECT 1 FROM lanes WHERE tunnel = ?1 AND lane = ?2";
+    db.prepare_cached(select)?.exists([tunnel, lane])
+}
+
 /// Returns the payload of a delivery that is pending.
 pub(super) fn pending_payload(db: &Connection, seq: i64) -> rusqlite::Result<Option<Payload>> {
     let select = "SELECT 1 FROM deliveries WHERE seq = ?1 AND state = 0";

@@ -1,7 +1,7 @@
 //! Findings of an accept rule's checks.
 
 use crate::engine::evaluation::Evaluation;
-use crate::engine::signature::{DeliveryIdentity, SignatureRule, VerifiedSignature};
+use crate::engine::signature::{DeliveryIdentity, VerifiedSignature};
 use crate::engine::token::TokenSpan;
 use crate::policy::{TokenCheck, TokenLocation};
 use hookward_core::reason::{Check, Refusal};
@@ -40,22 +40,6 @@ pub(crate) fn token_refusal(check: &TokenCheck, reason: String) -> Refusal {
 }
 
 impl Evidence {
-    /// Records a verified signature. There is a digest only on a route that stores deliveries or
-    /// remembers them.
-    pub(super) fn note_signature(
-        &mut self,
-        number: usize,
-        rule: &SignatureRule,
-        digest: Option<[u8; 32]>,
-    ) {
-        self.signatures
-            .extend(digest.map(|digest| VerifiedSignature {
-                scheme: rule.identity(),
-                rule: number,
-                digest,
-            }));
-    }
-
     /// Refuses after a failed check, or records the failure on a route that only observes.
     pub(super) fn record_or_fail(
         &mut self,

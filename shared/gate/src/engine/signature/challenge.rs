@@ -43,7 +43,7 @@ pub(super) fn scheme_name(check: &SignatureCheck) -> String {
 impl SignatureRule {
     /// Returns the reason why a challenge of the provider was not treated as one.
     pub(super) fn missed_challenge(&self, request: &Request<'_>) -> Option<String> {
-        let challenges = &self.check.row()?.challenges;
+        let challenges = &self.provider?.challenges;
         let missed = challenges
             .iter()
             .filter(|challenge| challenge.pair.is_none())

@@ -15,8 +15,8 @@ pub(crate) struct DeliveryIdentity {
 }
 
 impl SignatureRule {
-    /// Returns the digest of the signed content, on a route that stores or remembers deliveries. The
-    /// body contributes where one signature may cover several deliveries, as with a JSON Web Token.
+    /// Returns the digest of the signed content, if the rule computes it. The body contributes where
+    /// one signature may cover several deliveries, as with a JSON Web Token.
     pub(crate) fn content_digest(
         &self,
         request: &Request<'_>,
@@ -37,11 +37,11 @@ impl SignatureRule {
         let scheme = self.schemes.get(verified.way);
         let is_token =
             |scheme: &Scheme| scheme.coverage() == Coverage::Nothing && scheme.jwt.is_some();
-        scheme.is_some_and(is_token) || self.check.row().is_some_and(|row| row.signature_repeats)
+        scheme.is_some_and(is_token) || self.provider.is_some_and(|row| row.signature_repeats)
     }
 
     pub(super) fn delivery_places(&self) -> &'static [ValueLocator] {
-        self.check.row().map_or(&[], |row| row.delivery.as_slice())
+        self.provider.map_or(&[], |row| row.delivery.as_slice())
     }
 
     /// Returns the identity of the delivery: its id if the signature covers it, else the signature.
