@@ -46,6 +46,9 @@ pub enum CommandError {
         /// Error of the system.
         source: io::Error,
     },
+    /// The relay ended a change of deliveries early.
+    #[error("the change ended early: {0}; repeat the command to go on")]
+    EndedEarly(String),
     /// The relay did not answer as expected.
     #[error("the relay: {0}")]
     Call(CallError),

@@ -1,15 +1,15 @@
 //! Stored deliveries: webhooks that the gate has permitted, kept until the application accepts them.
 //!
 //! [`Deliveries`] stores a webhook, and starts a task for each tunnel with pending deliveries
-//! ([`tunnel_queue`]). The task sends them to the agent ([`attempt`]) and decides what follows
+//! ([`dispatcher`]). It sends them to the agent ([`attempt`]) and decides what follows
 //! ([`outcome`]); a circuit breaker ([`breaker`]) protects an application that is down or has just
 //! returned.
 
 pub(crate) mod attempt;
 mod breaker;
+mod dispatcher;
 pub(crate) mod jobs;
 pub(crate) mod outcome;
-mod tunnel_queue;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,14 +24,15 @@ use tokio::sync::mpsc::{Sender, channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::dispatcher::{Arrival, Dispatcher};
 use self::jobs::Jobs;
-use self::tunnel_queue::{Arrival, TunnelQueue};
 use crate::forward::RequestIds;
 use crate::observe::Observer;
 use crate::sessions::registry::Registry;
 use crate::settings::DeliverySettings;
+use crate::storage::agents::AgentId;
 use crate::storage::deliveries::{
-    ClaimGuard, DeliveryStore, Head, NewDelivery, StoreRefusal, Stored,
+    ClaimGuard, DeliveryStore, DueDelivery, NewDelivery, StoreRefusal, Stored,
 };
 
 /// Stored deliveries of all tunnels; clones share them.
@@ -40,24 +41,15 @@ pub(crate) struct Deliveries(Arc<Shared>);
 
 /// State that the tasks of all tunnels share.
 pub(super) struct Shared {
-    store: DeliveryStore,
-    registry: Registry,
-    clock: Clock,
-    limits: Limits,
-    ids: RequestIds,
-    observer: Arc<Observer>,
-    settings: DeliverySettings,
-    memory: BodyMemory,
+    parts: DeliveryParts,
     /// Room for payloads of attempts, in units of [`PAYLOAD_UNIT`].
     room: Semaphore,
     // A std mutex: it guards a map of senders, and nothing waits while it is held.
     queues: Mutex<HashMap<Arc<str>, Sender<Arrival>>>,
     jobs: Jobs,
-    tasks: TaskTracker,
-    stop: CancellationToken,
 }
 
-/// Parts of the relay that [`Deliveries::new`] needs.
+/// Parts of the relay that deliveries need.
 pub(crate) struct DeliveryParts {
     pub store: DeliveryStore,
     pub registry: Registry,
@@ -74,55 +66,34 @@ pub(crate) struct DeliveryParts {
 
 impl Deliveries {
     pub(crate) fn new(parts: DeliveryParts) -> Self {
-        let DeliveryParts {
-            store,
-            registry,
-            clock,
-            limits,
-            ids,
-            observer,
-            settings,
-            memory,
-            tasks,
-            stop,
-        } = parts;
         Self(Arc::new(Shared {
-            store,
-            registry,
-            clock,
-            limits,
-            ids,
-            observer,
-            settings,
-            memory,
+            parts,
             room: Semaphore::new(PAYLOAD_UNITS as usize),
             queues: Mutex::default(),
             jobs: Jobs::default(),
-            tasks,
-            stop,
         }))
     }
 
     /// Starts the tasks of the tunnels with pending deliveries.
     pub(crate) fn resume(&self) {
-        for tunnel in self.0.store.tunnels_with_pending() {
+        for tunnel in self.0.parts.store.tunnels_with_pending() {
             self.queue(&tunnel);
         }
     }
 
     /// Returns the store.
     pub(crate) fn store(&self) -> &DeliveryStore {
-        &self.0.store
+        &self.0.parts.store
     }
 
     /// Returns `true` if routes may store webhooks.
     pub(crate) fn is_enabled(&self) -> bool {
-        self.0.settings.enabled
+        self.0.parts.settings.enabled
     }
 
     /// Returns the reason why a webhook of this size would not be stored now.
-    pub(crate) fn refusal(&self, tunnel: &str, bytes: u64) -> Option<StoreRefusal> {
-        self.0.store.refusal(tunnel, bytes)
+    pub(crate) fn refusal(&self, tunnel: &str, owner: AgentId, bytes: u64) -> Option<StoreRefusal> {
+        self.0.parts.store.refusal(tunnel, owner, bytes)
     }
 
     /// Stores a webhook, and has it delivered. Returns once it is on the disk.
@@ -133,14 +104,14 @@ impl Deliveries {
         &self,
         delivery: NewDelivery,
         claim: Option<ClaimGuard>,
-    ) -> Result<Head, StoreRefusal> {
+    ) -> Result<DueDelivery, StoreRefusal> {
         let is_due = delivery.due_in.is_zero();
         // A request that is dropped during the commit may be stored all the same.
         let mut notice = Notice {
             queue: self.queue(&delivery.tunnel),
             arrival: Some(Arrival::Later),
         };
-        let Stored { head, is_first } = self.0.store.accept(delivery, claim).await?;
+        let Stored { head, is_first } = self.0.parts.store.accept(delivery, claim).await?;
         if is_first && is_due {
             notice.arrival = Some(Arrival::Due(head));
         }
@@ -152,7 +123,7 @@ impl Deliveries {
     pub(crate) async fn take_over(
         &self,
         tunnel: &Arc<str>,
-        head: Head,
+        head: DueDelivery,
         attempt: attempt::RunningAttempt,
     ) {
         // Without its queue the attempt is aborted, and another one follows after its time.
@@ -163,12 +134,12 @@ impl Deliveries {
 
     /// Returns `true` if a tunnel has pending deliveries.
     pub(crate) fn has_pending(&self, tunnel: &str) -> bool {
-        self.0.store.counts(Some(tunnel)).pending > 0
+        self.0.parts.store.counts(Some(tunnel)).pending > 0
     }
 
     /// Returns `true` if a pending delivery has this place in the order, also if that is unknown.
     pub(crate) async fn is_waiting(&self, tunnel: &str, order: OrderingKey) -> bool {
-        let is_waiting = self.0.store.is_waiting(tunnel, order).await;
+        let is_waiting = self.0.parts.store.is_waiting(tunnel, order).await;
         is_waiting.unwrap_or_else(|error| {
             tracing::error!(%tunnel, %error, "deliveries cannot be read");
             true
@@ -185,8 +156,8 @@ impl Deliveries {
 
         let (sender, arrivals) = channel(ARRIVALS);
         queues.insert(Arc::clone(tunnel), sender.clone());
-        let queue = TunnelQueue::new(Arc::clone(&self.0), Arc::clone(tunnel));
-        self.0.tasks.spawn(queue.run(arrivals));
+        let dispatcher = Dispatcher::new(Arc::clone(&self.0), Arc::clone(tunnel));
+        self.0.parts.tasks.spawn(dispatcher.run(arrivals));
         sender
     }
 }

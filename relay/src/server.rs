@@ -58,7 +58,7 @@ use crate::sessions::context::{PoliciesInForce, SessionContext};
 use crate::sessions::{AgentAcceptor, AgentListener, Registry};
 use crate::settings::Settings;
 use crate::storage::agents::TakenHost;
-use crate::storage::deliveries::{DELIVERIES_FILE, DeliveryStore, StoreLimits};
+use crate::storage::deliveries::{DELIVERIES_FILE, DeliveryStore};
 use crate::storage::{CommitStats, STATE_FILE, Store};
 
 /// A running relay.
@@ -154,7 +154,7 @@ impl Relay {
         let deliveries = DeliveryStore::open(
             &settings.data_dir.join(DELIVERIES_FILE),
             clock.clone(),
-            StoreLimits::of(&settings),
+            settings.delivery.store_limits(&settings.limits),
         )?;
 
         let registry = Registry::default();

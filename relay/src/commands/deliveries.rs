@@ -95,15 +95,14 @@ async fn change(args: ChangeDeliveriesArgs, change: &str) -> Result<(), CommandE
         "drop" => "deleted",
         _ => "due again; see `hookward-relay deliveries list`",
     };
-    let failure = ended
-        .failure
-        .map(|reason| format!("; ended early: {reason}"));
     say(&format!(
-        "{} of {} matching webhooks are {done}{}",
-        ended.changed,
-        ended.matched,
-        failure.unwrap_or_default()
-    ))
+        "{} of {} matching webhooks are {done}",
+        ended.changed, ended.matched
+    ))?;
+    match ended.failure {
+        Some(reason) => Err(CommandError::EndedEarly(reason)),
+        None => Ok(()),
+    }
 }
 
 fn style() -> ProgressStyle {

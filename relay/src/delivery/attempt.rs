@@ -26,7 +26,7 @@ use crate::body::response::ResponseBody;
 use crate::forward::{self, Destination, ForwardError, Forwarded, RequestBody};
 use crate::storage::StorageError;
 use crate::storage::agents::AgentId;
-use crate::storage::deliveries::{Head, LastResponse, Lease, Payload};
+use crate::storage::deliveries::{DueDelivery, LastResponse, Lease, Payload};
 
 /// An attempt that has ended, with the settings that decide what follows.
 pub(crate) struct EndedAttempt {
@@ -48,14 +48,26 @@ pub(super) async fn attempt(
     shared: &Arc<Shared>,
     tunnel: &Arc<str>,
     lease: Lease,
-    head: Head,
+    head: DueDelivery,
 ) -> Result<Option<EndedAttempt>, StorageError> {
     let started = Instant::now();
     let number = head.attempts.saturating_add(1);
-    let Some(payload) = shared.store.payload(head.seq).await? else {
-        return Ok(None);
+    let payload = match shared.parts.store.payload(head.seq).await {
+        Ok(Some(payload)) => payload,
+        Ok(None) => return Ok(None),
+        Err(error) if error.is_damage() => {
+            return Ok(Some(EndedAttempt {
+                end: AttemptEnd::Refused {
+                    reason: format!("the stored webhook cannot be read: {error}"),
+                },
+                delivery: Delivery::new(DeliveryMode::Queue),
+                number,
+                took: started.elapsed(),
+            }));
+        }
+        Err(error) => return Err(error),
     };
-    shared.store.begin(tunnel, lease, head.seq);
+    shared.parts.store.begin(tunnel, lease, head.seq);
 
     let prepared = prepare(shared, tunnel, head.owner, payload).await;
     let (end, delivery) = match prepared {
@@ -136,7 +148,7 @@ fn permit_again(
     let grant: Grant =
         serde_json::from_slice(&grant).map_err(|error| unusable(error.to_string()))?;
 
-    let endpoint = shared.registry.find(tunnel).unwrap_or_default();
+    let endpoint = shared.parts.registry.find(tunnel).unwrap_or_default();
     if endpoint.owner.is_some_and(|agent| agent != owner) {
         return Err(AttemptEnd::Refused {
             reason: "the host belongs to another agent now".to_owned(),
@@ -154,7 +166,7 @@ fn permit_again(
         headers: &request.headers,
         origin: &endpoint.origin,
     };
-    let now = shared.clock.moment();
+    let now = shared.parts.clock.moment();
     let evaluation = Evaluation::new(request.meta.client, now, &endpoint.state);
     let permit = gate.permit_again(&Request::new(head, &body), &grant, evaluation, &[]);
     let permit = permit.map_err(|refusal| AttemptEnd::Refused {
@@ -162,7 +174,7 @@ fn permit_again(
     })?;
 
     // The agent refuses an id that it has seen: each attempt is a request of its own.
-    request.meta.id = shared.ids.next();
+    request.meta.id = shared.parts.ids.next();
     request.length = Some(body.len() as u64);
     Ok(Prepared {
         permit,
@@ -179,14 +191,14 @@ async fn send(
     request: ExchangeRequest,
     body: Bytes,
 ) -> AttemptEnd {
-    let charge = shared.memory.begin(request.meta.client);
+    let charge = shared.parts.memory.begin(request.meta.client);
     let sent = forward::forward(
         permit,
-        &shared.registry,
+        &shared.parts.registry,
         destination,
         &request,
         RequestBody::Buffered(body, charge),
-        &shared.limits,
+        &shared.parts.limits,
     );
     // Boxed, because the future is large and a tunnel has several.
     end_of(Box::pin(sent).await).await

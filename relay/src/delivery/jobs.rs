@@ -108,9 +108,17 @@ impl Deliveries {
         rate: u64,
         actor: Actor,
     ) -> Option<Arc<Job>> {
-        let job = self.0.jobs.add(change, self.0.clock.now())?;
+        let job = self.0.jobs.add(change, self.0.parts.clock.now())?;
+        let audit = self.0.parts.observer.audit();
+        let requested = match change {
+            Change::Redeliver => "deliveries_redeliver_requested",
+            Change::Drop => "deliveries_drop_requested",
+        };
+        let details = json!({ "job": job.number, "filter": filter.summary() });
+        audit.act(requested, actor.clone(), details);
+
         let (deliveries, running) = (self.clone(), Arc::clone(&job));
-        self.0.tasks.spawn(async move {
+        self.0.parts.tasks.spawn(async move {
             let event = match change {
                 Change::Redeliver => "deliveries_redelivered",
                 Change::Drop => "deliveries_dropped",
@@ -118,15 +126,21 @@ impl Deliveries {
             let fields = filter.summary();
             let result = tokio::select! {
                 result = deliveries.run(&running, filter, rate) => result,
-                () = deliveries.0.stop.cancelled() => Err("the relay stopped".to_owned()),
+                () = deliveries.0.parts.stop.cancelled() => Err("the relay stopped".to_owned()),
             };
             let failure = result.err();
             let details = json!({
+                "job": running.number,
                 "filter": fields,
                 "changed": running.changed(),
                 "failure": failure,
             });
-            deliveries.0.observer.audit().act(event, actor, details);
+            deliveries
+                .0
+                .parts
+                .observer
+                .audit()
+                .act(event, actor, details);
             *running
                 .failure
                 .lock()
@@ -145,7 +159,7 @@ impl Deliveries {
         let batch = usize::try_from(rate).unwrap_or(BATCH).clamp(1, BATCH);
         let mut before = None;
         loop {
-            let page = self.0.store.page(filter.clone(), before, batch).await;
+            let page = self.0.parts.store.page(filter.clone(), before, batch).await;
             let page = page.map_err(|error| error.to_string())?;
             before = page.rows.last().map(|row| row.seq);
             job.matched
@@ -159,7 +173,7 @@ impl Deliveries {
                 .collect();
             tunnels.sort();
             tunnels.dedup();
-            let count = self.0.store.change(seqs, job.change).await;
+            let count = self.0.parts.store.change(seqs, job.change).await;
             let count = count.map_err(|error| error.to_string())?;
             job.changed.fetch_add(count as u64, Ordering::Relaxed);
             tunnels.iter().for_each(|tunnel| self.notify(tunnel));
@@ -187,12 +201,13 @@ impl Deliveries {
         paused: bool,
         actor: Actor,
     ) -> Result<(), crate::storage::StorageError> {
-        self.0.store.pause(tunnel, paused).await?;
+        self.0.parts.store.pause(tunnel, paused).await?;
         let event = match paused {
             true => "deliveries_paused",
             false => "deliveries_resumed",
         };
         self.0
+            .parts
             .observer
             .audit()
             .act(event, actor, json!({ "tunnel": tunnel }));

@@ -24,6 +24,7 @@ use crate::body::request::{SenderBody, too_large};
 use crate::edge::state::EdgeState;
 use crate::forward::RequestBody;
 use crate::observe::outcome::Verdict;
+use crate::storage::agents::AgentId;
 use crate::storage::deliveries::ClaimGuard;
 
 /// A request while it passes the gates.
@@ -44,6 +45,8 @@ pub(crate) struct Authorizer<'c> {
     pub wants_upgrade: bool,
     /// `true` if no agent is connected.
     pub is_away: bool,
+    /// Agent whose policy is in force.
+    pub owner: AgentId,
     /// Announced length of the body.
     pub length: Option<u64>,
 }
@@ -144,7 +147,7 @@ impl Authorizer<'_> {
             return Ok(());
         }
         let length = self.length.unwrap_or_default();
-        match deliveries.refusal(self.host.as_str(), length) {
+        match deliveries.refusal(self.host.as_str(), self.owner, length) {
             Some(refusal) => Err(Verdict::unstorable(refusal)),
             None => Ok(()),
         }

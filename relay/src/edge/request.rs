@@ -340,6 +340,7 @@ fn authorizer<'c>(
         checks,
         wants_upgrade,
         is_away: context.tunnel.is_away(),
+        owner: context.tunnel.owner.unwrap_or_default(),
         length: context.body_bytes,
     }
 }

@@ -20,7 +20,7 @@ use crate::observe::millis;
 use crate::observe::outcome::{Reporter, RequestFacts, RequestOutcome, Verdict};
 use crate::observe::owner_events::OwnerEvents;
 use crate::observe::request_log::RequestLog;
-use crate::storage::deliveries::{Head, Outcome, StoreRefusal};
+use crate::storage::deliveries::{DueDelivery, Outcome, StoreRefusal};
 
 /// Observer of requests and sessions. Nothing else reports the outcome of a request.
 pub(crate) struct Observer {
@@ -100,7 +100,7 @@ impl Observer {
     pub(crate) fn delivery(
         &self,
         tunnel: &str,
-        head: &Head,
+        head: &DueDelivery,
         attempt: u32,
         took: Duration,
         outcome: &Outcome,

@@ -8,8 +8,9 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::{StorageError, Store, acts, millis};
 
-/// Identifies an agent for the lifetime of the data directory. Names can be reused, ids cannot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Identifies an agent for the lifetime of the data directory. Names can be reused, ids cannot. The
+/// default is no agent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct AgentId(pub(super) i64);
 
 /// An agent as the store knows it.

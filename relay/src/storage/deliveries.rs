@@ -20,7 +20,6 @@ use uuid::Uuid;
 pub(crate) use self::claim_guard::ClaimGuard;
 use self::sqlite::SqliteDeliveries;
 pub(crate) use self::sqlite::{DELIVERIES_FILE, Held, TunnelHeld};
-use crate::settings::Settings;
 use crate::storage::agents::AgentId;
 use crate::storage::{CommitStats, StorageError};
 
@@ -40,9 +39,9 @@ pub(crate) struct StoreLimits {
     pub bytes: u64,
     /// Maximum number of deliveries with a payload.
     pub count: u64,
-    /// Maximum size of one tunnel's payloads, in bytes.
+    /// Maximum size of the payloads of one tunnel, and of one agent, in bytes.
     pub tunnel_bytes: u64,
-    /// Maximum number of one tunnel's deliveries with a payload.
+    /// Maximum number of deliveries with a payload of one tunnel, and of one agent.
     pub tunnel_count: u64,
     /// Age from which a pending webhook is not tried any more.
     pub max_age: Duration,
@@ -54,8 +53,8 @@ pub(crate) struct StoreLimits {
     pub keep_history: Duration,
 }
 
+#[cfg(test)]
 impl StoreLimits {
-    #[cfg(test)]
     fn for_tests() -> Self {
         Self {
             claims: 100,
@@ -67,22 +66,6 @@ impl StoreLimits {
             keep_done: Duration::ZERO,
             keep_dead: Duration::from_secs(30),
             keep_history: Duration::from_secs(7),
-        }
-    }
-
-    /// Returns the bounds of the relay's settings.
-    pub(crate) const fn of(settings: &Settings) -> Self {
-        let delivery = &settings.delivery;
-        Self {
-            claims: settings.limits.max_tracked_deliveries as u64,
-            bytes: delivery.max_bytes,
-            count: delivery.max_count,
-            tunnel_bytes: delivery.tunnel_bytes(),
-            tunnel_count: delivery.tunnel_count(),
-            max_age: delivery.max_age,
-            keep_done: delivery.keep_done,
-            keep_dead: delivery.keep_dead,
-            keep_history: delivery.keep_history,
         }
     }
 }
@@ -110,7 +93,7 @@ pub(crate) struct NewDelivery {
 /// Parts of a webhook that a later attempt needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Payload {
-    /// Head, as the tunnel carries it.
+    /// DueDelivery, as the tunnel carries it.
     pub head: Bytes,
     /// Grant of the gate, in JSON.
     pub grant: Bytes,
@@ -126,7 +109,7 @@ impl Payload {
 
 /// A stored delivery whose turn has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct DueDelivery {
     /// Number in the store.
     pub seq: i64,
     pub id: Uuid,
@@ -146,7 +129,7 @@ pub(crate) struct Head {
 /// A delivery that is on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stored {
-    pub head: Head,
+    pub head: DueDelivery,
     /// `true` if no older delivery of its lane is pending.
     pub is_first: bool,
 }
@@ -154,7 +137,7 @@ pub(crate) struct Stored {
 /// Deliveries whose turn has come, and when the next one's comes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Due {
-    pub heads: Vec<Head>,
+    pub heads: Vec<DueDelivery>,
     /// `true` if more are due now.
     pub has_more: bool,
     /// Time until the next lane is due.
@@ -333,6 +316,8 @@ pub(crate) enum Change {
 pub(crate) enum StoreRefusal {
     #[error("the tunnel has stored as many deliveries as the relay allows")]
     TunnelFull,
+    #[error("the agent has stored as many deliveries as the relay allows")]
+    AgentFull,
     #[error("the relay has stored as many deliveries as its settings allow")]
     Full,
     #[error("the relay's disk is nearly full")]
@@ -368,9 +353,9 @@ impl DeliveryStore {
     }
 
     /// Returns the reason why a webhook of this size would not be stored now.
-    pub(crate) fn refusal(&self, tunnel: &str, bytes: u64) -> Option<StoreRefusal> {
+    pub(crate) fn refusal(&self, tunnel: &str, owner: AgentId, bytes: u64) -> Option<StoreRefusal> {
         match self {
-            Self::Sqlite(engine) => engine.refusal(tunnel, bytes),
+            Self::Sqlite(engine) => engine.refusal(tunnel, owner, bytes),
         }
     }
 
@@ -448,9 +433,9 @@ impl DeliveryStore {
         &self,
         tunnel: &Arc<str>,
         lease: Lease,
-        head: Head,
+        head: DueDelivery,
         outcome: Outcome,
-    ) -> Result<Option<Head>, StorageError> {
+    ) -> Result<Option<DueDelivery>, StorageError> {
         match self {
             Self::Sqlite(engine) => engine.settle(tunnel, lease, head, outcome).await,
         }
@@ -465,7 +450,7 @@ impl DeliveryStore {
     }
 
     /// Returns the time since the receipt.
-    pub(crate) fn age(&self, head: &Head) -> Duration {
+    pub(crate) fn age(&self, head: &DueDelivery) -> Duration {
         match self {
             Self::Sqlite(engine) => engine.age(head),
         }

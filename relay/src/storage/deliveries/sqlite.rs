@@ -45,9 +45,10 @@ use self::usage::Usage;
 pub(crate) use self::usage::{Held, TunnelHeld};
 use self::work::{AcceptRequest, DeliveryWork, Request, SettleRequest};
 use super::{
-    Change, ClaimGuard, DeliveryDetail, DeliveryFilter, Due, Head, Lease, NewDelivery, Outcome,
-    Page, Payload, StoreLimits, StoreRefusal, Stored,
+    Change, ClaimGuard, DeliveryDetail, DeliveryFilter, Due, DueDelivery, Lease, NewDelivery,
+    Outcome, Page, Payload, StoreLimits, StoreRefusal, Stored,
 };
+use crate::storage::agents::AgentId;
 use crate::storage::{CommitStats, StorageError};
 use hookward_runtime::sqlite::writer::{Writer, WriterOptions};
 
@@ -218,9 +219,9 @@ impl SqliteDeliveries {
         self.push(Request::Release { key, holder });
     }
 
-    pub(super) fn refusal(&self, tunnel: &str, bytes: u64) -> Option<StoreRefusal> {
+    pub(super) fn refusal(&self, tunnel: &str, owner: AgentId, bytes: u64) -> Option<StoreRefusal> {
         self.unavailable(bytes)
-            .or_else(|| self.usage().refusal(&self.0.limits, tunnel, bytes))
+            .or_else(|| self.usage().refusal(&self.0.limits, tunnel, owner, bytes))
     }
 
     /// Returns the reason why the file accepts no webhook of this size now.
@@ -328,9 +329,9 @@ impl SqliteDeliveries {
         &self,
         tunnel: &Arc<str>,
         lease: Lease,
-        head: Head,
+        head: DueDelivery,
         outcome: Outcome,
-    ) -> Result<Option<Head>, StorageError> {
+    ) -> Result<Option<DueDelivery>, StorageError> {
         let (answer, answered) = oneshot::channel();
         self.push(Request::Settle(Box::new(SettleRequest {
             tunnel: Arc::clone(tunnel),
@@ -348,7 +349,7 @@ impl SqliteDeliveries {
         });
     }
 
-    pub(super) fn age(&self, head: &Head) -> Duration {
+    pub(super) fn age(&self, head: &DueDelivery) -> Duration {
         let now = self.0.time.now();
         Duration::from_millis(now.0.saturating_sub(head.received.0))
     }

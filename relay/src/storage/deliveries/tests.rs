@@ -322,11 +322,12 @@ async fn a_former_owner_changes_nothing() {
 }
 
 #[tokio::test]
-async fn bounds_hold_for_each_tunnel_and_in_all() {
+async fn bounds_hold_for_each_tunnel_each_agent_and_in_all() {
     let kept = Kept::new(100);
     let store = kept.open();
-    let of = |tunnel: &str| NewDelivery {
+    let of = |tunnel: &str, owner| NewDelivery {
         tunnel: tunnel.into(),
+        owner: AgentId(owner),
         payload: Payload {
             body: Bytes::from(vec![0; 200_000]),
             ..webhook(OrderingKey::None, b"").payload
@@ -334,20 +335,27 @@ async fn bounds_hold_for_each_tunnel_and_in_all() {
         ..webhook(OrderingKey::None, b"")
     };
     for _ in 0..2 {
-        store.accept(of("a.example"), None).await.unwrap();
-        store.accept(of("b.example"), None).await.unwrap();
+        store.accept(of("a.example", 1), None).await.unwrap();
+        store.accept(of("b.example", 2), None).await.unwrap();
     }
     assert_eq!(
-        store.accept(of("a.example"), None).await,
+        store.accept(of("a.example", 1), None).await,
         Err(StoreRefusal::TunnelFull)
     );
     assert_eq!(
-        store.refusal("a.example", 200_000),
+        store.refusal("a.example", AgentId(1), 200_000),
         Some(StoreRefusal::TunnelFull)
     );
-    store.accept(of("c.example"), None).await.unwrap();
+    // Another host of an agent gives it no more room, also after a restart.
+    let agent_full = Err(StoreRefusal::AgentFull);
+    assert_eq!(store.accept(of("c.example", 1), None).await, agent_full);
+    drop(store);
+    let store = kept.open();
+    assert_eq!(store.accept(of("c.example", 1), None).await, agent_full);
+
+    store.accept(of("c.example", 3), None).await.unwrap();
     assert_eq!(
-        store.accept(of("d.example"), None).await,
+        store.accept(of("d.example", 4), None).await,
         Err(StoreRefusal::Full)
     );
     assert_eq!(store.counts(None).pending, 5);

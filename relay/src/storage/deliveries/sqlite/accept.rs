@@ -6,7 +6,7 @@ use rusqlite::{Transaction, params};
 
 use super::millis;
 use super::settle::{PENDING, after_now};
-use crate::storage::deliveries::{Head, NewDelivery, Stored};
+use crate::storage::deliveries::{DueDelivery, NewDelivery, Stored};
 
 /// Returns the lane of an ordering key. It is negative, so that it is no number of a delivery.
 pub(super) const fn lane_of(hash: u64) -> i64 {
@@ -26,7 +26,7 @@ pub(super) fn insert(
         OrderingKey::Hash(hash) => lane_of(hash),
     };
     let payload = &delivery.payload;
-    let insert = "INSERT INTO payloads (seq, head, permit, body) VALUES (?1, ?2, ?3, ?4)";
+    let insert = "INSERT INTO payloads (seq, head, grant_json, body) VALUES (?1, ?2, ?3, ?4)";
     db.prepare_cached(insert)?.execute(params![
         seq,
         &*payload.head,
@@ -59,7 +59,7 @@ pub(super) fn insert(
         .execute(params![tunnel, lane, millis(due)])?;
 
     Ok(Stored {
-        head: Head {
+        head: DueDelivery {
             seq,
             id: delivery.id,
             lane,

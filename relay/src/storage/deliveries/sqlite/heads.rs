@@ -9,14 +9,14 @@ use uuid::Uuid;
 
 use super::{millis, time_of};
 use crate::storage::agents::AgentId;
-use crate::storage::deliveries::{Due, Head, Payload};
+use crate::storage::deliveries::{Due, DueDelivery, Payload};
 
 /// Columns of [`read_head`].
 pub(super) const HEAD_COLUMNS: &str =
     "seq, id, lane, attempts, received_ms, bytes, owner, redelivered";
 
-pub(super) fn read_head(row: &Row<'_>) -> rusqlite::Result<Head> {
-    Ok(Head {
+pub(super) fn read_head(row: &Row<'_>) -> rusqlite::Result<DueDelivery> {
+    Ok(DueDelivery {
         seq: row.get(0)?,
         id: Uuid::from_bytes(row.get(1)?),
         lane: row.get(2)?,
@@ -101,7 +101,7 @@ pub(super) fn pending_payload(db: &Connection, seq: i64) -> rusqlite::Result<Opt
 
 /// Returns the payload of a delivery.
 pub(super) fn payload(db: &Connection, seq: i64) -> rusqlite::Result<Option<Payload>> {
-    let select = "SELECT head, permit, body FROM payloads WHERE seq = ?1";
+    let select = "SELECT head, grant_json, body FROM payloads WHERE seq = ?1";
     let mut select = db.prepare_cached(select)?;
     let blob = |row: &Row<'_>, column: usize| {
         Ok::<_, rusqlite::Error>(Bytes::from(row.get::<_, Vec<u8>>(column)?))

@@ -52,7 +52,7 @@ const CACHE_KIB: i64 = 16 * 1024;
 pub(super) const SCHEMA: Schema = Schema {
     durability: Durability::Process,
     incremental_vacuum: true,
-    migrations: &[create_claims, create_deliveries],
+    migrations: &[create_claims, create_deliveries, add_owner],
 };
 
 /// Creates the table of claims, and drops that of version 0.1.0, whose rows name no tunnel.
@@ -135,6 +135,18 @@ fn create_deliveries(db: &Transaction<'_>) -> rusqlite::Result<()> {
             PRIMARY KEY (tunnel, lane)
         ) STRICT, WITHOUT ROWID;
         CREATE INDEX lanes_by_time ON lanes (tunnel, due_ms);
+        ",
+    )
+}
+
+/// Adds the agent that a tunnel's webhooks count for, and names the grant as the code does.
+fn add_owner(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "
+        ALTER TABLE tunnels ADD COLUMN owner INTEGER NOT NULL DEFAULT 0; -- agent of the latest webhook
+        UPDATE tunnels SET owner = coalesce(
+            (SELECT owner FROM deliveries WHERE tunnel = tunnels.id ORDER BY state, seq LIMIT 1), 0);
+        ALTER TABLE payloads RENAME COLUMN permit TO grant_json;
         ",
     )
 }

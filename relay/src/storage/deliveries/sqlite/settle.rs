@@ -9,7 +9,7 @@ use super::heads::{self, HEAD_COLUMNS};
 use super::millis;
 use super::usage::HeldChange;
 use super::work::{BatchChanges, SettleRequest};
-use crate::storage::deliveries::{Head, Outcome, StoreLimits};
+use crate::storage::deliveries::{DueDelivery, Outcome, StoreLimits};
 
 /// State of a delivery that waits.
 pub(super) const PENDING: i64 = 0;
@@ -36,8 +36,8 @@ pub(super) fn settle(
     limits: &StoreLimits,
     held: &mut HeldChange,
     now: UnixMillis,
-) -> rusqlite::Result<Option<Head>> {
-    let Head { seq, lane, .. } = request.head;
+) -> rusqlite::Result<Option<DueDelivery>> {
+    let DueDelivery { seq, lane, .. } = request.head;
     let end = match &request.outcome {
         Outcome::Retry {
             after,
@@ -120,7 +120,7 @@ pub(super) fn advance(
     tunnel: i64,
     lane: i64,
     now: UnixMillis,
-) -> rusqlite::Result<Option<Head>> {
+) -> rusqlite::Result<Option<DueDelivery>> {
     let next = match lane < 0 {
         true => {
             let select = format!(

@@ -1,10 +1,11 @@
-//! Numbers and sizes of what the file holds, by tunnel. The writer changes them with each commit.
+//! Numbers and sizes of what the file holds, by tunnel and by agent. The writer changes them with each commit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use crate::storage::agents::AgentId;
 use crate::storage::deliveries::{NewDelivery, StoreLimits, StoreRefusal};
 
 /// Number and size of deliveries.
@@ -39,6 +40,8 @@ pub(super) struct HeldChange {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct TunnelRow {
     pub id: i64,
+    /// Agent whose webhook was stored last.
+    pub owner: AgentId,
     pub epoch: i64,
     pub paused: bool,
 }
@@ -47,6 +50,7 @@ pub(super) struct TunnelRow {
 #[derive(Debug, Clone, Copy, Default)]
 struct TunnelUsage {
     row: Option<TunnelRow>,
+    owner: AgentId,
     held: Held,
 }
 
@@ -54,6 +58,8 @@ struct TunnelUsage {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Usage {
     tunnels: HashMap<Arc<str>, TunnelUsage>,
+    /// What the tunnels of each agent hold.
+    owners: HashMap<AgentId, Held>,
     pub total: Held,
 }
 
@@ -62,6 +68,15 @@ impl Held {
         self.pending = self.pending.saturating_add_signed(change.pending);
         self.dead = self.dead.saturating_add_signed(change.dead);
         self.bytes = self.bytes.saturating_add_signed(change.bytes);
+    }
+
+    fn as_change(self) -> HeldChange {
+        let signed = |number| i64::try_from(number).unwrap_or(i64::MAX);
+        HeldChange {
+            pending: signed(self.pending),
+            dead: signed(self.dead),
+            bytes: signed(self.bytes),
+        }
     }
 
     /// Returns the number of deliveries with a payload.
@@ -107,14 +122,19 @@ impl Usage {
         &self,
         limits: &StoreLimits,
         tunnel: &str,
+        owner: AgentId,
         bytes: u64,
     ) -> Option<StoreRefusal> {
         let exceeds = |held: Held, most_bytes: u64, most_count: u64| {
             held.bytes.saturating_add(bytes) > most_bytes || held.count() >= most_count
         };
 
-        if exceeds(self.of(tunnel), limits.tunnel_bytes, limits.tunnel_count) {
+        let exceeds_share = |held| exceeds(held, limits.tunnel_bytes, limits.tunnel_count);
+        if exceeds_share(self.of(tunnel)) {
             return Some(StoreRefusal::TunnelFull);
+        }
+        if exceeds_share(self.owners.get(&owner).copied().unwrap_or_default()) {
+            return Some(StoreRefusal::AgentFull);
         }
         exceeds(self.total, limits.bytes, limits.count).then_some(StoreRefusal::Full)
     }
@@ -129,15 +149,29 @@ impl Usage {
         delivery: &NewDelivery,
     ) -> Result<(), StoreRefusal> {
         let bytes = delivery.payload.bytes() as u64;
-        if let Some(refusal) = self.refusal(limits, &delivery.tunnel, bytes) {
+        if let Some(refusal) = self.refusal(limits, &delivery.tunnel, delivery.owner, bytes) {
             return Err(refusal);
         }
 
-        self.tunnels
-            .entry(Arc::clone(&delivery.tunnel))
-            .or_default();
+        self.set_owner(&delivery.tunnel, delivery.owner);
         self.apply(&delivery.tunnel, HeldChange::added(delivery));
         Ok(())
+    }
+
+    /// Counts what a tunnel holds as that of this agent.
+    fn set_owner(&mut self, host: &Arc<str>, owner: AgentId) {
+        let tunnel = self.tunnels.entry(Arc::clone(host)).or_default();
+        if tunnel.owner == owner {
+            return;
+        }
+
+        let held = tunnel.held.as_change();
+        let before = std::mem::replace(&mut tunnel.owner, owner);
+        if let Some(before) = self.owners.get_mut(&before) {
+            before.apply(-held);
+        }
+        self.owners.entry(owner).or_default().apply(held);
+        self.owners.retain(|_, held| *held != Held::default());
     }
 
     /// Ends the reservation of a webhook that was not stored.
@@ -194,13 +228,14 @@ impl Usage {
         self.total.apply(change);
         if let Some(tunnel) = self.tunnels.get_mut(host) {
             tunnel.held.apply(change);
+            self.owners.entry(tunnel.owner).or_default().apply(change);
         }
     }
 }
 
 /// Reads the numbers that each commit has kept.
 pub(super) fn read(connection: &Connection) -> rusqlite::Result<Usage> {
-    let columns = "SELECT host, id, pending, dead, bytes, epoch, paused FROM tunnels";
+    let columns = "SELECT host, id, pending, dead, bytes, epoch, paused, owner FROM tunnels";
     let mut query = connection.prepare(columns)?;
     let rows = query.query_map([], |row| {
         let count = |column| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.unsigned_abs());
@@ -213,9 +248,11 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Usage> {
             id: row.get(1)?,
             epoch: row.get(5)?,
             paused: row.get::<_, i64>(6)? != 0,
+            owner: AgentId(row.get(7)?),
         };
         let tunnel = TunnelUsage {
             row: Some(in_file),
+            owner: in_file.owner,
             held,
         };
         Ok((Arc::from(row.get::<_, String>(0)?), tunnel))
@@ -224,9 +261,9 @@ pub(super) fn read(connection: &Connection) -> rusqlite::Result<Usage> {
     let mut usage = Usage::default();
     for row in rows {
         let (host, tunnel) = row?;
-        usage.total.pending += tunnel.held.pending;
-        usage.total.dead += tunnel.held.dead;
-        usage.total.bytes += tunnel.held.bytes;
+        let held = tunnel.held.as_change();
+        usage.total.apply(held);
+        usage.owners.entry(tunnel.owner).or_default().apply(held);
         usage.tunnels.insert(host, tunnel);
     }
     Ok(usage)

@@ -16,8 +16,9 @@ use super::schema::{SCHEMA, set_pragmas};
 use super::steady_time::SteadyTime;
 use super::usage::{HeldChange, TunnelRow, Usage};
 use super::{ClaimKey, accept, change, millis, settle, usage};
+use crate::storage::agents::AgentId;
 use crate::storage::deliveries::{
-    Change, Head, Lease, NewDelivery, Outcome, StoreLimits, StoreRefusal, Stored,
+    Change, DueDelivery, Lease, NewDelivery, Outcome, StoreLimits, StoreRefusal, Stored,
 };
 use hookward_runtime::sqlite::writer::Work;
 
@@ -77,9 +78,9 @@ pub(super) struct AcceptRequest {
 pub(super) struct SettleRequest {
     pub tunnel: Arc<str>,
     pub lease: Lease,
-    pub head: Head,
+    pub head: DueDelivery,
     pub outcome: Outcome,
-    pub answer: oneshot::Sender<Option<Head>>,
+    pub answer: oneshot::Sender<Option<DueDelivery>>,
 }
 
 /// Work of the writer.
@@ -114,7 +115,7 @@ enum Reply {
     Claimed(Claimed),
     Stored(Stored),
     Lease(Lease),
-    Next(Option<Head>),
+    Next(Option<DueDelivery>),
     Changed(usize),
 }
 
@@ -212,10 +213,17 @@ impl DeliveryWork {
         now: UnixMillis,
     ) -> rusqlite::Result<Stored> {
         let host = &request.delivery.tunnel;
-        let tunnel = match self.tunnel(host, changes) {
+        let mut tunnel = match self.tunnel(host, changes) {
             Some(tunnel) => tunnel,
             None => self.add_tunnel(db, host, changes)?,
         };
+        if tunnel.owner != request.delivery.owner {
+            tunnel.owner = request.delivery.owner;
+            let update = "UPDATE tunnels SET owner = ?2 WHERE id = ?1";
+            db.prepare_cached(update)?
+                .execute((tunnel.id, tunnel.owner.0))?;
+            changes.tunnels.insert(Arc::clone(host), tunnel);
+        }
         if let Some((key, holder)) = &request.claim {
             claims::confirm(db, key, *holder)?;
         }
@@ -268,7 +276,7 @@ impl DeliveryWork {
     ) -> rusqlite::Result<TunnelRow> {
         // A transaction whose commit failed may have reached the disk all the same.
         let insert = "INSERT INTO tunnels (host) VALUES (?1) \
-                      ON CONFLICT (host) DO UPDATE SET host = host RETURNING id, epoch, paused";
+                      ON CONFLICT (host) DO UPDATE SET host = host RETURNING id, epoch, paused, owner";
         let tunnel = db
             .prepare_cached(insert)?
             .query_row([host.as_ref()], |row| {
@@ -276,6 +284,7 @@ impl DeliveryWork {
                     id: row.get(0)?,
                     epoch: row.get(1)?,
                     paused: row.get(2)?,
+                    owner: AgentId(row.get(3)?),
                 })
             })?;
         changes.tunnels.insert(Arc::clone(host), tunnel);

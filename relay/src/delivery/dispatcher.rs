@@ -1,16 +1,16 @@
-//! The task of one tunnel: takes due deliveries from the store, and makes attempts.
+//! The dispatcher of one tunnel: takes due deliveries from the store, and makes attempts.
 //!
-//! The task runs up to [`CONCURRENCY`] attempts at once, and one of each ordering key. It knows a
-//! bounded part of the store, and reads more when it has none left.
+//! It runs a bounded number of attempts at once, and one of each lane. A lane is the place of an
+//! ordering key, or of a single delivery without one. The dispatcher knows a bounded part of the
+//! store, and reads more when it has none left.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc::Receiver;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::sleep_until;
 
 use super::attempt::{EndedAttempt, RunningAttempt, attempt};
@@ -18,25 +18,25 @@ use super::breaker::Breaker;
 use super::outcome::Circumstances;
 use super::{PAYLOAD_UNIT, PAYLOAD_UNITS, Shared};
 use crate::storage::StorageError;
-use crate::storage::deliveries::{Head, Lease, Outcome};
+use crate::storage::deliveries::{DueDelivery, Lease, Outcome};
 
 /// Something new for the task of a tunnel.
 pub(super) enum Arrival {
     /// A delivery was stored, and its turn has come.
-    Due(Head),
+    Due(DueDelivery),
     /// A delivery was stored behind another one.
     Later,
     /// A delivery was stored while its first attempt is in progress.
-    Running(Head, RunningAttempt),
+    Running(DueDelivery, RunningAttempt),
 }
 
-/// Queue of one tunnel's deliveries.
-pub(super) struct TunnelQueue {
+/// Task that delivers one tunnel's stored webhooks.
+pub(super) struct Dispatcher {
     shared: Arc<Shared>,
     tunnel: Arc<str>,
     lease: Option<Lease>,
     /// Deliveries whose turn has come, oldest first.
-    ready: VecDeque<Head>,
+    ready: VecDeque<DueDelivery>,
     /// Lanes of `ready` and of the attempts in progress.
     lanes: HashSet<i64>,
     /// `true` if the store may have more due deliveries than `ready`.
@@ -52,9 +52,9 @@ pub(super) struct TunnelQueue {
 
 /// End of an attempt that was recorded.
 struct Settled {
-    head: Head,
+    head: DueDelivery,
     /// Next delivery of the lane, if it is due.
-    next: Option<Head>,
+    next: Option<DueDelivery>,
     /// Time until the lane is due again, after a failure.
     due_in: Option<Duration>,
     /// `true` if the attempt had room for its payload.
@@ -63,10 +63,60 @@ struct Settled {
     is_outage: Option<bool>,
 }
 
-type Running = FuturesUnordered<BoxFuture<'static, Settled>>;
+/// Attempts in progress, each in a task of its own. They end with it.
+#[derive(Default)]
+struct Running {
+    tasks: JoinSet<Settled>,
+    /// Deliveries by task, for tasks that panic.
+    deliveries: HashMap<Id, DueDelivery>,
+}
 
-impl TunnelQueue {
+impl Running {
+    fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    fn spawn(
+        &mut self,
+        head: DueDelivery,
+        attempt: impl Future<Output = Settled> + Send + 'static,
+    ) {
+        let id = self.tasks.spawn(attempt).id();
+        self.deliveries.insert(id, head);
+    }
+
+    /// Waits for the end of an attempt; without attempts, for ever.
+    async fn next(&mut self) -> Settled {
+        loop {
+            match self.tasks.join_next_with_id().await {
+                Some(ended) => {
+                    if let Some(settled) = self.ended(ended) {
+                        return settled;
+                    }
+                }
+                None => pending().await,
+            }
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Settled), JoinError>) -> Option<Settled> {
+        match ended {
+            Ok((id, settled)) => {
+                self.deliveries.remove(&id);
+                Some(settled)
+            }
+            Err(error) => {
+                tracing::error!(%error, "an attempt has failed; another one follows");
+                let head = self.deliveries.remove(&error.id())?;
+                Some(Settled::without_attempt(head))
+            }
+        }
+    }
+}
+
+impl Dispatcher {
     pub(super) fn new(shared: Arc<Shared>, tunnel: Arc<str>) -> Self {
+        let concurrency = shared.parts.settings.concurrency;
         Self {
             shared,
             tunnel,
@@ -75,7 +125,7 @@ impl TunnelQueue {
             lanes: HashSet::new(),
             has_more: true,
             next_at: None,
-            breaker: Breaker::new(CONCURRENCY),
+            breaker: Breaker::new(concurrency),
             units: 0,
             is_available: false,
         }
@@ -83,9 +133,9 @@ impl TunnelQueue {
 
     /// Runs until the relay stops.
     pub(super) async fn run(mut self, mut arrivals: Receiver<Arrival>) {
-        let stop = self.shared.stop.clone();
-        let mut changes = self.shared.registry.changes();
-        let mut running = Running::new();
+        let stop = self.shared.parts.stop.clone();
+        let mut changes = self.shared.parts.registry.changes();
+        let mut running = Running::default();
         loop {
             changes.borrow_and_update();
             self.note_availability();
@@ -97,7 +147,7 @@ impl TunnelQueue {
             let wake_at = self.wake_at(running.len());
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(settled) = running.next(), if !running.is_empty() => self.settled(settled),
+                settled = running.next() => self.settled(settled),
                 arrival = arrivals.recv() => match arrival {
                     Some(arrival) => self.arrived(arrival, &mut running),
                     None => break,
@@ -113,11 +163,11 @@ impl TunnelQueue {
         let lease = match self.lease {
             Some(lease) => lease,
             None => {
-                let lease = self.shared.store.lease(&self.tunnel).await?;
+                let lease = self.shared.parts.store.lease(&self.tunnel).await?;
                 *self.lease.insert(lease)
             }
         };
-        if !self.is_available || self.shared.store.is_paused(&self.tunnel) {
+        if !self.is_available || self.shared.parts.store.is_paused(&self.tunnel) {
             return Ok(());
         }
 
@@ -131,7 +181,7 @@ impl TunnelQueue {
                 break;
             }
             self.units += units;
-            running.push(self.attempt(lease, head));
+            running.spawn(head, self.attempt(lease, head));
         }
         Ok(())
     }
@@ -140,7 +190,7 @@ impl TunnelQueue {
     /// tunnel gets one attempt at a time.
     fn allowed(&self, running: usize) -> usize {
         let allowed = self.breaker.allowed(Instant::now());
-        let live = self.shared.registry.find(&self.tunnel);
+        let live = self.shared.parts.registry.find(&self.tunnel);
         let busy = live.as_ref().and_then(|tunnel| tunnel.select(|_| true));
         let direct = busy.map_or(0, |session| session.in_flight().saturating_sub(running));
         match direct >= BUSY_REQUESTS {
@@ -149,11 +199,11 @@ impl TunnelQueue {
         }
     }
 
-    async fn next_head(&mut self) -> Result<Option<Head>, StorageError> {
+    async fn next_head(&mut self) -> Result<Option<DueDelivery>, StorageError> {
         let is_due = |at: &mut Instant| *at <= Instant::now();
         if self.ready.is_empty() && (self.has_more || self.next_at.as_mut().is_some_and(is_due)) {
             let most = READY_DELIVERIES + self.lanes.len();
-            let due = self.shared.store.heads(&self.tunnel, most).await?;
+            let due = self.shared.parts.store.heads(&self.tunnel, most).await?;
             self.has_more = due.has_more;
             self.next_at = due.next_in.map(|wait| Instant::now() + wait);
             for head in due.heads {
@@ -163,7 +213,7 @@ impl TunnelQueue {
         Ok(self.ready.pop_front())
     }
 
-    fn push(&mut self, head: Head) {
+    fn push(&mut self, head: DueDelivery) {
         if self.lanes.insert(head.lane) {
             self.ready.push_back(head);
         }
@@ -182,7 +232,7 @@ impl TunnelQueue {
                     Arc::clone(&self.tunnel),
                     self.lease,
                 );
-                running.push(Box::pin(async move {
+                running.spawn(head, async move {
                     let ended = attempt.await;
                     let settled = settle(&shared, &tunnel, lease, head, ended).await;
                     // The request of the sender holds the payload.
@@ -190,14 +240,18 @@ impl TunnelQueue {
                         has_room: false,
                         ..settled
                     }
-                }));
+                });
             }
         }
     }
 
-    fn attempt(&self, lease: Lease, head: Head) -> BoxFuture<'static, Settled> {
+    fn attempt(
+        &self,
+        lease: Lease,
+        head: DueDelivery,
+    ) -> impl Future<Output = Settled> + Send + 'static {
         let (shared, tunnel) = (Arc::clone(&self.shared), Arc::clone(&self.tunnel));
-        Box::pin(async move {
+        async move {
             // The semaphore is never closed.
             let _room = shared.room.acquire_many(units_of(&head)).await;
             let ended = match attempt(&shared, &tunnel, lease, head).await {
@@ -212,7 +266,7 @@ impl TunnelQueue {
                 }
             };
             settle(&shared, &tunnel, Some(lease), head, ended).await
-        })
+        }
     }
 
     fn settled(&mut self, settled: Settled) {
@@ -237,11 +291,11 @@ impl TunnelQueue {
 
     /// Tries at once when the agent or the application has returned.
     fn note_availability(&mut self) {
-        let endpoint = self.shared.registry.find(&self.tunnel);
+        let endpoint = self.shared.parts.registry.find(&self.tunnel);
         let is_available = endpoint.is_some_and(|endpoint| endpoint.is_available());
         if is_available && !self.is_available {
             self.breaker.probe_now(Instant::now());
-            self.shared.store.wake(&self.tunnel);
+            self.shared.parts.store.wake(&self.tunnel);
             self.has_more = true;
         }
         self.is_available = is_available;
@@ -249,7 +303,7 @@ impl TunnelQueue {
 
     /// Returns the time at which something may be due without a further event.
     fn wake_at(&self, running: usize) -> Option<Instant> {
-        if !self.is_available || self.shared.store.counts(Some(&self.tunnel)).pending == 0 {
+        if !self.is_available || self.shared.parts.store.counts(Some(&self.tunnel)).pending == 0 {
             return None;
         }
 
@@ -269,7 +323,7 @@ impl TunnelQueue {
 }
 
 impl Settled {
-    const fn without_attempt(head: Head) -> Self {
+    const fn without_attempt(head: DueDelivery) -> Self {
         Self {
             head,
             next: None,
@@ -281,7 +335,7 @@ impl Settled {
 }
 
 /// Returns the room that a payload needs, in units.
-fn units_of(head: &Head) -> u32 {
+fn units_of(head: &DueDelivery) -> u32 {
     let units = u32::try_from(head.bytes / PAYLOAD_UNIT + 1);
     units.unwrap_or(PAYLOAD_UNITS).min(PAYLOAD_UNITS)
 }
@@ -291,15 +345,15 @@ async fn settle(
     shared: &Shared,
     tunnel: &Arc<str>,
     lease: Option<Lease>,
-    head: Head,
+    head: DueDelivery,
     ended: EndedAttempt,
 ) -> Settled {
     let is_outage = ended.end.is_outage();
     let in_policy = Duration::from_millis(ended.delivery.max_age_ms);
     let circumstances = Circumstances {
         attempt: ended.number,
-        age: shared.store.age(&head),
-        max_age: in_policy.min(shared.settings.max_age),
+        age: shared.parts.store.age(&head),
+        max_age: in_policy.min(shared.parts.settings.max_age),
         random: random(),
     };
     let outcome = ended.end.decide(&ended.delivery, circumstances);
@@ -308,13 +362,19 @@ async fn settle(
         _ => None,
     };
     shared
+        .parts
         .observer
         .delivery(tunnel, &head, ended.number, ended.took, &outcome);
 
     let Some(lease) = lease else {
         return Settled::without_attempt(head);
     };
-    let next = match shared.store.settle(tunnel, lease, head, outcome).await {
+    let next = match shared
+        .parts
+        .store
+        .settle(tunnel, lease, head, outcome)
+        .await
+    {
         Ok(next) => next,
         Err(error) => {
             tracing::error!(%tunnel, id = %head.id, %error, "the end of an attempt is not yet on disk");
@@ -350,9 +410,6 @@ async fn sleep_or_never(at: Option<Instant>) {
 /// Divisor of the room for payloads: one tunnel has a quarter, so that a slow application delays no
 /// other one.
 const TUNNEL_SHARES: u32 = 4;
-
-/// Maximum number of attempts of one tunnel at the same time.
-const CONCURRENCY: usize = 8;
 
 /// Number of due deliveries that a tunnel's task knows.
 const READY_DELIVERIES: usize = 1000;
