@@ -189,8 +189,11 @@ impl Agent {
             tunnels.push(LinkTunnel::new(tunnel.host, wanted, handler));
         }
 
+        let relays = settings.relays.iter();
+        let calls = relays.map(|relay| (relay.address.clone(), Arc::default()));
         let shared = LinkContext {
             tunnels,
+            calls: calls.collect(),
             link: settings.link,
             events,
             clock: clock.clone(),

@@ -1,9 +1,11 @@
 //! The agent's private HTTP API on loopback: ngrok's shape for scripts that wait for a URL
-//! ([`ngrok`]), health checks, metrics, and the state for `hookward status` ([`status`]). [`routes`]
+//! ([`ngrok`]), health checks, metrics, the state for `hookward status` ([`status`]), and stored webhooks
+//! of the relay (`relay_calls`). [`routes`]
 //! declares it, [`listener`] serves it.
 
 pub(crate) mod listener;
 mod metrics;
 mod ngrok;
+mod relay_calls;
 mod routes;
 pub(crate) mod status;

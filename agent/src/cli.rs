@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hookward_cli::deliveries::DeliveriesCommand;
 
 pub(crate) use self::commands::{
     AuditCommand, CheckArgs, DiagnoseArgs, ExplainArgs, JoinArgs, ProvidersArgs, ProvidersCommand,
@@ -38,6 +39,9 @@ pub(crate) enum Command {
     Join(JoinArgs),
     /// Show the state of the running agents
     Status(StatusArgs),
+    /// List the stored webhooks of this agent's tunnels, deliver them again, or delete them
+    #[command(subcommand)]
+    Deliveries(DeliveriesCommand<Common>),
     /// Verify the audit log of an agent
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -79,6 +83,7 @@ impl Cli {
             | Command::Providers(_)
             | Command::Check(_)
             | Command::Explain(_)
+            | Command::Deliveries(_)
             | Command::Audit(_)
             | Command::Send(_) => LogFormat::Text,
         }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod check;
+mod deliveries;
 mod diagnose;
 mod explain;
 mod http;
@@ -17,6 +18,7 @@ mod status;
 
 use std::io::{self, Write as _};
 
+use hookward_cli::deliveries::DeliveriesError;
 use hookward_core::clock::Clock;
 use hookward_observe::api::access::TokenError;
 use hookward_observe::api::client::CallError;
@@ -50,6 +52,12 @@ pub enum CommandError {
     /// The local API of a running agent failed.
     #[error("the running agent: {0}")]
     Call(CallError),
+    /// No connected agent runs.
+    #[error("no agent with this state directory is connected to a relay; start one first")]
+    NoAgent,
+    /// A command on stored webhooks failed.
+    #[error(transparent)]
+    Deliveries(#[from] DeliveriesError),
     /// A token file failed.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -92,6 +100,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CommandError> {
         Command::Send(args) => send::run(*args).await,
         Command::Pair(args) => pair::run(*args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Deliveries(command) => deliveries::run(command).await,
         Command::Audit(command) => audit::run(command),
     }
 }

@@ -3,13 +3,14 @@
 //! Every relay gets some links ([`mod@link`]), each of which keeps one connection. [`dialer`]
 //! connects over QUIC, TLS over TCP, or a [`proxy`]; [`backoff`] schedules the attempts;
 //! [`handshake`] greets the relay and opens the tunnels; [`active`] is a connection in use, and
-//! [`outbox`] sends its messages. [`failover`] schedules searches for a better connection, and [`suspend`] detects that the
-//! machine was suspended. [`status`] summarises all links for the user, and [`policy_sync`] tracks
+//! [`outbox`] sends its messages, among them [`calls`] of the relay's API. [`failover`] schedules
+//! searches for a better connection, and [`suspend`] detects that the machine was suspended. [`status`] summarises all links for the user, and [`policy_sync`] tracks
 //! the policy of each relay. All connections of one instance serve the same tunnels, so losing one
 //! of several loses nothing.
 
 mod active;
 pub(crate) mod backoff;
+pub(crate) mod calls;
 mod context;
 pub(crate) mod dialer;
 mod error;
@@ -133,7 +134,9 @@ pub(crate) async fn run(
 
     for relay in relays {
         let dialer = Dialer::new(&relay, &shared.link, shared.tasks.clone())?;
-        let at = Arc::new(RelayState::new(relay, dialer, &shared.tunnels));
+        let calls = shared.calls.get(&relay.address).cloned();
+        let calls = calls.unwrap_or_default();
+        let at = Arc::new(RelayState::new(relay, dialer, &shared.tunnels, calls));
 
         let (shared, stop) = (Arc::clone(&shared), stop.child_token());
         kept.spawn(async move { (at.relay.address.clone(), run_relay(at, shared, stop).await) });

@@ -4,14 +4,10 @@ use hookward_core::reason::Reason;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hookward_core::clock::{Clock, UnixMillis};
-use hookward_core::diagnostics::parse_duration;
+use hookward_cli::OutputFormat;
+use hookward_cli::deliveries::{DeliveriesCommand as SharedDeliveriesCommand, FilterArgs};
 use hookward_core::limits::Limits;
 use hookward_observe::audit::{KeptHead, RawAudit};
-
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-use uuid::Uuid;
 
 use crate::settings::RawSettings;
 
@@ -265,129 +261,38 @@ pub(crate) struct BackupArgs {
 /// Commands of `hookward-relay deliveries`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeliveriesCommand {
-    /// List stored webhooks, newest first
-    #[command(after_help = QUERY_EXIT_CODES)]
-    List(ListDeliveriesArgs),
-    /// Show one stored webhook with its content, without secrets
-    #[command(after_help = QUERY_EXIT_CODES)]
-    Show(ShowDeliveryArgs),
-    /// Deliver webhooks again, whatever their state
-    #[command(after_help = QUERY_EXIT_CODES)]
-    Redeliver(ChangeDeliveriesArgs),
-    /// Delete the content of webhooks; they are not tried any more
-    #[command(after_help = QUERY_EXIT_CODES)]
-    Drop(ChangeDeliveriesArgs),
-    /// Stop the attempts of a tunnel; webhooks are still stored
-    #[command(after_help = QUERY_EXIT_CODES)]
-    Pause(PauseArgs),
-    /// Make the attempts of a tunnel again
-    #[command(after_help = QUERY_EXIT_CODES)]
-    Resume(PauseArgs),
-}
-
-/// Conditions for deliveries; all must hold.
-#[derive(Debug, Args)]
-pub(crate) struct DeliveryFilterArgs {
-    /// Public host of the tunnel
-    #[arg(long, value_name = "HOST")]
-    pub tunnel: Option<String>,
-
-    /// Name of the route
-    #[arg(long, value_name = "NAME")]
-    pub route: Option<String>,
-
-    /// Provider, such as github
-    #[arg(long, value_name = "ID")]
-    pub provider: Option<String>,
-
-    /// Type of the event, such as push
-    #[arg(long, value_name = "TYPE")]
-    pub event: Option<String>,
-
-    /// State
-    #[arg(long, value_enum)]
-    pub state: Option<DeliveryStateFlag>,
-
-    /// Received since: a time such as 2026-12-01T08:00:00Z, or 2h for two hours ago
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub since: Option<UnixMillis>,
-
-    /// Received before: as --since
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub until: Option<UnixMillis>,
-
-    /// Text in the body or in the last error
-    #[arg(long, value_name = "TEXT")]
-    pub text: Option<String>,
-}
-
-/// State of a delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DeliveryStateFlag {
-    /// Waiting for its next attempt.
-    Pending,
-    /// Accepted by the application.
-    Delivered,
-    /// Given up.
-    Dead,
-    /// Deleted by hand.
-    Dropped,
-}
-
-/// Arguments of `hookward-relay deliveries list`.
-#[derive(Debug, Args)]
-pub(crate) struct ListDeliveriesArgs {
     #[command(flatten)]
-    pub filter: DeliveryFilterArgs,
+    Shared(SharedDeliveriesCommand<DataDir>),
+    /// Write webhooks to a file, one JSON object a line
+    #[command(after_help = QUERY_EXIT_CODES)]
+    Export(ExportArgs),
+    /// Store the webhooks of a complete export, and deliver them
+    #[command(after_help = QUERY_EXIT_CODES)]
+    Import(ImportArgs),
+}
 
-    /// Maximum number of webhooks
-    #[arg(long, value_name = "COUNT", default_value_t = 100)]
-    pub limit: usize,
+/// Arguments of `hookward-relay deliveries export`.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// File to create; an existing one is not overwritten
+    pub file: PathBuf,
 
     #[command(flatten)]
-    pub data_dir: DataDir,
+    pub filter: FilterArgs,
 
-    /// Format of the list
-    #[arg(long, value_enum, default_value_t)]
-    pub format: OutputFormat,
-}
-
-/// Arguments of `hookward-relay deliveries show`.
-#[derive(Debug, Args)]
-pub(crate) struct ShowDeliveryArgs {
-    /// Id, as in the header hookward-delivery-id
-    pub id: Uuid,
-
-    #[command(flatten)]
-    pub data_dir: DataDir,
-
-    /// Format of the webhook
-    #[arg(long, value_enum, default_value_t)]
-    pub format: OutputFormat,
-}
-
-/// Arguments of `hookward-relay deliveries redeliver` and `drop`.
-#[derive(Debug, Args)]
-pub(crate) struct ChangeDeliveriesArgs {
-    /// Id of one webhook, instead of conditions
-    pub id: Option<Uuid>,
-
-    #[command(flatten)]
-    pub filter: DeliveryFilterArgs,
-
-    /// Maximum number of webhooks a second
-    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
-    pub rate: u64,
+    /// Include tokens, signatures and the whole body, so that the file can be imported
+    #[arg(long)]
+    pub complete: bool,
 
     #[command(flatten)]
     pub data_dir: DataDir,
 }
 
-/// Arguments of `hookward-relay deliveries pause` and `resume`.
+/// Arguments of `hookward-relay deliveries import`.
 #[derive(Debug, Args)]
-pub(crate) struct PauseArgs {
-    /// Public host of the tunnel
-    pub tunnel: String,
+pub(crate) struct ImportArgs {
+    /// File of `deliveries export --complete`
+    pub file: PathBuf,
 
     #[command(flatten)]
     pub data_dir: DataDir,
@@ -419,16 +324,6 @@ pub(crate) struct VerifyArgs {
     /// Format of the report
     #[arg(long, value_enum, default_value_t)]
     pub format: OutputFormat,
-}
-
-/// Format of a command's result.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OutputFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs: JSON.
-    Json,
 }
 
 /// Name of an agent, and the relay's data.
@@ -470,19 +365,6 @@ impl ServeArgs {
             ..RawSettings::default()
         }
     }
-}
-
-/// Reads a time, or a duration before now.
-fn parse_time(text: &str) -> Result<UnixMillis, Reason> {
-    if let Some(ago) = parse_duration(text) {
-        let ago = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
-        return Ok(UnixMillis(Clock::System.now().0.saturating_sub(ago)));
-    }
-    let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
-        format!("{text:?} is neither a time such as 2026-12-01T08:00:00Z nor a duration such as 2h")
-    })?;
-    let millis = time.unix_timestamp_nanos() / 1_000_000;
-    Ok(UnixMillis(u64::try_from(millis).unwrap_or_default()))
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), Reason> {

@@ -10,6 +10,7 @@ mod storage;
 use std::io;
 use std::path::PathBuf;
 
+use hookward_cli::deliveries::DeliveriesError;
 use hookward_core::diagnostics::Diagnostics;
 use hookward_observe::api::client::CallError;
 use hookward_observe::audit::AuditError;
@@ -46,9 +47,20 @@ pub enum CommandError {
         /// Error of the system.
         source: io::Error,
     },
-    /// The relay ended a change of deliveries early.
-    #[error("the change ended early: {0}; repeat the command to go on")]
-    EndedEarly(String),
+    /// A command on stored webhooks failed.
+    #[error(transparent)]
+    Deliveries(DeliveriesError),
+    /// The relay refused lines of an import, which are named.
+    #[error("these lines were not imported:\n{0}")]
+    NotImported(String),
+    /// A file of an export failed.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Error of the system.
+        source: io::Error,
+    },
     /// The relay did not answer as expected.
     #[error("the relay: {0}")]
     Call(CallError),

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::StartError;
+use crate::admin::deliveries::{DeliveriesApi, agent_router};
 use crate::admin::listeners::{AdminAddresses, BoundAdmin};
 use crate::admin::overview::Overview;
 use crate::admin::storage_probe::StorageProbe;
@@ -175,6 +176,23 @@ impl Relay {
             "settings": settings.summary(),
         });
         let observer = Arc::new(Observer::new(clock.clone(), audit.clone()));
+        let deliveries = Deliveries::new(DeliveryParts {
+            store: deliveries,
+            registry: registry.clone(),
+            clock: clock.clone(),
+            limits: settings.limits.clone(),
+            ids: RequestIds::new()?,
+            observer: Arc::clone(&observer),
+            settings: settings.delivery.clone(),
+            memory: budget.clone(),
+            tasks: tasks.clone(),
+            stop: stop_agents.clone(),
+        });
+        let deliveries_api = agent_router(DeliveriesApi {
+            deliveries: deliveries.clone(),
+            registry: registry.clone(),
+            observer: Arc::clone(&observer),
+        });
         let host = Arc::new(SessionContext {
             registry: registry.clone(),
             store: store.clone(),
@@ -184,6 +202,7 @@ impl Relay {
                 .delivery
                 .enabled
                 .then_some(settings.delivery.max_age),
+            deliveries_api,
             domain: settings.domain,
             reserved_hosts: settings.hosts,
             public_port,
@@ -214,18 +233,6 @@ impl Relay {
         store.set_tunnel_address(&join_address)?;
         store.set_domain(&domain)?;
 
-        let deliveries = Deliveries::new(DeliveryParts {
-            store: deliveries,
-            registry: registry.clone(),
-            clock: clock.clone(),
-            limits: settings.limits.clone(),
-            ids: RequestIds::new()?,
-            observer: Arc::clone(&observer),
-            settings: settings.delivery,
-            memory: budget.clone(),
-            tasks: tasks.clone(),
-            stop: stop_agents.clone(),
-        });
         let edge_state = Arc::new(EdgeState {
             registry,
             clock: clock.clone(),

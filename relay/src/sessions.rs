@@ -3,10 +3,11 @@
 //! [`listener`] accepts QUIC connections; the edge passes on TLS connections to its own port. All
 //! pass [`acceptor`]. [`handshake`] authenticates the agent, and [`session`] serves it until it
 //! leaves. [`active`] is the session as the rest of the relay uses it, [`context`] the relay as
-//! sessions use it. [`registry`] maps public hosts to sessions. The acceptor owns the tasks.
+//! sessions use it. `calls` answers an agent's calls of the API. [`registry`] maps public hosts to sessions. The acceptor owns the tasks.
 
 pub(crate) mod acceptor;
 pub(crate) mod active;
+mod calls;
 pub(crate) mod context;
 pub(crate) mod handshake;
 pub(crate) mod listener;

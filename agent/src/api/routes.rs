@@ -16,6 +16,7 @@ use utoipa_axum::routes;
 
 use super::metrics::AgentSnapshot;
 use super::ngrok;
+use super::relay_calls;
 use super::status::{AgentView, ProcessStatus};
 
 /// State of the handlers.
@@ -39,7 +40,9 @@ impl FromRef<AgentApi> for Arc<AgentView> {
     description = "Private API of a Hookward agent. /api/tunnels, /api/endpoints and /api/status have \
                    ngrok's shape. /metrics and /api/v1 need the token of the file api-token in the \
                    state directory: Authorization: Bearer TOKEN. On another address than loopback, \
-                   everything but /livez and /readyz does."
+                   everything but /livez and /readyz does. \
+                   /api/v1/deliveries and /api/v1/delivery-jobs are those of the relay's API, for the \
+                   tunnels of this agent."
 ))]
 struct AgentDocument;
 
@@ -73,7 +76,7 @@ pub(super) fn router(view: Arc<AgentView>, guard: &Arc<Guard>, is_local: bool) -
     document.merge(of_private);
 
     let document = Json(document);
-    let private = private.route(
+    let private = private.merge(relay_calls::router()).route(
         "/api/v1/openapi.json",
         axum::routing::get(|| async move { document.clone() }),
     );

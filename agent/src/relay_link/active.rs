@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::events::EventSink;
 use crate::exchange::{self, SessionTerms};
+use crate::relay_link::calls::PendingCalls;
 use crate::relay_link::dialer::Dialed;
 use crate::relay_link::outbox::Outbox;
 use crate::relay_link::policy_sync::PolicyOffer;
@@ -30,6 +31,8 @@ pub(crate) struct ActiveLink {
     pub(crate) terms: Arc<SessionTerms>,
     pub(crate) exchanges: TaskTracker,
     pub(crate) since: Instant,
+    /// Calls of the relay's API that wait for their answers.
+    pub(crate) calls: PendingCalls,
     /// Policy that was sent to the relay and is not yet answered, with its tunnel.
     pub(crate) pending_policy: Option<(usize, Arc<PolicyOffer>)>,
     /// `true` once the relay announced its drain. It closes the connection after its last request.

@@ -1,5 +1,6 @@
 //! State that all links of an agent share, and state of one relay.
 
+use super::calls::RelayCalls;
 use super::dialer::Dialer;
 use super::policy_sync::{PolicyOffer, PolicySync};
 use super::status::LinkStatus;
@@ -11,7 +12,7 @@ use crate::exchange::{ExchangeHandler, PendingHeads};
 use hookward_core::clock::Clock;
 use hookward_core::text::printable;
 use hookward_tunnel::transport::Transport;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub(crate) struct LinkContext {
     pub generations: AtomicU64,
     /// Status of all links.
     pub status: LinkStatus,
+    /// Calls of each relay's API, by the relay's address.
+    pub calls: BTreeMap<String, Arc<RelayCalls>>,
     /// Slots for unfinished heads.
     pub heads: PendingHeads,
     /// Tracker of connection drivers and of connections that drain.
@@ -61,6 +64,8 @@ pub(crate) struct RelayState {
     pub relay: RelayEndpoint,
     /// Dialer for this relay.
     pub dialer: Dialer,
+    /// Calls of its API.
+    pub(super) calls: Arc<RelayCalls>,
     /// Policies that it has, one for each tunnel.
     pub policies: Vec<PolicySync>,
     /// Gates that check its requests, one for each tunnel.
@@ -90,7 +95,12 @@ impl LinkTunnel {
 }
 
 impl RelayState {
-    pub(super) fn new(relay: RelayEndpoint, dialer: Dialer, tunnels: &[LinkTunnel]) -> Self {
+    pub(super) fn new(
+        relay: RelayEndpoint,
+        dialer: Dialer,
+        tunnels: &[LinkTunnel],
+        calls: Arc<RelayCalls>,
+    ) -> Self {
         let gate = |tunnel: &LinkTunnel| {
             Arc::new(TunnelGate::new(Arc::clone(&tunnel.wanted.borrow().gate)))
         };
@@ -101,6 +111,7 @@ impl RelayState {
         Self {
             relay,
             dialer,
+            calls,
             policies: policies.collect(),
             gates: tunnels.iter().map(gate).collect(),
             started: Arc::default(),

@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::exchange::TunnelGate;
 use crate::exchange::{SessionTerms, TunnelBinding};
 use crate::relay_link::active::ActiveLink;
+use crate::relay_link::calls::PendingCalls;
 use crate::relay_link::dialer::Dialed;
 use crate::relay_link::outbox::Outbox;
 use crate::relay_link::policy_sync::{Applied, PolicyOffer};
@@ -236,6 +237,7 @@ pub(crate) async fn open(
         terms,
         exchanges,
         since: Instant::now(),
+        calls: PendingCalls::default(),
         pending_policy: None,
         relay_draining: relay_leaves,
     })

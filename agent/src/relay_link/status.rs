@@ -157,6 +157,12 @@ impl LinkStatus {
         }
     }
 
+    /// Returns the address of the first relay with an open link.
+    pub(crate) fn first_connected(&self) -> Option<String> {
+        let inner = self.lock();
+        inner.open.keys().next().map(|(relay, _)| relay.clone())
+    }
+
     /// Records the session of an open link.
     pub(crate) fn note_session(&self, id: LinkId, session: Session) {
         self.lock().sessions.insert(id, session);

@@ -8,7 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
 use hookward_core::names::AgentName;
 use hookward_observe::api::access::{self, Access, Caller, Guard, problem};
-use hookward_observe::audit::{Actor, AuditLog};
+use hookward_observe::api::deliveries::Done;
+use hookward_observe::audit::Actor;
 use hookward_observe::metrics::{self, CONTENT_TYPE, ProcessSnapshot};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -17,16 +18,15 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::deliveries::{self, DeliveriesApi};
+use super::events;
 use super::metrics::RelaySnapshot;
 use super::overview::Overview;
 use super::status::{
-    AddressSetStatus, AgentStatus, CertificateStatus, ClientStatus, ConnectionsStatus, Done,
-    LimitStatus, RefusalStatus, RelayStatus, SessionStatus, StorageStatus, TunnelStatus,
+    AddressSetStatus, AgentStatus, CertificateStatus, ClientStatus, ConnectionsStatus, LimitStatus,
+    RefusalStatus, RelayStatus, SessionStatus, StorageStatus, TunnelStatus,
 };
-use super::{deliveries, events};
-use crate::delivery::Deliveries;
 use crate::storage::StorageError;
-use crate::storage::deliveries::DeliveryStore;
 
 /// State of the handlers.
 #[derive(Clone)]
@@ -38,20 +38,13 @@ pub(super) struct RelayApi {
 }
 
 impl RelayApi {
-    pub(super) fn deliveries(&self) -> &Deliveries {
-        &self.overview.edge.deliveries
-    }
-
-    pub(super) fn store(&self) -> &DeliveryStore {
-        self.deliveries().store()
-    }
-
-    pub(super) fn audit(&self) -> &AuditLog {
-        self.overview.edge.observer.audit()
-    }
-
-    pub(super) fn registry(&self) -> &crate::sessions::Registry {
-        &self.overview.edge.registry
+    fn deliveries(&self) -> DeliveriesApi {
+        let edge = &self.overview.edge;
+        DeliveriesApi {
+            deliveries: edge.deliveries.clone(),
+            registry: edge.registry.clone(),
+            observer: Arc::clone(&edge.observer),
+        }
     }
 }
 
@@ -93,8 +86,10 @@ pub(super) fn routers(overview: Arc<Overview>, guard: &Arc<Guard>) -> Routers {
         .routes(routes!(prometheus))
         .split_for_parts();
     let (private, of_private) = private_routes().split_for_parts();
+    let (deliveries, of_deliveries) = deliveries::routes().split_for_parts();
     document.merge(of_metrics);
     document.merge(of_private);
+    document.merge(of_deliveries);
 
     let document = Json(document);
     let private = private.route(
@@ -105,7 +100,8 @@ pub(super) fn routers(overview: Arc<Overview>, guard: &Arc<Guard>) -> Routers {
         health.with_state(api.clone()),
         scrape.with_state(api.clone()),
     );
-    let private = private.with_state(api);
+    let deliveries = deliveries.with_state(api.deliveries());
+    let private = private.with_state(api).merge(deliveries);
 
     let protect = |router: Router, access: Access| {
         router.layer(middleware::from_fn_with_state(access, access::check))
@@ -135,13 +131,6 @@ fn private_routes() -> OpenApiRouter<RelayApi> {
         .routes(routes!(certificates))
         .routes(routes!(address_sets))
         .routes(routes!(storage))
-        .routes(routes!(deliveries::list))
-        .routes(routes!(deliveries::redeliver))
-        .routes(routes!(deliveries::drop))
-        .routes(routes!(deliveries::pause))
-        .routes(routes!(deliveries::resume))
-        .routes(routes!(deliveries::jobs))
-        .routes(routes!(deliveries::show))
         .routes(routes!(event_stream))
         .routes(routes!(drain))
 }

@@ -257,10 +257,3 @@ pub(crate) struct ClientStatus {
     /// Requests that were refused.
     pub refused: u64,
 }
-
-/// Acknowledgement of an act.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Done {
-    /// Result in words.
-    pub message: String,
-}

@@ -11,7 +11,9 @@ use hookward_tunnel::join_token::JoinToken;
 
 use crate::admin::status::AgentStatus;
 use crate::certs::TunnelIdentity;
-use crate::cli::{AgentArgs, AgentCommand, ListArgs, OutputFormat};
+use hookward_cli::OutputFormat;
+
+use crate::cli::{AgentArgs, AgentCommand, ListArgs};
 use crate::commands::CommandError;
 use crate::commands::{say, status};
 use crate::storage::STATE_FILE;

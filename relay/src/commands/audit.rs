@@ -2,7 +2,9 @@
 
 use hookward_observe::audit::verify;
 
-use crate::cli::{AuditCommand, OutputFormat, VerifyArgs};
+use hookward_cli::OutputFormat;
+
+use crate::cli::{AuditCommand, VerifyArgs};
 use crate::commands::{CommandError, say};
 
 /// The log is not as it was written.

@@ -1,7 +1,7 @@
 //! `hookward-relay status` shows the state of a running relay.
 
 use std::io::IsTerminal as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hookward_core::clock::{Clock, UnixMillis};
@@ -13,7 +13,9 @@ use tokio::time::sleep;
 
 use crate::admin::SOCKET_FILE;
 use crate::admin::status::{AgentStatus, RelayStatus};
-use crate::cli::{OutputFormat, StatusArgs};
+use hookward_cli::OutputFormat;
+
+use crate::cli::StatusArgs;
 use crate::commands::{CommandError, say};
 
 /// Interval of `--watch`.
@@ -60,10 +62,15 @@ pub(super) async fn call<T: DeserializeOwned>(
 ) -> Result<T, CommandError> {
     let socket = data_dir.join(SOCKET_FILE);
     let called = client::call(&socket, method, path).await;
-    called.map_err(|error| match error {
+    called.map_err(|error| call_error(socket, error))
+}
+
+/// Returns the error of a call on this socket.
+pub(super) fn call_error(socket: PathBuf, error: CallError) -> CommandError {
+    match error {
         CallError::Connect(source) => CommandError::Unreachable { socket, source },
         error => CommandError::Call(error),
-    })
+    }
 }
 
 fn text(status: &RelayStatus, now: UnixMillis) -> String {

@@ -45,8 +45,9 @@ impl Breaker {
         }
     }
 
-    /// Records a response that shows that the application works.
-    pub(super) fn succeeded(&mut self) {
+    /// Records a response that shows that the application works. Returns `true` if it was down.
+    pub(super) fn succeeded(&mut self) -> bool {
+        let was_down = matches!(self.state, State::Open { .. });
         let allowed = match self.state {
             // Slow start: one attempt after the probe, then more with each success.
             State::Open { .. } => 1,
@@ -56,6 +57,7 @@ impl Breaker {
             allowed: allowed.min(self.most),
             failures: 0,
         };
+        was_down
     }
 
     /// Records an outage.
@@ -120,9 +122,9 @@ mod tests {
 
         breaker.probe_now(later);
         assert_eq!(breaker.allowed(later), 1);
-        breaker.succeeded();
+        assert!(breaker.succeeded());
         assert_eq!(breaker.allowed(later), 1);
-        (0..20).for_each(|_| breaker.succeeded());
+        assert!(!(0..20).any(|_| breaker.succeeded()));
         assert_eq!(breaker.allowed(later), 8);
     }
 

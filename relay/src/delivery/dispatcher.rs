@@ -276,7 +276,8 @@ impl Dispatcher {
         }
         match settled.is_outage {
             Some(true) => self.breaker.failed(Instant::now()),
-            Some(false) => self.breaker.succeeded(),
+            Some(false) if self.breaker.succeeded() => self.wake(),
+            Some(false) => {}
             None => {}
         }
 
@@ -295,10 +296,15 @@ impl Dispatcher {
         let is_available = endpoint.is_some_and(|endpoint| endpoint.is_available());
         if is_available && !self.is_available {
             self.breaker.probe_now(Instant::now());
-            self.shared.parts.store.wake(&self.tunnel);
-            self.has_more = true;
+            self.wake();
         }
         self.is_available = is_available;
+    }
+
+    /// Makes the deliveries due whose attempts ended without a response.
+    fn wake(&mut self) {
+        self.shared.parts.store.wake(&self.tunnel);
+        self.has_more = true;
     }
 
     /// Returns the time at which something may be due without a further event.

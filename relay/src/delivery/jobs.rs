@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::Deliveries;
+use crate::storage::agents::AgentId;
 use crate::storage::deliveries::{Change, DeliveryFilter};
 
 /// Jobs of this process, newest last.
@@ -26,6 +27,8 @@ pub(crate) struct Job {
     /// Number of the job, from 1.
     pub number: u64,
     pub change: Change,
+    /// Agent that has requested it; `None` for an administrator.
+    pub owner: Option<AgentId>,
     pub started: UnixMillis,
     /// Number of deliveries that the change applied to.
     changed: AtomicU64,
@@ -61,7 +64,7 @@ impl Jobs {
     }
 
     /// Adds a job. Returns `None` while too many run.
-    fn add(&self, change: Change, started: UnixMillis) -> Option<Arc<Job>> {
+    fn add(&self, change: Change, owner: Option<AgentId>, started: UnixMillis) -> Option<Arc<Job>> {
         let mut known = self.lock();
         let running = known.iter().filter(|job| !job.has_ended()).count();
         if running >= RUNNING_JOBS {
@@ -74,6 +77,7 @@ impl Jobs {
         let job = Arc::new(Job {
             number: self.last.fetch_add(1, Ordering::Relaxed) + 1,
             change,
+            owner,
             started,
             changed: AtomicU64::new(0),
             matched: AtomicU64::new(0),
@@ -108,7 +112,10 @@ impl Deliveries {
         rate: u64,
         actor: Actor,
     ) -> Option<Arc<Job>> {
-        let job = self.0.jobs.add(change, self.0.parts.clock.now())?;
+        let job = self
+            .0
+            .jobs
+            .add(change, filter.owner, self.0.parts.clock.now())?;
         let audit = self.0.parts.observer.audit();
         let requested = match change {
             Change::Redeliver => "deliveries_redeliver_requested",

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
 use hookward_core::address::AddressSet;
 use hookward_core::clock::Clock;
 use hookward_core::limits::Limits;
@@ -30,6 +31,8 @@ pub(crate) struct SessionContext {
     pub limits: Limits,
     /// Maximum age of stored webhooks; `None` if the relay stores none.
     pub stored_for: Option<Duration>,
+    /// Methods of the API that agents call.
+    pub deliveries_api: Router,
     pub domain: HostName,
     /// Reserved hosts of the relay's settings.
     pub reserved_hosts: BTreeMap<HostName, AgentName>,

@@ -97,6 +97,7 @@ pub(crate) async fn authenticate(
         } => join(control, host, secret, &credential_digest).await,
         AgentMessage::Open { .. }
         | AgentMessage::UpstreamHealth { .. }
+        | AgentMessage::Call { .. }
         | AgentMessage::Drain
         | AgentMessage::Unknown => Err(StreamError::Protocol(
             "the first message is neither hello nor join".to_owned(),

@@ -15,7 +15,7 @@ use hookward_core::names::HostName;
 use hookward_core::secret::SecretDigest;
 use hookward_core::text::printable;
 use hookward_gate::policy::Policy;
-use hookward_observe::audit::{Causer, LimitedKind};
+use hookward_observe::audit::{Actor, Causer, LimitedKind};
 use hookward_runtime::interval::every;
 use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamError};
@@ -24,6 +24,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::open::{OpenRefused, choose_host, open};
+use super::calls::Calls;
+use crate::admin::deliveries::Requester;
 use crate::observe::RelayEventKind;
 use crate::observe::owner_events::OwnerEvents;
 use crate::sessions::active::ActiveSession;
@@ -158,6 +160,7 @@ pub(crate) struct SessionLoop<'c> {
     state: SessionState,
     /// `true` once the agent was notified that the relay drains.
     is_drain_announced: bool,
+    calls: Calls,
     /// Hosts that the session has opened.
     opened: BTreeSet<HostName>,
     /// Bytes received at the last check, and the time of the last change.
@@ -173,6 +176,10 @@ impl<'c> SessionLoop<'c> {
             control,
         } = admitted;
         let events = OwnerEvents::new(context.limits.refusal_events_per_second);
+        let requester = Requester {
+            actor: Actor::agent(&agent.name),
+            owner: Some(agent.id),
+        };
 
         Self {
             context,
@@ -181,6 +188,7 @@ impl<'c> SessionLoop<'c> {
             credential,
             state: SessionState::Active,
             is_drain_announced: false,
+            calls: Calls::new(context.deliveries_api.clone(), requester),
             opened: BTreeSet::new(),
             received: (session.received(), Instant::now()),
             session,
@@ -217,11 +225,13 @@ impl<'c> SessionLoop<'c> {
 
         loop {
             let (session, control) = (&self.session, &mut self.control);
+            let calls = &mut self.calls;
             let step = tokio::select! {
                 message = control.receive(CONTROL_BYTES) => match message {
                     Ok(message) => self.on_message(message).await,
                     Err(error) => self.on_control_lost(error).await,
                 },
+                answer = calls.next() => ControlFlow::Continue(Some(answer)),
                 event = live.owner_events.next_message() => ControlFlow::Continue(Some(event)),
                 _ = reviews.tick() => {
                     let review = self.review().await;
@@ -295,6 +305,9 @@ impl<'c> SessionLoop<'c> {
             AgentMessage::UpstreamHealth { host, down } => {
                 self.context.registry.set_down(&host, &self.live, down);
                 ControlFlow::Continue(None)
+            }
+            AgentMessage::Call { id, method, path } => {
+                ControlFlow::Continue(self.calls.begin(id, &method, &path))
             }
             AgentMessage::Drain => self.on_agent_drain(),
             AgentMessage::Hello { .. } | AgentMessage::Join { .. } | AgentMessage::Unknown => {

@@ -232,6 +232,8 @@ impl DeliveryState {
 /// Filter of deliveries; all conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct DeliveryFilter {
+    /// Agent that the tunnels and deliveries belong to.
+    pub owner: Option<AgentId>,
     pub id: Option<Uuid>,
     pub tunnel: Option<String>,
     pub route: Option<String>,
@@ -247,6 +249,15 @@ pub(crate) struct DeliveryFilter {
 }
 
 impl DeliveryFilter {
+    /// Returns `true` if a condition beside the owner must hold.
+    pub(crate) fn has_condition(&self) -> bool {
+        let without = Self {
+            owner: self.owner,
+            ..Self::default()
+        };
+        *self != without
+    }
+
     /// Returns the conditions for the audit log. The text may be a secret, so it is not named.
     pub(crate) fn summary(&self) -> serde_json::Value {
         serde_json::json!({
@@ -291,6 +302,9 @@ pub(crate) struct DeliveryRow {
 #[derive(Debug, Clone)]
 pub(crate) struct DeliveryDetail {
     pub row: DeliveryRow,
+    pub owner: AgentId,
+    /// Hash of the ordering key; `None` without an order.
+    pub order: Option<u64>,
     pub payload: Option<Payload>,
     pub response: Option<LastResponse>,
 }
@@ -320,6 +334,8 @@ pub(crate) enum StoreRefusal {
     AgentFull,
     #[error("the relay has stored as many deliveries as its settings allow")]
     Full,
+    #[error("the relay has a delivery with this id already")]
+    Known,
     #[error("the relay's disk is nearly full")]
     DiskFull,
     #[error("too many webhooks wait for the disk")]

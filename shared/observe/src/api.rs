@@ -1,7 +1,9 @@
 //! A private HTTP API: a server with bounds and deadlines ([`server`], `slots`), access by token or
-//! Unix socket ([`access`]), and a client for the program's own commands ([`client`]).
+//! Unix socket ([`access`]), a client for the program's own commands ([`client`]), and the form of
+//! stored [`deliveries`].
 
 pub mod access;
 pub mod client;
+pub mod deliveries;
 pub mod server;
 mod slots;

@@ -19,6 +19,7 @@ use super::{ProbeFuture, RelayLink};
 use crate::events::Event;
 use crate::relay_link::active::{ActiveLink, DRAIN_TIMEOUT, take};
 use crate::relay_link::backoff::jitter;
+use crate::relay_link::calls::{RelayAnswer, RelayCall};
 use crate::relay_link::failover::ProbeSchedule;
 use crate::relay_link::handshake::open_message;
 use crate::relay_link::policy_sync::{Applied, PolicyOffer};
@@ -97,9 +98,10 @@ impl<'l> ServingLoop<'l> {
             tokio::time::Instant::now(),
         );
 
-        // Only matters if other agents could take the requests.
-        let tunnels = shared.tunnels.iter().filter(|_| shared.link.pool);
-        let applications = tunnels
+        // Other agents of a pool take the requests, and stored webhooks wait.
+        let applications = shared
+            .tunnels
+            .iter()
             .map(|tunnel| ReportedHealth {
                 is_down: false,
                 health: tunnel.handler.pool.health_status(),
@@ -152,6 +154,7 @@ impl<'l> ServingLoop<'l> {
                     self.on_policy_change(number, offer)
                 }
                 (number, down) = first(health), if can_send => self.on_health_change(number, down),
+                call = at.calls.next(), if can_send => self.on_call(call),
                 sent = active.outbox.sent() => self.on_sent(sent),
                 () = sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {
                     self.on_probe_due()
@@ -207,6 +210,13 @@ impl<'l> ServingLoop<'l> {
             host: host.unwrap_or_default(),
             down,
         });
+        ControlFlow::Continue(())
+    }
+
+    /// Sends a call of the relay's API.
+    fn on_call(&mut self, call: RelayCall) -> Step {
+        let message = self.active.calls.begin(call);
+        self.send(message);
         ControlFlow::Continue(())
     }
 
@@ -344,6 +354,9 @@ impl<'l> ServingLoop<'l> {
             }
             RelayMessage::Refusals { requests, counts } => {
                 report_refusals(events, requests, counts);
+            }
+            RelayMessage::Called { id, status, body } => {
+                self.active.calls.answered(id, RelayAnswer { status, body });
             }
             RelayMessage::Draining => {
                 self.active.relay_draining = true;

@@ -117,6 +117,7 @@ fn context(domain: &str) -> SessionContext {
         store,
         limits: Limits::default(),
         stored_for: None,
+        deliveries_api: axum::Router::new(),
         domain: HostName::parse(domain).unwrap(),
         reserved_hosts: BTreeMap::new(),
         public_port: 443,

@@ -5,10 +5,12 @@
 //!                 Hello                 authenticates with a credential
 //!                 Open                  opens a tunnel for a host, with a policy
 //!                 UpstreamHealth        reports if the application is reachable
+//!                 Call                  calls a method of the relay's API, for its own tunnels
 //!                 Drain                 requests no more exchanges: the agent stops, or has another connection
 //! relay → agent   Joined | Welcome | Opened | PolicyRejected | DrainAck | Draining | Standby
 //!                 HostLost | Refused
 //!                 Refusals              reports what the relay refused on the agent's tunnels
+//!                 Called                answers a call
 //! ```
 //! The greeting has up to 16 KiB; the agent sends a policy only after authentication. Both sides
 //! skip unknown kinds of messages, so that either may be newer.
@@ -67,12 +69,21 @@ pub enum AgentMessage<P> {
         revision: u64,
     },
     /// Reports the health of a tunnel's application. While it is down, other agents of a pool get
-    /// its requests.
+    /// its requests, and stored webhooks wait.
     UpstreamHealth {
         /// Public host of the tunnel, as named by the relay.
         host: String,
         /// `true` if the application accepts no connection.
         down: bool,
+    },
+    /// Calls a method of the relay's API that concerns the agent's own tunnels.
+    Call {
+        /// Number of the call on this connection.
+        id: u64,
+        /// HTTP method, such as GET.
+        method: String,
+        /// Path and query.
+        path: String,
     },
     /// Announces that the agent stops, or has replaced this connection. The relay sends no more
     /// requests over it, and those in flight finish.
@@ -177,6 +188,15 @@ pub enum RelayMessage {
         reason: RefusedReason,
         /// Reason, as text.
         message: String,
+    },
+    /// Answer to a call.
+    Called {
+        /// Number of the call.
+        id: u64,
+        /// HTTP status.
+        status: u16,
+        /// Body of the response, in JSON.
+        body: String,
     },
     /// Requests that the relay refused.
     Refusals {

@@ -15,8 +15,11 @@ use hookward_tunnel::transport::liveness::Liveness;
 use hookward_tunnel::transport::{ControlStream, Session};
 use tokio_util::task::TaskTracker;
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::events::{self, EventStream};
+use crate::relay_link::calls::PendingCalls;
 
 use crate::exchange::{ExchangeHandler, PendingHeads, SessionTerms, TunnelBinding};
 use crate::relay_link::dialer::{Dialed, Dialer};
@@ -81,6 +84,7 @@ impl LinkStage {
             instance: "test".to_owned(),
             generations: AtomicU64::new(1),
             status: LinkStatus::default(),
+            calls: BTreeMap::new(),
             heads: PendingHeads::default(),
             tasks: tasks.clone(),
         });
@@ -90,7 +94,12 @@ impl LinkStage {
             credential: Secret::generate().unwrap(),
         };
         let dialer = Dialer::new(&relay, &shared.link, tasks.clone()).unwrap();
-        let at = Arc::new(RelayState::new(relay, dialer, &shared.tunnels));
+        let at = Arc::new(RelayState::new(
+            relay,
+            dialer,
+            &shared.tunnels,
+            Arc::default(),
+        ));
 
         let hosts = shared.tunnels.iter().enumerate();
         let hosts = hosts.map(|(number, tunnel)| TunnelBinding {
@@ -123,6 +132,7 @@ impl LinkStage {
             terms: Arc::new(terms),
             exchanges: TaskTracker::new(),
             since: Instant::now(),
+            calls: PendingCalls::default(),
             pending_policy: None,
             relay_draining: false,
         };

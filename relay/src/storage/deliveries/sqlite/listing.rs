@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{millis, time_of};
 use crate::storage::StorageError;
+use crate::storage::agents::AgentId;
 use crate::storage::deliveries::{
     DeliveryDetail, DeliveryFilter, DeliveryRow, DeliveryState, LastResponse, Page,
 };
@@ -82,6 +83,9 @@ impl Conditions {
                 conditions.add(column, value.clone());
             }
         }
+        if let Some(owner) = filter.owner {
+            conditions.add("d.owner = ?", owner.0);
+        }
         if let Some(id) = filter.id {
             conditions.add("d.id = ?", id.as_bytes().to_vec());
         }
@@ -119,8 +123,11 @@ pub(super) fn page(
     let search = || {
         // Each tunnel has an index by state: a filter never reads the rows of another state.
         let tunnels: Vec<i64> = {
-            let mut select = db.prepare("SELECT id FROM tunnels WHERE ?1 IS NULL OR host = ?1")?;
-            let rows = select.query_map([&filter.tunnel], |row| row.get(0))?;
+            let select = "SELECT id FROM tunnels WHERE (?1 IS NULL OR host = ?1) \
+                          AND (?2 IS NULL OR owner = ?2)";
+            let mut select = db.prepare(select)?;
+            let owner = filter.owner.map(|owner| owner.0);
+            let rows = select.query_map(params![filter.tunnel, owner], |row| row.get(0))?;
             rows.collect::<rusqlite::Result<_>>()?
         };
 
@@ -173,8 +180,13 @@ pub(super) fn detail(path: &Path, id: Uuid) -> Result<Option<DeliveryDetail>, St
             })
             .optional()?;
         let payload = super::heads::payload(&db, row.seq)?;
+        let place = "SELECT owner, lane FROM deliveries WHERE seq = ?1";
+        let (owner, lane): (i64, i64) =
+            db.query_row(place, [row.seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(Some(DeliveryDetail {
             row,
+            owner: AgentId(owner),
+            order: (lane < 0).then(|| lane.cast_unsigned()),
             payload,
             response,
         }))

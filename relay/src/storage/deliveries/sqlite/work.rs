@@ -113,7 +113,7 @@ pub(super) struct BatchChanges {
 enum Reply {
     None,
     Claimed(Claimed),
-    Stored(Stored),
+    Stored(Option<Stored>),
     Lease(Lease),
     Next(Option<DueDelivery>),
     Changed(usize),
@@ -211,7 +211,7 @@ impl DeliveryWork {
         request: &AcceptRequest,
         changes: &mut BatchChanges,
         now: UnixMillis,
-    ) -> rusqlite::Result<Stored> {
+    ) -> rusqlite::Result<Option<Stored>> {
         let host = &request.delivery.tunnel;
         let mut tunnel = match self.tunnel(host, changes) {
             Some(tunnel) => tunnel,
@@ -229,9 +229,11 @@ impl DeliveryWork {
         }
 
         let stored = accept::insert(db, tunnel.id, self.next_seq, &request.delivery, now)?;
-        self.next_seq += 1;
-        *changes.accepted.entry(Arc::clone(host)).or_default() +=
-            HeldChange::added(&request.delivery);
+        if stored.is_some() {
+            self.next_seq += 1;
+            *changes.accepted.entry(Arc::clone(host)).or_default() +=
+                HeldChange::added(&request.delivery);
+        }
         Ok(stored)
     }
 
@@ -378,7 +380,10 @@ impl Work for DeliveryWork {
                     let _ = answer.send(());
                 }
                 (Request::Accept(request), Reply::Stored(stored)) => {
-                    let _ = request.answer.send(Ok(stored));
+                    if stored.is_none() {
+                        self.usage().undo(&request.delivery);
+                    }
+                    let _ = request.answer.send(stored.ok_or(StoreRefusal::Known));
                 }
                 (Request::Lease { answer, .. }, Reply::Lease(lease)) => {
                     let _ = answer.send(lease);
