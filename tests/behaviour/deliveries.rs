@@ -871,6 +871,41 @@ async fn order_holds_through_failures_and_restarts() {
     }
 }
 
+/// A webhook does not overtake a stored one with its ordering key, though the application responds.
+#[tokio::test]
+async fn a_fallback_keeps_the_order_of_its_key() {
+    let is_up = Arc::new(AtomicBool::new(false));
+    let of_script = Arc::clone(&is_up);
+    let application = Application::start(move |received: &Received| {
+        let is_held = received.header("x-key") == Some("a") && !of_script.load(Ordering::SeqCst);
+        match is_held {
+            true => Reply::Full(503, vec![("retry-after", "1".to_owned())], Vec::new()),
+            false => Reply::ok(""),
+        }
+    })
+    .await;
+    let delivery = "{ mode = 'fallback', order = 'header:x-key' }";
+    let stage = Stage::start(application.address, plan(delivery)).await;
+    let target = format!("{PREFIX}/one");
+    let send = |key: &'static str, body: &'static str| {
+        let (edge, target) = (&stage.edge, &target);
+        async move { edge.post(target, &[("x-key", key)], body.as_bytes()).await }
+    };
+    assert_eq!(send("a", "a1").await.status, 202);
+    is_up.store(true, Ordering::SeqCst);
+    assert_eq!(send("a", "a2").await.status, 202, "behind a1");
+    assert_eq!(send("b", "b1").await.status, 200, "of another key");
+
+    eventually("all are delivered", || {
+        stage.relay().pending_deliveries() == 0
+    })
+    .await;
+    assert_eq!(send("a", "a3").await.status, 200);
+    let mut of_key = application.log.complete();
+    of_key.retain(|received| received.header("x-key") == Some("a"));
+    assert_eq!(bodies(&of_key), ["a1", "a1", "a2", "a3"]);
+}
+
 /// A wall clock that jumps by a day, and is set right again, loses nothing.
 #[tokio::test]
 async fn a_clock_that_jumps_loses_nothing() {

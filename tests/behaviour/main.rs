@@ -28,6 +28,7 @@ mod conformance;
 mod corpora;
 mod damaged;
 mod deliveries;
+mod delivery_commands;
 mod diagnose;
 mod documents;
 mod edge;

@@ -120,6 +120,7 @@ impl SqliteDeliveries {
             limits: limits.clone(),
             disk: disk.clone(),
             has_free_pages: false,
+            history_swept: 0,
             path: path.into(),
         };
         let options = WriterOptions {

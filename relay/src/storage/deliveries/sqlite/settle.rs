@@ -210,20 +210,35 @@ pub(super) fn sweep(
 }
 
 /// Removes some rows of delivered webhooks beyond a number, so that the list of a busy relay does not
-/// fill the disk.
-pub(super) fn sweep_history(db: &Transaction<'_>, next_seq: i64) -> rusqlite::Result<()> {
-    let remove = "DELETE FROM deliveries WHERE seq IN (SELECT d.seq FROM deliveries d \
-         WHERE d.state = 1 AND d.seq < ?1 AND NOT EXISTS (SELECT 1 FROM payloads p WHERE p.seq = d.seq) \
-         ORDER BY d.ended_ms LIMIT ?2)";
+/// fill the disk. Looks at each row once, from `swept` on, and returns the number to go on from. A row
+/// whose payload is kept stays for `keep_history`.
+pub(super) fn sweep_history(
+    db: &Transaction<'_>,
+    next_seq: i64,
+    swept: i64,
+) -> rusqlite::Result<i64> {
     let oldest = next_seq.saturating_sub(HISTORY_ROWS);
-    if oldest > 0 {
-        db.prepare_cached(remove)?.execute([oldest, SWEEP_ROWS])?;
+    if swept >= oldest {
+        return Ok(swept);
     }
-    Ok(())
+
+    let last = "SELECT max(seq) FROM \
+        (SELECT seq FROM deliveries WHERE seq >= ?1 AND seq < ?2 ORDER BY seq LIMIT ?3)";
+    let last: Option<i64> = db
+        .prepare_cached(last)?
+        .query_row([swept, oldest, HISTORY_SWEEP_ROWS], |row| row.get(0))?;
+    let until = last.map_or(oldest, |last| last + 1);
+    let remove = "DELETE FROM deliveries WHERE seq >= ?1 AND seq < ?2 AND state = 1 \
+        AND NOT EXISTS (SELECT 1 FROM payloads p WHERE p.seq = deliveries.seq)";
+    db.prepare_cached(remove)?.execute([swept, until])?;
+    Ok(until)
 }
 
 /// Number of the latest webhooks whose rows stay in the list, some 200 bytes each.
 const HISTORY_ROWS: i64 = 1_000_000;
+
+/// Maximum number of rows that one commit looks at: more than it adds.
+const HISTORY_SWEEP_ROWS: i64 = 2048;
 
 /// Row that has ended, or that is too old.
 struct OldRow {
@@ -265,15 +280,20 @@ fn ended_before(
     before: i64,
     join: &str,
 ) -> rusqlite::Result<Vec<OldRow>> {
-    let select = format!(
+    let mut select = db.prepare_cached(&ended_query(state, join))?;
+    select
+        .query_map([before, SWEEP_ROWS], read_old)?
+        .collect::<rusqlite::Result<_>>()
+}
+
+/// Returns the query of [`ended_before`]. The state is no parameter, because SQLite uses an index
+/// with a condition only for statements that contain it (sqlite.org/partialindex.html).
+fn ended_query(state: i64, join: &str) -> String {
+    format!(
         "SELECT d.seq, d.tunnel, d.lane, t.host, d.bytes, p.seq IS NOT NULL FROM deliveries d \
          JOIN tunnels t ON t.id = d.tunnel {join} payloads p ON p.seq = d.seq \
-         WHERE d.state = ?1 AND d.ended_ms <= ?2 ORDER BY d.ended_ms LIMIT ?3"
-    );
-    let mut select = db.prepare_cached(&select)?;
-    select
-        .query_map([state, before, SWEEP_ROWS], read_old)?
-        .collect::<rusqlite::Result<_>>()
+         WHERE d.state = {state} AND d.state <> 0 AND d.ended_ms <= ?1 ORDER BY d.ended_ms LIMIT ?2"
+    )
 }
 
 /// Removes all that is stored of a delivery that has ended.
@@ -300,3 +320,55 @@ fn remove(
 
 /// Maximum number of rows of one kind that one commit ends or removes.
 const SWEEP_ROWS: i64 = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema::SCHEMA;
+    use super::*;
+    use hookward_runtime::sqlite;
+
+    #[test]
+    fn a_long_history_loses_its_oldest_delivered_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = sqlite::open(&dir.path().join("deliveries.db"), &SCHEMA).unwrap();
+        let db = db.transaction().unwrap();
+        db.execute("INSERT INTO tunnels (host) VALUES ('a')", [])
+            .unwrap();
+        for seq in 1..=4000 {
+            let insert = "INSERT INTO deliveries (seq, id, tunnel, owner, lane, route, state, attempts, received_ms, bytes) \
+                          VALUES (?1, CAST(?1 AS BLOB), 1, 1, ?1, '', ?2, 1, 0, 0)";
+            let state = if seq % 2 == 0 { PENDING } else { DELIVERED };
+            db.execute(insert, [seq, state]).unwrap();
+        }
+        let count = || {
+            db.query_row("SELECT count(*) FROM deliveries", [], |row| {
+                row.get::<_, i64>(0)
+            })
+        };
+
+        let next_seq = HISTORY_ROWS + 3001;
+        let swept = sweep_history(&db, next_seq, 0).unwrap();
+        assert_eq!(count(), Ok(4000 - HISTORY_SWEEP_ROWS / 2));
+        let swept = sweep_history(&db, next_seq, swept).unwrap();
+        assert_eq!(count(), Ok(2500));
+        assert_eq!(sweep_history(&db, next_seq, swept), Ok(3001));
+    }
+
+    /// A backlog of a million rows must not slow a commit down.
+    #[test]
+    fn a_sweep_reads_through_indexes() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = sqlite::open(&dir.path().join("deliveries.db"), &SCHEMA).unwrap();
+        for state in [DELIVERED, DEAD, DROPPED] {
+            for join in ["JOIN", "LEFT JOIN"] {
+                let query = format!("EXPLAIN QUERY PLAN {}", ended_query(state, join));
+                let mut plan = db.prepare(&query).unwrap();
+                let steps = plan.query_map([0, 0], |row| row.get::<_, String>(3));
+                for step in steps.unwrap() {
+                    let step = step.unwrap();
+                    assert!(!step.contains("SCAN") && !step.contains("TEMP"), "{step}");
+                }
+            }
+        }
+    }
+}

@@ -94,6 +94,8 @@ pub(super) struct DeliveryWork {
     pub disk: DiskGuard,
     /// `true` once pages were freed that the file still has.
     pub has_free_pages: bool,
+    /// Number of the delivery from which on the history is not swept yet.
+    pub history_swept: i64,
     pub path: Box<Path>,
 }
 
@@ -106,6 +108,8 @@ pub(super) struct BatchChanges {
     pub(super) held: HashMap<Arc<str>, HeldChange>,
     /// Tunnels that the batch has added, or whose owner it has changed.
     pub(super) tunnels: HashMap<Arc<str>, TunnelRow>,
+    /// New value of [`DeliveryWork::history_swept`].
+    history_swept: i64,
     replies: Vec<Reply>,
 }
 
@@ -353,13 +357,14 @@ impl Work for DeliveryWork {
         }
         claims::sweep(db, &mut changes.claims, now)?;
         settle::sweep(db, &self.limits, &mut changes, now)?;
-        settle::sweep_history(db, self.next_seq)?;
+        changes.history_swept = settle::sweep_history(db, self.next_seq, self.history_swept)?;
         self.write_usage(db, &changes)?;
         Ok(changes)
     }
 
     fn committed(&mut self, batch: Vec<Request>, changes: BatchChanges) {
         self.claims.apply(changes.claims);
+        self.history_swept = changes.history_swept;
         {
             let mut usage = self.usage();
             for (host, tunnel) in changes.tunnels {
