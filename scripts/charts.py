@@ -88,3 +88,32 @@ def over_time(path, title, answers, memory, window=5):
         axis.spines[["top", "right"]].set_visible(False)
     save(plot, figure, path)
 
+
+
+def outage(path, title, answers, backlog, down, window=1):
+    """Draws backlog, answers by status, and response times through an outage.
+
+    `answers` are (seconds since the start, duration in seconds, status); `backlog` are (seconds, number).
+    """
+    if (plot := pyplot()) is None:
+        return
+    figure, (waiting, rate, latency) = plot.subplots(3, 1, figsize=(8, 6), sharex=True, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    waiting.plot([at for at, _ in backlog], [count for _, count in backlog], color=COLORS[2])
+    waiting.set_ylabel("pending")
+    for number, (status, label) in enumerate((("200", "200, from the application"), ("202", "202, stored"))):
+        windows = {}
+        for at, _, other in answers:
+            windows[int(at // window)] = windows.get(int(at // window), 0) + (other == status)
+        times = sorted(windows)
+        rate.plot([at * window for at in times], [windows[at] / window for at in times], label=label, color=COLORS[number + 1])
+    rate.set_ylabel("answers/s")
+    rate.legend(fontsize=8)
+    latency.plot([at for at, _, _ in answers], [took * 1000 for _, took, _ in answers], ".", markersize=2, color=COLORS[1])
+    latency.set_yscale("log")
+    latency.set_ylabel("response time, ms")
+    latency.set_xlabel("seconds")
+    for axis in (waiting, rate, latency):
+        axis.axvspan(*down, color=COLORS[0], alpha=0.2)
+        axis.spines[["top", "right"]].set_visible(False)
+    save(plot, figure, path)

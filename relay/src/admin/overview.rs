@@ -18,8 +18,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::status::{
     AddressSetStatus, AgentStatus, AuditLogStatus, CertificateStatus, ClientStatus,
-    ConnectionsStatus, LimitStatus, RefusalStatus, RelayStatus, SessionStatus, StorageStatus,
-    TunnelStatus,
+    ConnectionsStatus, HeldDeliveries, LimitStatus, RefusalStatus, RelayStatus, SessionStatus,
+    StorageStatus, TunnelStatus,
 };
 use super::storage_probe::StorageProbe;
 use crate::certs::resolver::CertificateResolver;
@@ -79,8 +79,22 @@ impl Overview {
             limits,
             certificates: self.certificates(),
             storage,
+            deliveries: self.deliveries(),
             audit: self.audit(),
         })
+    }
+
+    fn deliveries(&self) -> Vec<HeldDeliveries> {
+        let tunnels = self.edge.deliveries.store().tunnels().into_iter();
+        let held = tunnels.filter(|tunnel| tunnel.held.count() > 0 || tunnel.paused);
+        held.map(|tunnel| HeldDeliveries {
+            tunnel: tunnel.host.to_string(),
+            pending: tunnel.held.pending,
+            dead: tunnel.held.dead,
+            bytes: tunnel.held.bytes,
+            is_paused: tunnel.paused,
+        })
+        .collect()
     }
 
     /// Returns limits and storage on a thread that may block, because they read files.

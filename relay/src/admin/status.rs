@@ -41,8 +41,25 @@ pub(crate) struct RelayStatus {
     pub certificates: Vec<CertificateStatus>,
     /// Databases.
     pub storage: Vec<StorageStatus>,
+    /// Stored webhooks, by tunnel.
+    pub deliveries: Vec<HeldDeliveries>,
     /// Audit log; absent if it is off.
     pub audit: Option<AuditLogStatus>,
+}
+
+/// Stored webhooks of a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct HeldDeliveries {
+    /// Public host.
+    pub tunnel: String,
+    /// Number of webhooks that wait for the application.
+    pub pending: u64,
+    /// Number of dead letters.
+    pub dead: u64,
+    /// Size of both, in bytes.
+    pub bytes: u64,
+    /// `true` if the attempts are paused.
+    pub is_paused: bool,
 }
 
 /// Check of a component.

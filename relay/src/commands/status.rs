@@ -128,6 +128,17 @@ fn text(status: &RelayStatus, now: UnixMillis) -> String {
             format!("{name}: {commits} commits, {mean:.1} ms each, {failures} failed"),
         )
     });
+    let deliveries = status.deliveries.iter().map(|held| {
+        let (tunnel, pending, dead) = (&held.tunnel, held.pending, held.dead);
+        let paused = if held.is_paused { ", PAUSED" } else { "" };
+        (
+            "deliveries",
+            format!(
+                "{tunnel}: {pending} pending, {dead} dead letters, {} bytes{paused}",
+                held.bytes
+            ),
+        )
+    });
     let audit = status.audit.as_ref().map_or("off".to_owned(), |audit| {
         let failure = audit.failure.as_ref();
         let failure = failure.map_or(String::new(), |reason| format!(", FAILING: {reason}"));
@@ -148,6 +159,7 @@ fn text(status: &RelayStatus, now: UnixMillis) -> String {
         .into_iter()
         .chain(certificates)
         .chain(storage)
+        .chain(deliveries)
         .chain([("audit", audit)])
         .chain(limits);
     lines.extend(fields.map(|(name, value)| format!("{name:<12} {value}")));

@@ -18,6 +18,8 @@ mod listing;
 mod reader;
 mod schema;
 mod settle;
+#[cfg(test)]
+mod speed;
 mod steady_time;
 mod usage;
 mod work;
