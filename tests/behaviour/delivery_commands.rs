@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hookward_core::clock::Clock;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::{Ended, Process, run};
-use hookward_tests::sender::Edge;
+use hookward_tests::sender::{Edge, github_signature};
 use hookward_tests::stage::{PREFIX, roots};
 use hookward_tests::wait::{eventually, happens};
 use serde_json::Value;
@@ -17,6 +17,9 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 
 use super::programs::{free_port, mode, off, serve};
+
+/// Secret of GitHub's signatures.
+const SECRET: &str = "the secret of the test";
 
 /// A relay and its agents in a directory.
 struct Site {
@@ -27,15 +30,29 @@ struct Site {
 
 impl Site {
     fn start() -> Self {
-        let dir = TempDir::new().unwrap();
-        let policy = format!(
+        Self::with_policy(&format!(
             "[[route]]\npath = '{PREFIX}/**'\ndelivery = 'queue'\n[[route.accept]]\nopen = true"
-        );
+        ))
+    }
+
+    fn with_policy(policy: &str) -> Self {
+        let dir = TempDir::new().unwrap();
         std::fs::write(dir.path().join("policy.toml"), policy).unwrap();
+        let settings = dir.path().join("relay.toml");
+        std::fs::write(&settings, "[delivery]\nkeep_done = '1h'\n").unwrap();
         let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let address = listen.to_string();
         let data = dir.path().join("data");
-        let mut relay = serve(&data, &address, &["--tunnel-address", &address]);
+        let mut relay = serve(
+            &data,
+            &address,
+            &[
+                "--tunnel-address",
+                &address,
+                "--config",
+                settings.to_str().unwrap(),
+            ],
+        );
         relay.event("ready");
         Self { dir, relay, listen }
     }
@@ -67,7 +84,7 @@ impl Site {
             "--state-dir",
             &state,
         ];
-        let mut agent = Process::start("hookward", &args, &[]);
+        let mut agent = Process::start("hookward", &args, &[("DELIVERY_SECRET", SECRET)]);
         let ready = agent.event("ready");
         (agent, ready)
     }
@@ -77,17 +94,30 @@ impl Site {
         self.agent("flexdeploy", &token, port)
     }
 
-    /// Sends webhooks from a blocking thread. Returns the ids of their deliveries.
-    fn send(&self, ready: &Value, bodies: &[&str]) -> Vec<String> {
-        let edge = Edge {
+    fn edge(&self, ready: &Value) -> Edge {
+        Edge {
             address: self.listen,
             host: ready["host"].as_str().unwrap().to_owned(),
             roots: roots(&self.dir.path().join("data/edge.pem")),
             clock: Clock::System,
-        };
-        let (runtime, target) = (Handle::current(), format!("{PREFIX}/one"));
-        let headers = [("authorization", "Bearer canary")];
+        }
+    }
+
+    /// Sends webhooks from a blocking thread. Returns the ids of their deliveries.
+    fn send(&self, ready: &Value, bodies: &[&str]) -> Vec<String> {
+        let (edge, runtime) = (self.edge(ready), Handle::current());
+        let target = format!("{PREFIX}/one");
         let ids = bodies.iter().map(|body| {
+            let headers = [
+                ("authorization", "Bearer canary".to_owned()),
+                (
+                    "x-hub-signature-256",
+                    github_signature(SECRET, body.as_bytes()),
+                ),
+            ];
+            let headers = headers
+                .each_ref()
+                .map(|(name, value)| (*name, value.as_str()));
             let answer = runtime.block_on(edge.post(&target, &headers, body.as_bytes()));
             assert_eq!(answer.status, 202, "{}", answer.text());
             answer.header("hookward-delivery-id").unwrap().to_owned()
@@ -270,4 +300,35 @@ async fn deliveries_move_to_another_relay() {
         .map(|one| one.header("authorization"))
         .collect();
     assert_eq!(tokens, [Some("Bearer canary"); 2]);
+}
+
+/// A route with replay protection refuses a webhook that the application has accepted, also from the
+/// relay. Only the agent's user may request it again.
+#[tokio::test]
+async fn only_the_agents_user_repeats_a_protected_webhook() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let (port, log) = (application.address.port(), application.log.clone());
+    off(move || {
+        let mut site = Site::with_policy(&format!(
+            "[[route]]\npath = '{PREFIX}/**'\ndelivery = 'queue'\nreplay = {{ on_duplicate = 'refuse', window = '1h' }}\n\
+             [[route.accept]]\nverify = {{ provider = 'github', secret = 'env:DELIVERY_SECRET' }}"
+        ));
+        let (_agent, ready) = site.first_agent(port);
+        let id = site.send(&ready, &["once"]).remove(0);
+        let listed = |state| {
+            let list_of = ["deliveries", "list", "--state", state, "--format", "json"];
+            list(&site.admin(&list_of)).len()
+        };
+        happens("it is delivered", || listed("delivered") == 1);
+
+        site.admin(&["deliveries", "redeliver", &id]);
+        happens("the agent refuses it", || listed("dead") == 1);
+        let again = site.own("flexdeploy", &["deliveries", "redeliver", &id]);
+        assert!(again.out.contains("1 of 1"), "{again:?}");
+        happens("it is delivered again", || listed("delivered") == 1);
+        site.admin(&["deliveries", "redeliver", &id]);
+        happens("the agent refuses it", || listed("dead") == 1);
+    })
+    .await;
+    assert_eq!(log.complete().len(), 2);
 }

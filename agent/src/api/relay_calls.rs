@@ -10,6 +10,7 @@ use axum::routing::{get, post};
 use hookward_observe::api::access::{Caller, problem};
 use hookward_observe::audit::Actor;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::status::AgentView;
 
@@ -37,11 +38,11 @@ async fn call(
     uri: Uri,
 ) -> Response {
     let context = view.context.upgrade();
-    let calls = context.and_then(|context| {
+    let calls = context.as_ref().and_then(|context| {
         let relay = context.status.first_connected()?;
         context.calls.get(&relay).cloned()
     });
-    let Some(calls) = calls else {
+    let (Some(calls), Some(context)) = (calls, context) else {
         let detail = "no relay is connected; its stored webhooks cannot be seen";
         return problem(StatusCode::SERVICE_UNAVAILABLE, detail);
     };
@@ -52,6 +53,10 @@ async fn call(
         let audit = view.observer.audit();
         audit.act("deliveries_change_requested", Actor::api(caller), details);
     }
+    // All tunnels share one log.
+    if let (Some(id), Some(tunnel)) = (redelivered(&uri), context.tunnels.first()) {
+        tunnel.handler.deliveries.request_again(id);
+    }
     match calls.call(method.as_str(), path).await {
         Ok(answer) => {
             let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -60,4 +65,14 @@ async fn call(
         }
         Err(error) => problem(StatusCode::BAD_GATEWAY, &error.to_string()),
     }
+}
+
+/// Returns the id of a single delivery that the user requests again. The agent then sends it whatever
+/// its age, and even if the application has accepted it.
+fn redelivered(uri: &Uri) -> Option<Uuid> {
+    let is_redelivery = uri.path() == "/api/v1/deliveries/redeliver";
+    let query = uri.query().filter(|_| is_redelivery)?;
+    let mut fields = query.split('&').filter_map(|field| field.split_once('='));
+    let (_, id) = fields.find(|(name, _)| *name == "id")?;
+    Uuid::parse_str(id).ok()
 }

@@ -104,10 +104,14 @@ impl Exchange<'_> {
         let owned = OwnedHead::from(head);
         let state = Arc::clone(&self.handler.state);
         let (meta, content) = (request.meta.clone(), whole.clone());
+        let is_requested = self.handler.deliveries.is_requested(delivery.id);
         let check = move || {
             let request = Request::new(owned.head(), &content);
             let evaluation = Evaluation::new(meta.client, now, &state).with_keys(&meta.keys);
-            let grant = Grant::unproven(&request, received);
+            let grant = Grant {
+                is_requested,
+                ..Grant::unproven(&request, received)
+            };
             let (gate, retired) = (&gates.current, &gates.retired);
             gate.permit_again(&request, &grant, evaluation, retired)
         };

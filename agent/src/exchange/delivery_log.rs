@@ -40,6 +40,8 @@ struct Recent {
     /// Statuses of completed deliveries.
     completed: HashMap<DeliveryKey, u16>,
     order: VecDeque<DeliveryKey>,
+    /// Deliveries that the user has requested again, oldest first.
+    requested: VecDeque<Uuid>,
 }
 
 /// Answer to the beginning of a delivery.
@@ -180,6 +182,21 @@ impl DeliveryLog {
         }
     }
 
+    /// Records that the user has requested a delivery again.
+    pub(crate) fn request_again(&self, id: Uuid) {
+        let mut recent = self.lock();
+        recent.requested.retain(|known| *known != id);
+        while recent.requested.len() >= REQUESTED_DELIVERIES {
+            recent.requested.pop_front();
+        }
+        recent.requested.push_back(id);
+    }
+
+    /// Returns `true` if the user has requested the delivery again.
+    pub(crate) fn is_requested(&self, id: Uuid) -> bool {
+        self.lock().requested.contains(&id)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Recent> {
         self.0.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -190,6 +207,8 @@ impl DeliveryInProgress {
     pub(crate) async fn complete(self, status: u16) {
         {
             let mut recent = self.log.lock();
+            // A request by hand is for one delivery.
+            recent.requested.retain(|id| *id != self.key.0);
             recent.completed.insert(self.key, status);
             recent.order.push_back(self.key);
             while recent.order.len() > RECENT_DELIVERIES {
@@ -341,6 +360,9 @@ const SWEEP_ROWS: i64 = 200;
 
 /// Number of completed deliveries in memory, some 40 bytes each.
 const RECENT_DELIVERIES: usize = 64 * 1024;
+
+/// Number of deliveries that the user may request again at the same time.
+const REQUESTED_DELIVERIES: usize = 256;
 
 /// Maximum number of requests in one commit.
 const BATCH_REQUESTS: usize = 256;

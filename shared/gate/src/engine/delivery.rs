@@ -69,6 +69,7 @@ impl PermitRecord {
             settings: self.settings().clone(),
             tokens: self.tokens.clone(),
             signatures: self.signatures.clone(),
+            is_requested: false,
         }
     }
 

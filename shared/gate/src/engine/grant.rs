@@ -37,6 +37,9 @@ pub struct Grant {
     pub tokens: Vec<TokenSpan>,
     /// Signatures that were verified.
     pub signatures: Vec<VerifiedSignature>,
+    /// `true` if the agent's user has requested this delivery again, whatever its age and result.
+    #[serde(skip)]
+    pub is_requested: bool,
 }
 
 impl Grant {
@@ -50,6 +53,7 @@ impl Grant {
             settings: RouteSettings::default(),
             tokens: Vec::new(),
             signatures: Vec::new(),
+            is_requested: false,
         }
     }
 }
@@ -144,7 +148,7 @@ impl Gate {
         let Some(route) = self.routes.get(index) else {
             return Err(changed(no_route()));
         };
-        if self.side == Side::Agent {
+        if self.side == Side::Agent && !grant.is_requested {
             check_receipt(
                 route.settings.max_age(),
                 grant.received,
@@ -172,7 +176,11 @@ impl Gate {
         let inspection = Inspection::new(Arc::clone(&route.body_fields), Work::of_a_request());
         let request = request.inspected(&inspection);
         let evidence = self.check_rules_again(route, &request, at_receipt, grant, retired)?;
-        self.check_processed(self.permit(index, evidence, head), evaluation)
+        let permit = self.permit(index, evidence, head);
+        match grant.is_requested {
+            true => Ok(permit),
+            false => self.check_processed(permit, evaluation),
+        }
     }
 
     /// Returns the findings of the accept rule that accepts the stored request.
