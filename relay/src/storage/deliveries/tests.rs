@@ -1,5 +1,7 @@
 //! Contract of the store: every engine passes these tests.
 
+use bytes::Bytes;
+use hookward_core::clock::UnixMillis;
 use hookward_gate::engine::dedup::DeliveryKey;
 use hookward_gate::policy::OnDuplicate;
 use sha2::{Digest as _, Sha256};

@@ -170,43 +170,47 @@ impl DeliveryWork {
                 }
             }
             Request::Change { seqs, change, .. } => {
-                let mut count = 0;
-                for seq in seqs {
-                    if let Some((host, held)) = change::change(db, *seq, *change, now)? {
-                        *changes.held.entry(host.into()).or_default() += held;
-                        count += 1;
-                    }
-                }
-                return Ok(Reply::Changed(count));
+                return change_all(db, seqs, *change, changes, now).map(Reply::Changed);
             }
-            Request::Pause {
-                tunnel: host,
-                paused,
-                ..
-            } => {
-                let mut tunnel = match self.tunnel(host, changes) {
-                    Some(tunnel) => tunnel,
-                    None => self.add_tunnel(db, host, changes)?,
-                };
-                tunnel.paused = *paused;
-                change::pause(db, tunnel.id, *paused)?;
-                changes.tunnels.insert(Arc::clone(host), tunnel);
-            }
+            Request::Pause { tunnel, paused, .. } => self.pause(db, tunnel, *paused, changes)?,
             Request::Settle(request) => {
-                let Some(tunnel) = self.tunnel(&request.tunnel, changes) else {
-                    return Ok(Reply::Next(None));
-                };
-                if tunnel.epoch != request.lease.epoch {
-                    // A later owner decides about the delivery.
-                    return Ok(Reply::Next(None));
-                }
-
-                let held = changes.held.entry(Arc::clone(&request.tunnel)).or_default();
-                let next = settle::settle(db, tunnel.id, request, &self.limits, held, now)?;
-                return Ok(Reply::Next(next));
+                return self.settle(db, request, changes, now).map(Reply::Next);
             }
         }
         Ok(Reply::None)
+    }
+
+    fn pause(
+        &self,
+        db: &Transaction<'_>,
+        host: &Arc<str>,
+        paused: bool,
+        changes: &mut BatchChanges,
+    ) -> rusqlite::Result<()> {
+        let mut tunnel = match self.tunnel(host, changes) {
+            Some(tunnel) => tunnel,
+            None => self.add_tunnel(db, host, changes)?,
+        };
+        tunnel.paused = paused;
+        change::pause(db, tunnel.id, paused)?;
+        changes.tunnels.insert(Arc::clone(host), tunnel);
+        Ok(())
+    }
+
+    /// Records the end of an attempt, unless a later owner decides about the delivery.
+    fn settle(
+        &self,
+        db: &Transaction<'_>,
+        request: &SettleRequest,
+        changes: &mut BatchChanges,
+        now: UnixMillis,
+    ) -> rusqlite::Result<Option<DueDelivery>> {
+        let tunnel = self.tunnel(&request.tunnel, changes);
+        let Some(tunnel) = tunnel.filter(|tunnel| tunnel.epoch == request.lease.epoch) else {
+            return Ok(None);
+        };
+        let held = changes.held.entry(Arc::clone(&request.tunnel)).or_default();
+        settle::settle(db, tunnel.id, request, &self.limits, held, now)
     }
 
     fn accept(
@@ -314,6 +318,24 @@ impl DeliveryWork {
         }
         Ok(())
     }
+}
+
+/// Changes deliveries by hand. Returns the number of those that the change applied to.
+fn change_all(
+    db: &Transaction<'_>,
+    seqs: &[i64],
+    change: Change,
+    changes: &mut BatchChanges,
+    now: UnixMillis,
+) -> rusqlite::Result<usize> {
+    let mut count = 0;
+    for seq in seqs {
+        if let Some((host, held)) = change::change(db, *seq, change, now)? {
+            *changes.held.entry(host.into()).or_default() += held;
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 /// Number of free pages that an idle writer gives back to the disk at once.
