@@ -338,7 +338,12 @@ async fn a_full_store_refuses_before_the_body_is_read() {
     stage.stop_agent().await;
     assert_eq!(post(&stage, "1").await.status, 202);
     assert_eq!(post(&stage, "2").await.status, 202);
-    let full = post(&stage, "3").await;
+    // The body never comes.
+    let mut sender = stage.edge.http1().await;
+    let host = &stage.edge.host;
+    let head = format!("POST {PREFIX}/one HTTP/1.1\r\nhost: {host}\r\ncontent-length: 1\r\n\r\n");
+    sender.raw(head.as_bytes()).await;
+    let full = sender.answer("POST").await;
     assert_eq!(
         (full.status, full.code()),
         (503, Some("storage_unavailable"))
@@ -357,10 +362,8 @@ async fn a_returning_agent_gets_what_waited() {
     let mut stage = Stage::start(application.address, plan("'fallback'")).await;
     stage.stop_agent().await;
     assert_eq!(post(&stage, "offline").await.status, 202);
-    let since = std::time::Instant::now();
     stage.start_agent().await;
     eventually("it is delivered", || application.log.complete().len() == 1).await;
-    assert!(since.elapsed() < Duration::from_secs(30));
 }
 
 /// Runs a command of the relay on the stage's data directory.
