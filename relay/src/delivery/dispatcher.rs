@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::Receiver;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinSet};
 use tokio::time::sleep_until;
 
 use super::attempt::{EndedAttempt, RunningAttempt, attempt};
@@ -50,65 +50,61 @@ pub(super) struct Dispatcher {
     is_available: bool,
 }
 
+/// End of an attempt.
+enum Attempted {
+    Ended(EndedAttempt),
+    /// The delivery was dropped meanwhile.
+    Dropped,
+    /// The payload cannot be read now.
+    Unreadable,
+}
+
 /// End of an attempt that was recorded.
+#[derive(Default)]
 struct Settled {
-    head: DueDelivery,
     /// Next delivery of the lane, if it is due.
     next: Option<DueDelivery>,
     /// Time until the lane is due again, after a failure.
     due_in: Option<Duration>,
-    /// `true` if the attempt had room for its payload.
-    has_room: bool,
-    /// `true` for an outage, `false` if the application works, `None` if the attempt does not tell.
-    is_outage: Option<bool>,
 }
 
-/// Attempts in progress, each in a task of its own. They end with it.
-#[derive(Default)]
-struct Running {
-    tasks: JoinSet<Settled>,
-    /// Deliveries by task, for tasks that panic.
+/// Tasks for deliveries. They end with it.
+struct Tasks<T> {
+    tasks: JoinSet<T>,
     deliveries: HashMap<Id, DueDelivery>,
 }
 
-impl Running {
+impl<T: Send + 'static> Tasks<T> {
+    fn new() -> Self {
+        Self {
+            tasks: JoinSet::new(),
+            deliveries: HashMap::new(),
+        }
+    }
+
     fn len(&self) -> usize {
         self.tasks.len()
     }
 
-    fn spawn(
-        &mut self,
-        head: DueDelivery,
-        attempt: impl Future<Output = Settled> + Send + 'static,
-    ) {
-        let id = self.tasks.spawn(attempt).id();
+    fn spawn(&mut self, head: DueDelivery, task: impl Future<Output = T> + Send + 'static) {
+        let id = self.tasks.spawn(task).id();
         self.deliveries.insert(id, head);
     }
 
-    /// Waits for the end of an attempt; without attempts, for ever.
-    async fn next(&mut self) -> Settled {
+    /// Waits for the end of a task; without tasks, for ever. The result is `None` after a panic.
+    /// Cancel-safe.
+    async fn next(&mut self) -> (DueDelivery, Option<T>) {
         loop {
-            match self.tasks.join_next_with_id().await {
-                Some(ended) => {
-                    if let Some(settled) = self.ended(ended) {
-                        return settled;
-                    }
+            let (id, result) = match self.tasks.join_next_with_id().await {
+                Some(Ok((id, result))) => (id, Some(result)),
+                Some(Err(error)) => {
+                    tracing::error!(%error, "an attempt has failed; another one follows");
+                    (error.id(), None)
                 }
                 None => pending().await,
-            }
-        }
-    }
-
-    fn ended(&mut self, ended: Result<(Id, Settled), JoinError>) -> Option<Settled> {
-        match ended {
-            Ok((id, settled)) => {
-                self.deliveries.remove(&id);
-                Some(settled)
-            }
-            Err(error) => {
-                tracing::error!(%error, "an attempt has failed; another one follows");
-                let head = self.deliveries.remove(&error.id())?;
-                Some(Settled::without_attempt(head))
+            };
+            if let Some(head) = self.deliveries.remove(&id) {
+                return (head, result);
             }
         }
     }
@@ -135,21 +131,25 @@ impl Dispatcher {
     pub(super) async fn run(mut self, mut arrivals: Receiver<Arrival>) {
         let stop = self.shared.parts.stop.clone();
         let mut changes = self.shared.parts.registry.changes();
-        let mut running = Running::default();
+        let (mut attempts, mut settling) = (Tasks::new(), Tasks::new());
         loop {
             changes.borrow_and_update();
             self.note_availability();
-            let failed = self.start_attempts(&mut running).await.err();
+            let failed = self
+                .start_attempts(&mut attempts, settling.len())
+                .await
+                .err();
             if let Some(error) = failed {
                 tracing::error!(tunnel = %self.tunnel, %error, "deliveries cannot be read");
             }
 
-            let wake_at = self.wake_at(running.len());
+            let wake_at = self.wake_at(attempts.len());
             tokio::select! {
                 () = stop.cancelled() => break,
-                settled = running.next() => self.settled(settled),
+                (head, attempted) = attempts.next() => self.attempted(head, attempted, &mut settling),
+                (head, settled) = settling.next() => self.settled(head, settled.unwrap_or_default()),
                 arrival = arrivals.recv() => match arrival {
-                    Some(arrival) => self.arrived(arrival, &mut running),
+                    Some(arrival) => self.arrived(arrival, &mut attempts),
                     None => break,
                 },
                 Ok(()) = changes.changed() => {}
@@ -159,7 +159,11 @@ impl Dispatcher {
     }
 
     /// Takes ownership once, and starts as many attempts as are allowed now.
-    async fn start_attempts(&mut self, running: &mut Running) -> Result<(), StorageError> {
+    async fn start_attempts(
+        &mut self,
+        attempts: &mut Tasks<Attempted>,
+        settling: usize,
+    ) -> Result<(), StorageError> {
         let lease = match self.lease {
             Some(lease) => lease,
             None => {
@@ -171,7 +175,9 @@ impl Dispatcher {
             return Ok(());
         }
 
-        while running.len() < self.allowed(running.len()) {
+        while attempts.len() < self.allowed(attempts.len())
+            && settling + attempts.len() < MAX_SETTLING
+        {
             let Some(head) = self.next_head().await? else {
                 break;
             };
@@ -181,7 +187,7 @@ impl Dispatcher {
                 break;
             }
             self.units += units;
-            running.spawn(head, self.attempt(lease, head));
+            attempts.spawn(head, self.attempt(lease, head));
         }
         Ok(())
     }
@@ -219,7 +225,7 @@ impl Dispatcher {
         }
     }
 
-    fn arrived(&mut self, arrival: Arrival, running: &mut Running) {
+    fn arrived(&mut self, arrival: Arrival, attempts: &mut Tasks<Attempted>) {
         match arrival {
             Arrival::Due(head) if !self.has_more && self.ready.len() < READY_DELIVERIES => {
                 self.push(head);
@@ -227,20 +233,8 @@ impl Dispatcher {
             Arrival::Due(_) | Arrival::Later => self.has_more = true,
             Arrival::Running(head, attempt) => {
                 self.lanes.insert(head.lane);
-                let (shared, tunnel, lease) = (
-                    Arc::clone(&self.shared),
-                    Arc::clone(&self.tunnel),
-                    self.lease,
-                );
-                running.spawn(head, async move {
-                    let ended = attempt.await;
-                    let settled = settle(&shared, &tunnel, lease, head, ended).await;
-                    // The request of the sender holds the payload.
-                    Settled {
-                        has_room: false,
-                        ..settled
-                    }
-                });
+                self.units = self.units.saturating_add(units_of(&head));
+                attempts.spawn(head, async move { Attempted::Ended(attempt.await) });
             }
         }
     }
@@ -249,38 +243,60 @@ impl Dispatcher {
         &self,
         lease: Lease,
         head: DueDelivery,
-    ) -> impl Future<Output = Settled> + Send + 'static {
+    ) -> impl Future<Output = Attempted> + Send + 'static {
         let (shared, tunnel) = (Arc::clone(&self.shared), Arc::clone(&self.tunnel));
         async move {
             // The semaphore is never closed.
             let _room = shared.room.acquire_many(units_of(&head)).await;
-            let ended = match attempt(&shared, &tunnel, lease, head).await {
-                Ok(Some(ended)) => ended,
-                Ok(None) => return Settled::without_attempt(head),
+            match attempt(&shared, &tunnel, lease, head).await {
+                Ok(Some(ended)) => Attempted::Ended(ended),
+                Ok(None) => Attempted::Dropped,
                 Err(error) => {
                     tracing::error!(%tunnel, id = %head.id, %error, "a delivery cannot be read");
-                    return Settled {
-                        due_in: Some(READ_RETRY),
-                        ..Settled::without_attempt(head)
-                    };
+                    Attempted::Unreadable
                 }
-            };
-            settle(&shared, &tunnel, Some(lease), head, ended).await
+            }
         }
     }
 
-    fn settled(&mut self, settled: Settled) {
-        self.lanes.remove(&settled.head.lane);
-        if settled.has_room {
-            self.units = self.units.saturating_sub(units_of(&settled.head));
+    /// Records the end of an attempt in a task of its own, so that the next attempt does not wait for
+    /// the disk. The lane stays taken until then.
+    fn attempted(
+        &mut self,
+        head: DueDelivery,
+        attempted: Option<Attempted>,
+        settling: &mut Tasks<Settled>,
+    ) {
+        self.units = self.units.saturating_sub(units_of(&head));
+        match attempted {
+            Some(Attempted::Ended(ended)) => {
+                match ended.end.is_outage() {
+                    Some(true) => self.breaker.failed(Instant::now()),
+                    Some(false) if self.breaker.succeeded() => self.wake(),
+                    Some(false) | None => {}
+                }
+                let (shared, tunnel, lease) = (
+                    Arc::clone(&self.shared),
+                    Arc::clone(&self.tunnel),
+                    self.lease,
+                );
+                settling.spawn(head, async move {
+                    settle(&shared, &tunnel, lease, head, ended).await
+                });
+            }
+            Some(Attempted::Dropped) => self.settled(head, Settled::default()),
+            Some(Attempted::Unreadable) | None => {
+                let again = Settled {
+                    due_in: Some(READ_RETRY),
+                    ..Settled::default()
+                };
+                self.settled(head, again);
+            }
         }
-        match settled.is_outage {
-            Some(true) => self.breaker.failed(Instant::now()),
-            Some(false) if self.breaker.succeeded() => self.wake(),
-            Some(false) => {}
-            None => {}
-        }
+    }
 
+    fn settled(&mut self, head: DueDelivery, settled: Settled) {
+        self.lanes.remove(&head.lane);
         if let Some(next) = settled.next {
             self.push(next);
         }
@@ -328,18 +344,6 @@ impl Dispatcher {
     }
 }
 
-impl Settled {
-    const fn without_attempt(head: DueDelivery) -> Self {
-        Self {
-            head,
-            next: None,
-            due_in: None,
-            has_room: true,
-            is_outage: None,
-        }
-    }
-}
-
 /// Returns the room that a payload needs, in units.
 fn units_of(head: &DueDelivery) -> u32 {
     let units = u32::try_from(head.bytes / PAYLOAD_UNIT + 1);
@@ -354,7 +358,6 @@ async fn settle(
     head: DueDelivery,
     ended: EndedAttempt,
 ) -> Settled {
-    let is_outage = ended.end.is_outage();
     let in_policy = Duration::from_millis(ended.delivery.max_age_ms);
     let circumstances = Circumstances {
         attempt: ended.number,
@@ -373,7 +376,7 @@ async fn settle(
         .delivery(tunnel, &head, ended.number, ended.took, &outcome);
 
     let Some(lease) = lease else {
-        return Settled::without_attempt(head);
+        return Settled::default();
     };
     let next = match shared
         .parts
@@ -387,13 +390,7 @@ async fn settle(
             None
         }
     };
-    Settled {
-        head,
-        next,
-        due_in,
-        has_room: true,
-        is_outage,
-    }
+    Settled { next, due_in }
 }
 
 /// Returns a random number from 0 to 1.
@@ -416,6 +413,10 @@ async fn sleep_or_never(at: Option<Instant>) {
 /// Divisor of the room for payloads: one tunnel has a quarter, so that a slow application delays no
 /// other one.
 const TUNNEL_SHARES: u32 = 4;
+
+/// Maximum number of attempts in progress, and of those whose end waits for the disk: as many ends
+/// are in one commit.
+const MAX_SETTLING: usize = 512;
 
 /// Number of due deliveries that a tunnel's task knows.
 const READY_DELIVERIES: usize = 1000;
