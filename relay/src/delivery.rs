@@ -1,8 +1,8 @@
 //! Stored deliveries: webhooks that the gate has permitted, kept until the application accepts them.
 //!
 //! [`Deliveries`] stores a webhook, and starts a task for each tunnel with pending deliveries
-//! ([`dispatcher`]). It sends them to the agent ([`attempt`]) and decides what follows
-//! ([`outcome`]); a circuit breaker ([`breaker`]) protects an application that is down or has just
+//! ([`dispatcher`]). The task sends them to the agent ([`attempt`]) and decides what follows
+//! ([`outcome`]); `room` bounds their memory; a circuit breaker ([`breaker`]) protects an application that is down or has just
 //! returned.
 
 pub(crate) mod attempt;
@@ -10,6 +10,8 @@ mod breaker;
 mod dispatcher;
 pub(crate) mod jobs;
 pub(crate) mod outcome;
+mod requester;
+mod room;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,13 +21,14 @@ use hookward_core::clock::Clock;
 use hookward_core::limits::Limits;
 use hookward_gate::engine::OrderingKey;
 use hookward_runtime::body_memory::BodyMemory;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::dispatcher::{Arrival, Dispatcher};
 use self::jobs::Jobs;
+pub(crate) use self::requester::Requester;
+use self::room::Room;
 use crate::forward::RequestIds;
 use crate::observe::Observer;
 use crate::sessions::registry::Registry;
@@ -42,8 +45,7 @@ pub(crate) struct Deliveries(Arc<Shared>);
 /// State that the tasks of all tunnels share.
 pub(super) struct Shared {
     parts: DeliveryParts,
-    /// Room for payloads of attempts, in units of [`PAYLOAD_UNIT`].
-    room: Semaphore,
+    room: Arc<Room>,
     // A std mutex: it guards a map of senders, and nothing waits while it is held.
     queues: Mutex<HashMap<Arc<str>, Sender<Arrival>>>,
     jobs: Jobs,
@@ -68,7 +70,7 @@ impl Deliveries {
     pub(crate) fn new(parts: DeliveryParts) -> Self {
         Self(Arc::new(Shared {
             parts,
-            room: Semaphore::new(PAYLOAD_UNITS as usize),
+            room: Room::new(),
             queues: Mutex::default(),
             jobs: Jobs::default(),
         }))
@@ -176,12 +178,6 @@ impl Drop for Notice {
         }
     }
 }
-
-/// Unit of the room for payloads, in bytes.
-const PAYLOAD_UNIT: u64 = 64 * 1024;
-
-/// Room for the payloads of all attempts in progress, in units: 64 MiB.
-const PAYLOAD_UNITS: u32 = 1024;
 
 /// Maximum number of arrivals that wait for the task of a tunnel.
 const ARRIVALS: usize = 1024;

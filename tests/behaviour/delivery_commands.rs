@@ -288,9 +288,10 @@ async fn deliveries_move_to_another_relay() {
             "json",
         ];
         happens("they are delivered", || list(&new.admin(&all)).len() == 2);
-        for row in list(&new.admin(&all)) {
-            assert!(ids.iter().any(|id| row["id"] == id.as_str()), "{row}");
-        }
+        // In the order of their receipt: the list has the newest first.
+        let rows = list(&new.admin(&all));
+        let moved: Vec<_> = rows.iter().map(|row| row["id"].as_str().unwrap()).collect();
+        assert_eq!(moved, [&ids[1], &ids[0]]);
     })
     .await;
     eventually("both are there", || application.log.complete().len() == 2).await;

@@ -49,16 +49,27 @@ async fn call(
 
     let path = uri.path_and_query().map_or("", |path| path.as_str());
     if method != Method::GET {
-        let details = json!({ "path": path });
+        // The query may hold a secret that the user searches for.
+        let details = json!({ "path": uri.path() });
         let audit = view.observer.audit();
         audit.act("deliveries_change_requested", Actor::api(caller), details);
     }
-    // All tunnels share one log.
-    if let (Some(id), Some(tunnel)) = (redelivered(&uri), context.tunnels.first()) {
-        tunnel.handler.deliveries.request_again(id);
+    // Before the call, because the attempt may come before its answer. All tunnels share one log.
+    let log = context
+        .tunnels
+        .first()
+        .map(|tunnel| &tunnel.handler.deliveries);
+    let requested = redelivered(&uri).zip(log);
+    if let Some((id, log)) = &requested {
+        log.request_again(*id);
     }
     match calls.call(method.as_str(), path).await {
         Ok(answer) => {
+            if answer.status != StatusCode::ACCEPTED.as_u16()
+                && let Some((id, log)) = &requested
+            {
+                log.forget_request(*id);
+            }
             let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
             let content_type = [(header::CONTENT_TYPE, "application/json")];
             (status, content_type, answer.body).into_response()

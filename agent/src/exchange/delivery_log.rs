@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_runtime::sqlite::writer::{Work, Writer, WriterOptions};
@@ -41,7 +41,7 @@ struct Recent {
     completed: HashMap<DeliveryKey, u16>,
     order: VecDeque<DeliveryKey>,
     /// Deliveries that the user has requested again, oldest first.
-    requested: VecDeque<Uuid>,
+    requested: VecDeque<(Uuid, Instant)>,
 }
 
 /// Answer to the beginning of a delivery.
@@ -185,16 +185,23 @@ impl DeliveryLog {
     /// Records that the user has requested a delivery again.
     pub(crate) fn request_again(&self, id: Uuid) {
         let mut recent = self.lock();
-        recent.requested.retain(|known| *known != id);
+        recent.requested.retain(|(known, _)| *known != id);
         while recent.requested.len() >= REQUESTED_DELIVERIES {
             recent.requested.pop_front();
         }
-        recent.requested.push_back(id);
+        recent.requested.push_back((id, Instant::now()));
+    }
+
+    /// Withdraws a request of the user.
+    pub(crate) fn forget_request(&self, id: Uuid) {
+        self.lock().requested.retain(|(known, _)| *known != id);
     }
 
     /// Returns `true` if the user has requested the delivery again.
     pub(crate) fn is_requested(&self, id: Uuid) -> bool {
-        self.lock().requested.contains(&id)
+        let recent = self.lock();
+        let mut requested = recent.requested.iter();
+        requested.any(|(known, at)| *known == id && at.elapsed() < REQUEST_LIFETIME)
     }
 
     fn lock(&self) -> MutexGuard<'_, Recent> {
@@ -208,7 +215,7 @@ impl DeliveryInProgress {
         {
             let mut recent = self.log.lock();
             // A request by hand is for one delivery.
-            recent.requested.retain(|id| *id != self.key.0);
+            recent.requested.retain(|(id, _)| *id != self.key.0);
             recent.completed.insert(self.key, status);
             recent.order.push_back(self.key);
             while recent.order.len() > RECENT_DELIVERIES {
@@ -360,6 +367,9 @@ const SWEEP_ROWS: i64 = 200;
 
 /// Number of completed deliveries in memory, some 40 bytes each.
 const RECENT_DELIVERIES: usize = 64 * 1024;
+
+/// Time in which a delivery that the user has requested again must come.
+const REQUEST_LIFETIME: Duration = Duration::from_secs(600);
 
 /// Number of deliveries that the user may request again at the same time.
 const REQUESTED_DELIVERIES: usize = 256;

@@ -137,8 +137,8 @@ impl PendingCalls {
 /// Maximum number of calls that wait for a connection.
 const MAX_WAITING: usize = 16;
 
-/// Maximum time for an answer: the relay takes up to 12 s.
-const CALL_TIMEOUT: Duration = Duration::from_secs(14);
+/// Maximum time for an answer: the relay takes up to 8 s, and a client of the API waits for 10 s.
+const CALL_TIMEOUT: Duration = Duration::from_secs(9);
 
 #[cfg(test)]
 mod tests {

@@ -22,7 +22,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::api::{done, failed};
-use crate::delivery::Deliveries;
+use crate::delivery::{Deliveries, Requester};
 use crate::observe::Observer;
 use crate::sessions::Registry;
 use crate::storage::agents::AgentId;
@@ -38,14 +38,6 @@ pub(crate) struct DeliveriesApi {
     pub observer: Arc<Observer>,
 }
 
-/// Client of a method.
-#[derive(Debug, Clone)]
-pub(crate) struct Requester {
-    pub actor: Actor,
-    /// Agent whose deliveries alone are visible; `None` for an administrator.
-    pub owner: Option<AgentId>,
-}
-
 impl<S: Sync> FromRequestParts<S> for Requester {
     type Rejection = StatusCode;
 
@@ -53,18 +45,9 @@ impl<S: Sync> FromRequestParts<S> for Requester {
         let named = parts.extensions.get::<Self>().cloned();
         let admin = || {
             let caller = parts.extensions.get::<Caller>()?;
-            Some(Self {
-                actor: Actor::api(*caller),
-                owner: None,
-            })
+            Some(Self::administrator(Actor::api(*caller)))
         };
         named.or_else(admin).ok_or(StatusCode::FORBIDDEN)
-    }
-}
-
-impl Requester {
-    fn sees(&self, owner: AgentId) -> bool {
-        self.owner.is_none_or(|own| own == owner)
     }
 }
 
@@ -102,8 +85,23 @@ fn filter_of(query: FilterQuery, requester: &Requester) -> Result<DeliveryFilter
             Some(state.ok_or_else(|| Box::new(problem(StatusCode::BAD_REQUEST, detail)))?)
         }
     };
+    let texts = [
+        &query.tunnel,
+        &query.route,
+        &query.provider,
+        &query.event,
+        &query.text,
+    ];
+    if texts
+        .into_iter()
+        .flatten()
+        .any(|text| text.len() > CONDITION_BYTES)
+    {
+        let detail = format!("a condition has more than {CONDITION_BYTES} bytes");
+        return Err(Box::new(problem(StatusCode::BAD_REQUEST, &detail)));
+    }
     Ok(DeliveryFilter {
-        owner: requester.owner,
+        owner: requester.owner(),
         id: query.id,
         tunnel: query.tunnel,
         route: query.route,
@@ -130,7 +128,13 @@ pub(super) async fn list(
         let detail = "rate and complete have no effect on a list";
         return problem(StatusCode::BAD_REQUEST, detail);
     }
-    let (before, most) = (query.before, query.limit.unwrap_or(PAGE).min(LONGEST_PAGE));
+    // An answer to an agent travels over its control stream.
+    let longest = if requester.owner().is_some() {
+        PAGE
+    } else {
+        LONGEST_PAGE
+    };
+    let (before, most) = (query.before, query.limit.unwrap_or(PAGE).min(longest));
     let filter = match filter_of(query, &requester) {
         Ok(filter) => filter,
         Err(response) => return *response,
@@ -158,16 +162,14 @@ pub(super) async fn show(
     requester: Requester,
     Path(id): Path<Uuid>,
 ) -> Response {
-    match api.deliveries.store().detail(id).await {
-        Ok(Some(detail)) if requester.sees(detail.owner) => {
+    match api.deliveries.store().detail(id, requester.owner()).await {
+        Ok(Some(detail)) => {
             // Content is personal data, so that each look at it has a record.
             let fields = serde_json::json!({ "delivery": id.to_string() });
-            api.observer
-                .audit()
-                .act("delivery_shown", requester.actor, fields);
+            requester.record(api.observer.audit(), "delivery_shown", fields);
             Json(view::content(detail)).into_response()
         }
-        Ok(_) => problem(StatusCode::NOT_FOUND, "there is no delivery with this id"),
+        Ok(None) => problem(StatusCode::NOT_FOUND, "there is no delivery with this id"),
         Err(error) => failed(&error),
     }
 }
@@ -219,7 +221,7 @@ fn start(
         return problem(StatusCode::BAD_REQUEST, detail);
     }
 
-    match api.deliveries.change(filter, change, rate, requester.actor) {
+    match api.deliveries.change(filter, change, rate, requester) {
         Some(job) => (StatusCode::ACCEPTED, Json(JobStatus::from(&*job))).into_response(),
         None => problem(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -235,8 +237,8 @@ pub(super) async fn jobs(
     requester: Requester,
 ) -> Json<Vec<JobStatus>> {
     let jobs = api.deliveries.jobs();
-    let visible = jobs.iter().filter(|job| match requester.owner {
-        Some(_) => job.owner == requester.owner,
+    let visible = jobs.iter().filter(|job| match requester.owner() {
+        Some(_) => job.owner == requester.owner(),
         None => true,
     });
     Json(visible.map(|job| JobStatus::from(&**job)).collect())
@@ -270,10 +272,10 @@ async fn set_paused(
 ) -> Response {
     let endpoint = api.registry.find(tunnel);
     let is_visible = |owner: Option<AgentId>| owner.is_some_and(|owner| requester.sees(owner));
-    if !endpoint.is_some_and(|endpoint| requester.owner.is_none() || is_visible(endpoint.owner)) {
+    if !endpoint.is_some_and(|endpoint| requester.owner().is_none() || is_visible(endpoint.owner)) {
         return problem(StatusCode::NOT_FOUND, "there is no tunnel with this host");
     }
-    match api.deliveries.pause(tunnel, paused, requester.actor).await {
+    match api.deliveries.pause(tunnel, paused, &requester).await {
         Ok(()) => done(&match paused {
             true => format!("{tunnel}: stored webhooks wait until they are resumed"),
             false => format!("{tunnel}: stored webhooks are delivered"),
@@ -290,3 +292,6 @@ const LONGEST_PAGE: usize = 1000;
 
 /// Number of changes a second, unless the request names another one.
 const RATE: u64 = 50;
+
+/// Maximum length of a condition, in bytes: the cost of a search for text grows with it.
+const CONDITION_BYTES: usize = 256;

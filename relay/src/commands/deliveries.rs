@@ -1,7 +1,7 @@
 //! `hookward-relay deliveries …` lists, changes and moves the stored webhooks of the running relay.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::io::{BufRead as _, BufReader, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -63,20 +63,22 @@ async fn export(args: ExportArgs) -> Result<(), CommandError> {
     say(&format!("{} holds the webhooks", file.display()))
 }
 
-/// Imports each line of a file. Goes on after a line that is refused.
+/// Imports each line of a file, the last and oldest one first. Goes on after a line that is refused.
 async fn import(args: &ImportArgs) -> Result<(), CommandError> {
     let file = &args.file;
     let failed = |source| file_error(file, source);
     let socket = args.data_dir.data_dir.join(SOCKET_FILE);
-    let opened = File::open(file).map_err(failed)?;
-    let size = opened.metadata().map_or(0, |metadata| metadata.len());
-    let progress = ProgressBar::new(size);
+    let mut reader = BufReader::new(File::open(file).map_err(failed)?);
+    let starts = line_starts(&mut reader).map_err(failed)?;
+    let progress = ProgressBar::new(starts.len() as u64);
 
     let (mut stored, mut known, mut refused) = (0_u64, 0_u64, Vec::new());
-    for (number, line) in BufReader::new(opened).lines().enumerate() {
-        let line = line.map_err(failed)?;
-        progress.inc(line.len() as u64 + 1);
-        if line.trim().is_empty() {
+    for (number, start) in starts.into_iter().enumerate().rev() {
+        progress.inc(1);
+        let mut line = Vec::new();
+        reader.seek(SeekFrom::Start(start)).map_err(failed)?;
+        reader.read_until(b'\n', &mut line).map_err(failed)?;
+        if line.trim_ascii().is_empty() {
             continue;
         }
         let path = "/api/v1/deliveries/import";
@@ -89,6 +91,7 @@ async fn import(args: &ImportArgs) -> Result<(), CommandError> {
             Err(error) => return Err(call_error(socket, error)),
         }
     }
+    refused.reverse();
     progress.finish_and_clear();
 
     say(&format!(
@@ -98,6 +101,19 @@ async fn import(args: &ImportArgs) -> Result<(), CommandError> {
     match refused.is_empty() {
         true => Ok(()),
         false => Err(CommandError::NotImported(refused.join("\n"))),
+    }
+}
+
+/// Returns the position of each line.
+fn line_starts(reader: &mut BufReader<File>) -> std::io::Result<Vec<u64>> {
+    let (mut starts, mut at) = (Vec::new(), 0);
+    loop {
+        let length = reader.skip_until(b'\n')? as u64;
+        if length == 0 {
+            return Ok(starts);
+        }
+        starts.push(at);
+        at += length;
     }
 }
 

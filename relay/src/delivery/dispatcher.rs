@@ -4,7 +4,8 @@
 //! ordering key, or of a single delivery without one. The dispatcher knows a bounded part of the
 //! store, and reads more when it has none left.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,10 +14,10 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::{Id, JoinSet};
 use tokio::time::sleep_until;
 
+use super::Shared;
 use super::attempt::{EndedAttempt, RunningAttempt, attempt};
 use super::breaker::Breaker;
 use super::outcome::Circumstances;
-use super::{PAYLOAD_UNIT, PAYLOAD_UNITS, Shared};
 use crate::storage::StorageError;
 use crate::storage::deliveries::{DueDelivery, Lease, Outcome};
 
@@ -37,15 +38,16 @@ pub(super) struct Dispatcher {
     lease: Option<Lease>,
     /// Deliveries whose turn has come, oldest first.
     ready: VecDeque<DueDelivery>,
-    /// Lanes of `ready` and of the attempts in progress.
-    lanes: HashSet<i64>,
+    /// Number of deliveries of each lane in `ready` and in progress. It is 1, except where late
+    /// fallbacks run at the same time.
+    lanes: HashMap<i64, u32>,
     /// `true` if the store may have more due deliveries than `ready`.
     has_more: bool,
     /// Time at which the store has the next due delivery.
     next_at: Option<Instant>,
     breaker: Breaker,
-    /// Room of the payloads of its attempts, in units.
-    units: u32,
+    /// Time of the last wake, and whether another one follows.
+    woken: (Option<Instant>, bool),
     /// `true` while an agent is connected whose application accepts connections.
     is_available: bool,
 }
@@ -118,11 +120,11 @@ impl Dispatcher {
             tunnel,
             lease: None,
             ready: VecDeque::new(),
-            lanes: HashSet::new(),
+            lanes: HashMap::new(),
             has_more: true,
             next_at: None,
             breaker: Breaker::new(concurrency),
-            units: 0,
+            woken: (None, false),
             is_available: false,
         }
     }
@@ -134,7 +136,7 @@ impl Dispatcher {
         let (mut attempts, mut settling) = (Tasks::new(), Tasks::new());
         loop {
             changes.borrow_and_update();
-            self.note_availability();
+            self.note_availability().await;
             let failed = self
                 .start_attempts(&mut attempts, settling.len())
                 .await
@@ -146,7 +148,7 @@ impl Dispatcher {
             let wake_at = self.wake_at(attempts.len());
             tokio::select! {
                 () = stop.cancelled() => break,
-                (head, attempted) = attempts.next() => self.attempted(head, attempted, &mut settling),
+                (head, attempted) = attempts.next() => self.attempted(head, attempted, &mut settling).await,
                 (head, settled) = settling.next() => self.settled(head, settled.unwrap_or_default()),
                 arrival = arrivals.recv() => match arrival {
                     Some(arrival) => self.arrived(arrival, &mut attempts),
@@ -181,13 +183,11 @@ impl Dispatcher {
             let Some(head) = self.next_head().await? else {
                 break;
             };
-            let units = units_of(&head);
-            if self.units > 0 && self.units.saturating_add(units) > PAYLOAD_UNITS / TUNNEL_SHARES {
+            let Some(share) = self.shared.room.share(head.owner, head.bytes) else {
                 self.ready.push_front(head);
                 break;
-            }
-            self.units += units;
-            attempts.spawn(head, self.attempt(lease, head));
+            };
+            attempts.spawn(head, share.run(self.attempt(lease, head)));
         }
         Ok(())
     }
@@ -220,7 +220,8 @@ impl Dispatcher {
     }
 
     fn push(&mut self, head: DueDelivery) {
-        if self.lanes.insert(head.lane) {
+        if let Entry::Vacant(lane) = self.lanes.entry(head.lane) {
+            lane.insert(1);
             self.ready.push_back(head);
         }
     }
@@ -232,8 +233,7 @@ impl Dispatcher {
             }
             Arrival::Due(_) | Arrival::Later => self.has_more = true,
             Arrival::Running(head, attempt) => {
-                self.lanes.insert(head.lane);
-                self.units = self.units.saturating_add(units_of(&head));
+                *self.lanes.entry(head.lane).or_default() += 1;
                 attempts.spawn(head, async move { Attempted::Ended(attempt.await) });
             }
         }
@@ -246,8 +246,6 @@ impl Dispatcher {
     ) -> impl Future<Output = Attempted> + Send + 'static {
         let (shared, tunnel) = (Arc::clone(&self.shared), Arc::clone(&self.tunnel));
         async move {
-            // The semaphore is never closed.
-            let _room = shared.room.acquire_many(units_of(&head)).await;
             match attempt(&shared, &tunnel, lease, head).await {
                 Ok(Some(ended)) => Attempted::Ended(ended),
                 Ok(None) => Attempted::Dropped,
@@ -261,19 +259,23 @@ impl Dispatcher {
 
     /// Records the end of an attempt in a task of its own, so that the next attempt does not wait for
     /// the disk. The lane stays taken until then.
-    fn attempted(
+    async fn attempted(
         &mut self,
         head: DueDelivery,
         attempted: Option<Attempted>,
         settling: &mut Tasks<Settled>,
     ) {
-        self.units = self.units.saturating_sub(units_of(&head));
         match attempted {
             Some(Attempted::Ended(ended)) => {
                 match ended.end.is_outage() {
                     Some(true) => self.breaker.failed(Instant::now()),
-                    Some(false) if self.breaker.succeeded() => self.wake(),
-                    Some(false) | None => {}
+                    Some(false) => {
+                        let was_down = self.breaker.succeeded();
+                        if was_down {
+                            self.wake().await;
+                        }
+                    }
+                    None => {}
                 }
                 let (shared, tunnel, lease) = (
                     Arc::clone(&self.shared),
@@ -296,9 +298,17 @@ impl Dispatcher {
     }
 
     fn settled(&mut self, head: DueDelivery, settled: Settled) {
-        self.lanes.remove(&head.lane);
-        if let Some(next) = settled.next {
-            self.push(next);
+        let count = self.lanes.entry(head.lane).or_default();
+        *count = count.saturating_sub(1);
+        let is_free = *count == 0;
+        if is_free {
+            self.lanes.remove(&head.lane);
+        }
+        match settled.next {
+            Some(next) if is_free => self.push(next),
+            // Another delivery of the lane is in progress; the store is read after its end.
+            Some(_) => self.has_more = true,
+            None => {}
         }
         if let Some(wait) = settled.due_in {
             let at = Instant::now() + wait;
@@ -307,20 +317,43 @@ impl Dispatcher {
     }
 
     /// Tries at once when the agent or the application has returned.
-    fn note_availability(&mut self) {
+    async fn note_availability(&mut self) {
         let endpoint = self.shared.parts.registry.find(&self.tunnel);
         let is_available = endpoint.is_some_and(|endpoint| endpoint.is_available());
         if is_available && !self.is_available {
             self.breaker.probe_now(Instant::now());
-            self.wake();
+            self.wake().await;
         }
         self.is_available = is_available;
+        if self.wake_again_at().is_some_and(|at| at <= Instant::now()) {
+            self.wake().await;
+        }
     }
 
-    /// Makes the deliveries due whose attempts ended without a response.
-    fn wake(&mut self) {
-        self.shared.parts.store.wake(&self.tunnel);
-        self.has_more = true;
+    /// Makes the deliveries due whose attempts ended without a response, at once or after the pause
+    /// that an agent needs whose application comes and goes.
+    async fn wake(&mut self) {
+        let now = Instant::now();
+        let (last, _) = self.woken;
+        let is_early = last.is_some_and(|last| now.duration_since(last) < WAKE_PAUSE);
+        self.woken = match is_early {
+            true => (last, true),
+            false => {
+                if let Err(error) = self.shared.parts.store.wake(&self.tunnel).await {
+                    tracing::warn!(tunnel = %self.tunnel, %error, "deliveries wait for their next time");
+                }
+                self.has_more = true;
+                (Some(now), false)
+            }
+        };
+    }
+
+    /// Returns the time of a wake that was put off.
+    fn wake_again_at(&self) -> Option<Instant> {
+        match self.woken {
+            (Some(last), true) => Some(last + WAKE_PAUSE),
+            _ => None,
+        }
     }
 
     /// Returns the time at which something may be due without a further event.
@@ -336,18 +369,12 @@ impl Dispatcher {
         let probe = probe.filter(is_ahead);
         let next = self.next_at.filter(|_| self.ready.is_empty());
         let next = next.filter(is_ahead);
-        [probe, next, Some(now + POLL_INTERVAL)]
+        [probe, next, self.wake_again_at(), Some(now + POLL_INTERVAL)]
             .into_iter()
             .flatten()
             .map(|at| at.max(now + SHORTEST_WAIT))
             .min()
     }
-}
-
-/// Returns the room that a payload needs, in units.
-fn units_of(head: &DueDelivery) -> u32 {
-    let units = u32::try_from(head.bytes / PAYLOAD_UNIT + 1);
-    units.unwrap_or(PAYLOAD_UNITS).min(PAYLOAD_UNITS)
 }
 
 /// Decides what follows the attempt, and records it.
@@ -410,10 +437,6 @@ async fn sleep_or_never(at: Option<Instant>) {
     }
 }
 
-/// Divisor of the room for payloads: one tunnel has a quarter, so that a slow application delays no
-/// other one.
-const TUNNEL_SHARES: u32 = 4;
-
 /// Maximum number of attempts in progress, and of those whose end waits for the disk: as many ends
 /// are in one commit.
 const MAX_SETTLING: usize = 512;
@@ -423,6 +446,9 @@ const READY_DELIVERIES: usize = 1000;
 
 /// Number of direct requests in progress from which stored deliveries go one by one.
 const BUSY_REQUESTS: usize = 4;
+
+/// Pause between two wakes: each costs a commit.
+const WAKE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Interval at which the store is read without an event.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);

@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hookward_core::clock::UnixMillis;
-use hookward_observe::audit::Actor;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::Deliveries;
+use super::{Deliveries, Requester};
 use crate::storage::agents::AgentId;
 use crate::storage::deliveries::{Change, DeliveryFilter};
 
@@ -66,13 +65,18 @@ impl Jobs {
     /// Adds a job. Returns `None` while too many run.
     fn add(&self, change: Change, owner: Option<AgentId>, started: UnixMillis) -> Option<Arc<Job>> {
         let mut known = self.lock();
-        let running = known.iter().filter(|job| !job.has_ended()).count();
-        if running >= RUNNING_JOBS {
+        let of_owner = |job: &&Arc<Job>| !job.has_ended() && job.owner == owner;
+        let running = known.iter().filter(of_owner).count();
+        let most = if owner.is_some() { 1 } else { RUNNING_JOBS };
+        if running >= most {
             return None;
         }
 
-        while known.len() >= KNOWN_JOBS {
-            known.pop_front();
+        // Those that run stay in the list.
+        while known.len() >= KNOWN_JOBS
+            && let Some(ended) = known.iter().position(|job| job.has_ended())
+        {
+            known.remove(ended);
         }
         let job = Arc::new(Job {
             number: self.last.fetch_add(1, Ordering::Relaxed) + 1,
@@ -93,7 +97,7 @@ impl Jobs {
     }
 }
 
-/// Maximum number of jobs at the same time.
+/// Maximum number of an administrator's jobs at the same time. An agent has one.
 const RUNNING_JOBS: usize = 4;
 
 /// Number of jobs that are remembered.
@@ -110,7 +114,7 @@ impl Deliveries {
         filter: DeliveryFilter,
         change: Change,
         rate: u64,
-        actor: Actor,
+        requester: Requester,
     ) -> Option<Arc<Job>> {
         let job = self
             .0
@@ -122,7 +126,7 @@ impl Deliveries {
             Change::Drop => "deliveries_drop_requested",
         };
         let details = json!({ "job": job.number, "filter": filter.summary() });
-        audit.act(requested, actor.clone(), details);
+        requester.record(audit, requested, details);
 
         let (deliveries, running) = (self.clone(), Arc::clone(&job));
         self.0.parts.tasks.spawn(async move {
@@ -142,12 +146,8 @@ impl Deliveries {
                 "changed": running.changed(),
                 "failure": failure,
             });
-            deliveries
-                .0
-                .parts
-                .observer
-                .audit()
-                .act(event, actor, details);
+            let audit = deliveries.0.parts.observer.audit();
+            requester.record(audit, event, details);
             *running
                 .failure
                 .lock()
@@ -206,18 +206,15 @@ impl Deliveries {
         &self,
         tunnel: &str,
         paused: bool,
-        actor: Actor,
+        requester: &Requester,
     ) -> Result<(), crate::storage::StorageError> {
         self.0.parts.store.pause(tunnel, paused).await?;
         let event = match paused {
             true => "deliveries_paused",
             false => "deliveries_resumed",
         };
-        self.0
-            .parts
-            .observer
-            .audit()
-            .act(event, actor, json!({ "tunnel": tunnel }));
+        let audit = self.0.parts.observer.audit();
+        requester.record(audit, event, json!({ "tunnel": tunnel }));
         self.notify(&tunnel.into());
         Ok(())
     }

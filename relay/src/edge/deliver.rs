@@ -12,7 +12,7 @@ use hookward_gate::policy::{Delivery, DeliveryMode};
 use hookward_tunnel::protocol::head::{DeliveryMeta, ExchangeRequest};
 use http::StatusCode;
 use time::OffsetDateTime;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::delivery::attempt::{EndedAttempt, end_of, retry_after};
@@ -21,7 +21,7 @@ use crate::edge::state::EdgeState;
 use crate::forward::{self, Destination, ForwardError, Forwarded, RequestBody};
 use crate::observe::outcome::{StoredWebhook, Verdict};
 use crate::storage::agents::AgentId;
-use crate::storage::deliveries::{ClaimGuard, NewDelivery, Payload};
+use crate::storage::deliveries::{ClaimGuard, NewDelivery, Payload, StoreRefusal};
 
 /// A permitted request on its way.
 pub(super) struct Delivering {
@@ -111,16 +111,19 @@ impl Delivering {
         uuid::Builder::from_unix_timestamp_millis(self.received.0, &random).into_uuid()
     }
 
+    fn head(&self) -> RequestHead<'_> {
+        RequestHead {
+            method: &self.request.method,
+            target: &self.request.target,
+            headers: &self.request.headers,
+            origin: &self.origin,
+        }
+    }
+
     /// Returns the webhook to store.
     fn new_delivery(&self, record: &PermitRecord, body: Bytes) -> NewDelivery {
         let request = &self.request;
-        let head = RequestHead {
-            method: &request.method,
-            target: &request.target,
-            headers: &request.headers,
-            origin: &self.origin,
-        };
-        let whole = Request::new(head, &body);
+        let whole = Request::new(self.head(), &body);
         let grant = record.grant(&whole, self.received);
         let facts = record.delivery_facts(&whole);
 
@@ -214,7 +217,8 @@ impl Fallback {
             (delivery.attempts, delivery.due_in) = (1, next_attempt(&sent));
         }
         match edge.deliveries.accept(delivery, self.claim).await {
-            Ok(_) => Err(stored_as(id, &reason)),
+            // A commit that took too long may have stored it.
+            Ok(_) | Err(StoreRefusal::Known) => Err(stored_as(id, &reason)),
             // The sender gets what it would get without a store.
             Err(refusal) => {
                 edge.observer.not_stored(&self.kept.host, &refusal);
@@ -230,8 +234,13 @@ impl Fallback {
         if !self.record.is_ordered() || !deliveries.has_pending(&kept.host) {
             return false;
         }
-        let delivery = kept.new_delivery(&self.record, self.body.clone());
-        deliveries.is_waiting(&kept.host, delivery.order).await
+        let order = {
+            let whole = Request::new(kept.head(), &self.body);
+            self.record.delivery_facts(&whole).order
+        };
+        let waiting = deliveries.is_waiting(&kept.host, order);
+        // The sender waits for a second or two only.
+        timeout(ORDER_TIMEOUT, waiting).await.unwrap_or(true)
     }
 
     fn falls_back(&self, status: StatusCode) -> bool {
@@ -251,6 +260,13 @@ impl Fallback {
         let id = delivery.id;
         let longest = self.record.answer_timeout() + edge.limits.response_margin + RESERVE;
         (delivery.attempts, delivery.due_in) = (1, longest);
+        let bytes = delivery.payload.bytes() as u64;
+        let (host, owner) = (&self.kept.host, self.kept.owner);
+        if let Some(refusal) = edge.deliveries.refusal(host, owner, bytes) {
+            // The claim stays, because the attempt goes on.
+            edge.observer.not_stored(host, &refusal);
+            return Err(sending);
+        }
         let head = match edge.deliveries.accept(delivery, self.claim.take()).await {
             Ok(head) => head,
             Err(refusal) => {
@@ -328,3 +344,6 @@ const NEXT_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// Time that an attempt may take beyond its deadlines.
 const RESERVE: Duration = Duration::from_secs(30);
+
+/// Time to find out if an older webhook waits; one that is not known to wait is stored.
+const ORDER_TIMEOUT: Duration = Duration::from_millis(500);

@@ -112,7 +112,7 @@ impl Observer {
         };
         let id = head.id.to_string();
         match outcome {
-            Outcome::Dead { .. } => {
+            Outcome::Dead { .. } if self.log.take(event, "") => {
                 tracing::warn!(target: "requests", event, tunnel, id, attempt, status, reason);
             }
             _ => tracing::debug!(target: "requests", event, tunnel, id, attempt, status, reason),

@@ -173,7 +173,8 @@ impl RequestLog {
         }
     }
 
-    fn take(&self, event: &'static str, kind: &'static str) -> bool {
+    /// Returns `true` if this second has room for a line of this event, and counts it otherwise.
+    pub(super) fn take(&self, event: &'static str, kind: &'static str) -> bool {
         self.lock()
             .entry(event)
             .or_insert_with(|| Quota::new(RECORDS_PER_SECOND))

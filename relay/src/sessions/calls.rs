@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use hookward_observe::api::access::problem;
 use hookward_tunnel::protocol::control::RelayMessage;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::admin::deliveries::Requester;
+use crate::delivery::Requester;
 
 /// Calls of one session that are in progress. They end with the session.
 pub(super) struct Calls {
@@ -34,8 +34,8 @@ impl Calls {
     /// Begins a call. Returns the answer if there are too many.
     pub(super) fn begin(&mut self, id: u64, method: &str, path: &str) -> Option<RelayMessage> {
         if self.running.len() >= MAX_CALLS {
-            let body = r#"{"detail": "too many calls of this agent are in progress"}"#;
-            return Some(called(id, StatusCode::TOO_MANY_REQUESTS, body.to_owned()));
+            let detail = "too many calls of this agent are in progress";
+            return Some(called(id, failure(StatusCode::TOO_MANY_REQUESTS, detail)));
         }
 
         let request = Request::builder()
@@ -48,12 +48,12 @@ impl Calls {
             let answering = async {
                 match request {
                     Ok(request) => answer(router, request).await,
-                    Err(error) => (StatusCode::BAD_REQUEST, error.to_string()),
+                    Err(error) => failure(StatusCode::BAD_REQUEST, &error.to_string()),
                 }
             };
-            let slow = |_| (StatusCode::GATEWAY_TIMEOUT, String::new());
-            let (status, body) = timeout(CALL_TIMEOUT, answering).await.unwrap_or_else(slow);
-            called(id, status, body)
+            let slow = |_| failure(StatusCode::GATEWAY_TIMEOUT, "the store takes too long");
+            let answer = timeout(CALL_TIMEOUT, answering).await;
+            called(id, answer.unwrap_or_else(slow))
         });
         None
     }
@@ -76,20 +76,23 @@ async fn answer(router: Router, request: Request<Body>) -> (StatusCode, String) 
         Err(never) => match never {},
     };
     let (parts, body) = response.into_parts();
-    let (status, body) = match Limited::new(body, ANSWER_BYTES).collect().await {
-        Ok(body) => (parts.status, body.to_bytes()),
+    match Limited::new(body, ANSWER_BYTES).collect().await {
+        Ok(body) => {
+            let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+            (parts.status, body)
+        }
         Err(_) => {
             let detail = "the answer is too large: request fewer deliveries";
-            let response = problem(StatusCode::PAYLOAD_TOO_LARGE, detail);
-            let body = response.into_body().collect().await;
-            let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-            (StatusCode::PAYLOAD_TOO_LARGE, body)
+            failure(StatusCode::PAYLOAD_TOO_LARGE, detail)
         }
-    };
-    (status, String::from_utf8_lossy(&body).into_owned())
+    }
 }
 
-fn called(id: u64, status: StatusCode, body: String) -> RelayMessage {
+fn failure(status: StatusCode, detail: &str) -> (StatusCode, String) {
+    (status, json!({ "detail": detail }).to_string())
+}
+
+fn called(id: u64, (status, body): (StatusCode, String)) -> RelayMessage {
     RelayMessage::Called {
         id,
         status: status.as_u16(),
@@ -97,11 +100,12 @@ fn called(id: u64, status: StatusCode, body: String) -> RelayMessage {
     }
 }
 
-/// Maximum number of calls of one session at the same time.
-const MAX_CALLS: usize = 4;
+/// Maximum number of calls of one session at the same time. An agent has few sessions, and the store
+/// answers few queries at once.
+const MAX_CALLS: usize = 2;
 
-/// Maximum size of an answer, in bytes: half of a control message, because JSON escapes it.
-const ANSWER_BYTES: usize = 2 * 1024 * 1024;
+/// Maximum size of an answer, in bytes: it shares the control stream with other messages.
+const ANSWER_BYTES: usize = 512 * 1024;
 
-/// Maximum time of a call: a query of the store has 10 s.
-const CALL_TIMEOUT: Duration = Duration::from_secs(12);
+/// Maximum time of a call: a query of the store takes up to 7 s, and the agent waits for 9 s.
+const CALL_TIMEOUT: Duration = Duration::from_secs(8);

@@ -254,11 +254,14 @@ impl Registry {
             .get(host)
             .into_iter()
             .flat_map(|tunnel| tunnel.sessions.iter());
-        sessions
+        let changed = sessions
             .filter(|other| other.live.is(session))
-            .for_each(|same| same.down.store(down, Ordering::Relaxed));
+            .filter(|same| same.down.swap(down, Ordering::Relaxed) != down)
+            .count();
         drop(tunnels);
-        self.opened.send_modify(|count| *count += 1);
+        if changed > 0 {
+            self.opened.send_modify(|count| *count += 1);
+        }
     }
 
     /// Returns `true` if the session may get requests for this host: no newer instance has taken

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::open::{OpenRefused, choose_host, open};
 use super::calls::Calls;
-use crate::admin::deliveries::Requester;
+use crate::delivery::Requester;
 use crate::observe::RelayEventKind;
 use crate::observe::owner_events::OwnerEvents;
 use crate::sessions::active::ActiveSession;
@@ -176,10 +176,7 @@ impl<'c> SessionLoop<'c> {
             control,
         } = admitted;
         let events = OwnerEvents::new(context.limits.refusal_events_per_second);
-        let requester = Requester {
-            actor: Actor::agent(&agent.name),
-            owner: Some(agent.id),
-        };
+        let requester = Requester::agent(Actor::agent(&agent.name), agent.id, session.peer().ip());
 
         Self {
             context,

@@ -149,10 +149,12 @@ impl DeliveryStore {
     }
 
     /// Makes some deliveries due that wait after a failed connection: the application has returned.
-    /// Returns at once.
-    pub(crate) fn wake(&self, tunnel: &Arc<str>) {
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    pub(crate) async fn wake(&self, tunnel: &Arc<str>) -> Result<(), StorageError> {
         match self {
-            Self::Sqlite(engine) => engine.wake(tunnel),
+            Self::Sqlite(engine) => engine.wake(tunnel).await,
         }
     }
 
@@ -179,13 +181,17 @@ impl DeliveryStore {
         }
     }
 
-    /// Returns a delivery with all that is stored of it.
+    /// Returns a delivery with all that is stored of it; with an `owner` only if it is of this agent.
     ///
     /// # Errors
     /// [`StorageError`].
-    pub(crate) async fn detail(&self, id: Uuid) -> Result<Option<DeliveryDetail>, StorageError> {
+    pub(crate) async fn detail(
+        &self,
+        id: Uuid,
+        owner: Option<AgentId>,
+    ) -> Result<Option<DeliveryDetail>, StorageError> {
         match self {
-            Self::Sqlite(engine) => engine.detail(id).await,
+            Self::Sqlite(engine) => engine.detail(id, owner).await,
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use hookward_core::clock::Clock;
+use hookward_core::text::printable;
 use hookward_observe::api::client::{self, CallError};
 use hookward_observe::api::deliveries::{
     DeliveryContent, DeliveryPage, DeliveryStatus, Done, FilterQuery, JobStatus, TunnelQuery,
@@ -87,9 +88,10 @@ async fn list(
         query.limit = Some(limit.saturating_sub(all.len()).min(PAGE));
         let path = path("deliveries", &query);
         let page: DeliveryPage = client::call(socket, Method::GET, &path).await?;
+        let is_empty = page.deliveries.is_empty();
         all.extend(page.deliveries);
         query.before = page.next;
-        if page.next.is_none() || all.len() >= limit {
+        if page.next.is_none() || is_empty || all.len() >= limit {
             break;
         }
     }
@@ -134,7 +136,7 @@ async fn change<L: Args>(
         "{changed} of {matched} matching webhooks are {done}"
     ))?;
     match ended.failure {
-        Some(reason) => Err(DeliveriesError::EndedEarly(reason)),
+        Some(reason) => Err(DeliveriesError::EndedEarly(printable(&reason))),
         None => Ok(()),
     }
 }
@@ -148,7 +150,7 @@ fn style() -> ProgressStyle {
 async fn pause(tunnel: String, verb: &str, socket: &Path) -> Result<(), DeliveriesError> {
     let path = path(&format!("deliveries/{verb}"), &TunnelQuery { tunnel });
     let done: Done = client::call(socket, Method::POST, &path).await?;
-    say(&done.message)
+    say(&printable(&done.message))
 }
 
 /// Returns the path of a resource with its query.

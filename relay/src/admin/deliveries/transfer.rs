@@ -87,7 +87,7 @@ pub(super) async fn export(
     // Content is personal data, so that each export has a record.
     let fields = json!({ "filter": filter.summary(), "complete": complete });
     let audit = api.observer.audit();
-    audit.act("deliveries_exported", requester.actor, fields);
+    requester.record(audit, "deliveries_exported", fields);
 
     let export = Export {
         store: api.deliveries.store().clone(),
@@ -128,11 +128,12 @@ impl Export {
                 self.is_last = !page.has_more;
                 self.before = page.rows.last().map(|row| row.seq);
                 self.rows = page.rows.into();
+                self.rows.retain(|row| row.has_payload || !self.complete);
                 continue;
             };
 
             // A delivery may end meanwhile.
-            let Some(detail) = self.store.detail(row.id).await? else {
+            let Some(detail) = self.store.detail(row.id, None).await? else {
                 continue;
             };
             let line = match self.complete {
@@ -174,6 +175,7 @@ pub(super) fn import_route() -> OpenApiRouter<DeliveriesApi> {
     (status = 200, body = Imported),
     (status = 400, body = Object, content_type = "application/problem+json"),
     (status = 404, body = Object, content_type = "application/problem+json"),
+    (status = 409, body = Object, content_type = "application/problem+json"),
     (status = 503, body = Object, content_type = "application/problem+json"),
 ))]
 pub(super) async fn import(
@@ -181,6 +183,10 @@ pub(super) async fn import(
     requester: Requester,
     body: Bytes,
 ) -> Response {
+    if !api.deliveries.is_enabled() {
+        let detail = "[delivery] enabled = false: this relay stores no webhooks";
+        return problem(StatusCode::CONFLICT, detail);
+    }
     let mistake = |detail: &str| problem(StatusCode::BAD_REQUEST, detail);
     let delivery: CompleteDelivery = match serde_json::from_slice(&body) {
         Ok(delivery) => delivery,
@@ -231,7 +237,7 @@ pub(super) async fn import(
     match api.deliveries.accept(new, None).await {
         Ok(_) => {
             let audit = api.observer.audit();
-            audit.act("delivery_imported", requester.actor, fields);
+            requester.record(audit, "delivery_imported", fields);
             Json(Imported { is_new: true }).into_response()
         }
         Err(StoreRefusal::Known) => Json(Imported { is_new: false }).into_response(),

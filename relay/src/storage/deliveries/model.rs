@@ -73,7 +73,7 @@ pub(crate) struct NewDelivery {
 /// Parts of a webhook that a later attempt needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Payload {
-    /// DueDelivery, as the tunnel carries it.
+    /// Head, as the tunnel carries it.
     pub head: Bytes,
     /// Grant of the gate, in JSON.
     pub grant: Bytes,
@@ -282,7 +282,6 @@ pub(crate) struct DeliveryRow {
 #[derive(Debug, Clone)]
 pub(crate) struct DeliveryDetail {
     pub row: DeliveryRow,
-    pub owner: AgentId,
     /// Hash of the ordering key; `None` without an order.
     pub order: Option<u64>,
     pub payload: Option<Payload>,

@@ -34,7 +34,7 @@ use hookward_core::names::HostName;
 use hookward_gate::engine::{Claimed, DeliveryClaim, OrderingKey};
 use hookward_runtime::sqlite;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -75,6 +75,8 @@ struct Engine {
     disk: DiskGuard,
     limits: StoreLimits,
     time: SteadyTime,
+    /// Places for queries of administrators, and of agents.
+    queries: (Arc<Semaphore>, Arc<Semaphore>),
     path: Arc<Path>,
 }
 
@@ -122,6 +124,7 @@ impl SqliteDeliveries {
             limits: limits.clone(),
             disk: disk.clone(),
             has_free_pages: false,
+            done_swept: 0,
             history_swept: 0,
             path: path.into(),
         };
@@ -143,6 +146,10 @@ impl SqliteDeliveries {
             disk,
             limits,
             time,
+            queries: (
+                Arc::new(Semaphore::new(QUERIES)),
+                Arc::new(Semaphore::new(QUERIES)),
+            ),
             path: path.into(),
         })))
     }
@@ -346,10 +353,13 @@ impl SqliteDeliveries {
         self.reply(answered).await
     }
 
-    pub(super) fn wake(&self, tunnel: &Arc<str>) {
+    pub(super) async fn wake(&self, tunnel: &Arc<str>) -> Result<(), StorageError> {
+        let (answer, answered) = oneshot::channel();
         self.push(Request::Wake {
             tunnel: Arc::clone(tunnel),
+            answer,
         });
+        self.reply(answered).await
     }
 
     pub(super) fn age(&self, head: &DueDelivery) -> Duration {
@@ -363,12 +373,31 @@ impl SqliteDeliveries {
         before: Option<i64>,
         most: usize,
     ) -> Result<Page, StorageError> {
-        self.read(move |path| listing::page(path, &filter, before, most))
+        let place = self.place(filter.owner);
+        self.read(place, move |path| {
+            listing::page(path, &filter, before, most)
+        })
+        .await
+    }
+
+    pub(super) async fn detail(
+        &self,
+        id: Uuid,
+        owner: Option<AgentId>,
+    ) -> Result<Option<DeliveryDetail>, StorageError> {
+        let place = self.place(owner);
+        self.read(place, move |path| listing::detail(path, id, owner))
             .await
     }
 
-    pub(super) async fn detail(&self, id: Uuid) -> Result<Option<DeliveryDetail>, StorageError> {
-        self.read(move |path| listing::detail(path, id)).await
+    /// Returns the places for queries of an agent, or of administrators.
+    fn place(&self, owner: Option<AgentId>) -> Arc<Semaphore> {
+        let (of_admins, of_agents) = &self.0.queries;
+        Arc::clone(if owner.is_some() {
+            of_agents
+        } else {
+            of_admins
+        })
     }
 
     pub(super) fn oldest(&self) -> Result<Vec<(String, Duration)>, StorageError> {
@@ -383,10 +412,21 @@ impl SqliteDeliveries {
     /// Runs a query on a thread that may block, with a connection of its own.
     async fn read<T: Send + 'static>(
         &self,
+        places: Arc<Semaphore>,
         read: impl FnOnce(&Path) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
         let path = Arc::clone(&self.0.path);
-        let reading = tokio::task::spawn_blocking(move || read(&path));
+        let place = timeout(QUERY_WAIT, places.acquire_owned()).await;
+        let Ok(Ok(place)) = place else {
+            return Err(StorageError::Timeout {
+                path: path.to_path_buf(),
+            });
+        };
+        let reading = tokio::task::spawn_blocking(move || {
+            // Held by the thread, which goes on when the request was dropped.
+            let _place = place;
+            read(&path)
+        });
         reading.await.map_err(|_| StorageError::Stopping)?
     }
 
@@ -465,6 +505,13 @@ const WAITING_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Interval at which expired rows are removed without other commits.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Maximum number of queries of administrators at the same time, and of agents. Each may read a whole
+/// payload.
+const QUERIES: usize = 3;
+
+/// Maximum wait for a place among the queries.
+const QUERY_WAIT: Duration = Duration::from_secs(2);
 
 /// Pause after a failed commit.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);

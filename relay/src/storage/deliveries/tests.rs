@@ -449,12 +449,12 @@ async fn content_of_delivered_webhooks_stays_for_its_time() {
     while store.counts(None).bytes > 0 {
         store.lease("h.example").await.unwrap();
     }
-    let detail = store.detail(head.id).await.unwrap().unwrap();
+    let detail = store.detail(head.id, None).await.unwrap().unwrap();
     assert_eq!(detail.row.state, DeliveryState::Delivered);
     assert!(detail.payload.is_none());
 
     kept.clock.pass(Duration::from_secs(60));
-    while store.detail(head.id).await.unwrap().is_some() {
+    while store.detail(head.id, None).await.unwrap().is_some() {
         store.lease("h.example").await.unwrap();
     }
 }

@@ -16,8 +16,8 @@ pub(super) fn list(deliveries: &[DeliveryStatus], now: UnixMillis) -> String {
         vec![
             delivery.id.to_string(),
             ago(delivery.received_ms, now),
-            delivery.state.clone(),
-            delivery.tunnel.clone(),
+            printable(&delivery.state),
+            printable(&delivery.tunnel),
             printable(&delivery.route),
             printable(&event.join(" ")),
             delivery.attempts.to_string(),
@@ -46,9 +46,9 @@ pub(super) fn content(content: &DeliveryContent, now: UnixMillis) -> String {
     let delivery = &content.delivery;
     let mut lines = vec![
         format!("id          {}", delivery.id),
-        format!("state       {}", delivery.state),
+        format!("state       {}", printable(&delivery.state)),
         format!("received    {}", ago(delivery.received_ms, now)),
-        format!("tunnel      {}", delivery.tunnel),
+        format!("tunnel      {}", printable(&delivery.tunnel)),
         format!("route       {}", printable(&delivery.route)),
         format!(
             "attempts    {}, redelivered {}",
@@ -63,11 +63,11 @@ pub(super) fn content(content: &DeliveryContent, now: UnixMillis) -> String {
 
     match &content.request {
         Some(request) => {
-            lines.push(format!("client      {}", request.client));
+            lines.push(format!("client      {}", printable(&request.client)));
             lines.push(String::new());
-            lines.push(format!("{} {}", request.method, request.path));
+            lines.push(printable(&format!("{} {}", request.method, request.path)));
             let fields = request.headers.iter();
-            lines.extend(fields.map(|(name, value)| format!("{name}: {}", printable(value))));
+            lines.extend(fields.map(|(name, value)| printable(&format!("{name}: {value}"))));
             lines.push(String::new());
             lines.push(lines_of(&request.body));
         }

@@ -148,12 +148,13 @@ impl Gate {
         let Some(route) = self.routes.get(index) else {
             return Err(changed(no_route()));
         };
-        if self.side == Side::Agent && !grant.is_requested {
-            check_receipt(
-                route.settings.max_age(),
-                grant.received,
-                evaluation.now.wall,
-            )?;
+        if self.side == Side::Agent {
+            let now = if grant.is_requested {
+                grant.received
+            } else {
+                evaluation.now.wall
+            };
+            check_receipt(route.settings.max_age(), grant.received, now)?;
         }
         if request.body.len() as u64 > route.settings.max_body {
             let reason = format!("the body has more than {} bytes", route.settings.max_body);

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hookward_core::text::printable;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -118,7 +119,7 @@ pub async fn download(socket: &Path, path: &str, out: &mut dyn Write) -> Result<
 fn refused(status: StatusCode, body: &[u8]) -> CallError {
     let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let detail = problem.get("detail").and_then(serde_json::Value::as_str);
-    let detail = detail.unwrap_or_default().to_owned();
+    let detail = printable(detail.unwrap_or_default());
     CallError::Refused { status, detail }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn due(
     let unordered = format!("SELECT {HEAD_COLUMNS} FROM deliveries WHERE seq = ?1 AND state = 0");
     let mut unordered = db.prepare_cached(&unordered)?;
     let ordered = format!(
-        "SELECT {HEAD_COLUMNS} FROM deliveries \
+        "SELECT {HEAD_COLUMNS} FROM deliveries INDEXED BY deliveries_of_lane \
          WHERE tunnel = ?1 AND lane = ?2 AND state = 0 AND lane < 0 ORDER BY seq LIMIT 1"
     );
     let mut ordered = db.prepare_cached(&ordered)?;

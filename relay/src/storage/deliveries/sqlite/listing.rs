@@ -156,17 +156,22 @@ pub(super) fn page(
     search().map_err(|error| StorageError::Deliveries(sqlite::failed(path)(error)))
 }
 
-/// Returns a delivery with its payload and its last response.
+/// Returns a delivery with its payload and its last response, if it is of this agent.
 ///
 /// # Errors
 /// [`StorageError`].
-pub(super) fn detail(path: &Path, id: Uuid) -> Result<Option<DeliveryDetail>, StorageError> {
+pub(super) fn detail(
+    path: &Path,
+    id: Uuid,
+    owner: Option<AgentId>,
+) -> Result<Option<DeliveryDetail>, StorageError> {
     let db = open(path)?;
     let read = || {
         let query = format!(
-            "SELECT {COLUMNS} FROM deliveries d JOIN tunnels t ON t.id = d.tunnel WHERE d.id = ?1"
+            "SELECT {COLUMNS} FROM deliveries d JOIN tunnels t ON t.id = d.tunnel WHERE d.id = ?1 AND (?2 IS NULL OR d.owner = ?2)"
         );
-        let row = db.query_row(&query, [id.as_bytes()], read_row).optional()?;
+        let values = params![id.as_bytes(), owner.map(|owner| owner.0)];
+        let row = db.query_row(&query, values, read_row).optional()?;
         let Some(row) = row else {
             return Ok(None);
         };
@@ -180,12 +185,10 @@ pub(super) fn detail(path: &Path, id: Uuid) -> Result<Option<DeliveryDetail>, St
             })
             .optional()?;
         let payload = super::heads::payload(&db, row.seq)?;
-        let place = "SELECT owner, lane FROM deliveries WHERE seq = ?1";
-        let (owner, lane): (i64, i64) =
-            db.query_row(place, [row.seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let lane = "SELECT lane FROM deliveries WHERE seq = ?1";
+        let lane: i64 = db.query_row(lane, [row.seq], |row| row.get(0))?;
         Ok(Some(DeliveryDetail {
             row,
-            owner: AgentId(owner),
             order: (lane < 0).then(|| lane.cast_unsigned()),
             payload,
             response,
@@ -221,7 +224,7 @@ fn open(path: &Path) -> Result<Connection, StorageError> {
 }
 
 /// Maximum time of one query.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Number of SQLite's instructions between two looks at the clock.
 const CHECK_INTERVAL: i32 = 10_000;

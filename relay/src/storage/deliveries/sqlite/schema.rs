@@ -145,7 +145,7 @@ fn add_owner(db: &Transaction<'_>) -> rusqlite::Result<()> {
         "
         ALTER TABLE tunnels ADD COLUMN owner INTEGER NOT NULL DEFAULT 0; -- agent of the latest webhook
         UPDATE tunnels SET owner = coalesce(
-            (SELECT owner FROM deliveries WHERE tunnel = tunnels.id ORDER BY state, seq LIMIT 1), 0);
+            (SELECT owner FROM deliveries WHERE tunnel = tunnels.id ORDER BY seq DESC LIMIT 1), 0);
         ALTER TABLE payloads RENAME COLUMN permit TO grant_json;
         ",
     )

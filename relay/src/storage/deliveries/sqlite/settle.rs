@@ -47,12 +47,12 @@ pub(super) fn settle(
             let update = "UPDATE deliveries SET last_status = ?2, last_error = ?3 WHERE seq = ?1 AND state = 0";
             db.prepare_cached(update)?
                 .execute(params![seq, status, error])?;
-            let due = "UPDATE lanes SET due_ms = ?3 WHERE tunnel = ?1 AND lane = ?2";
-            db.prepare_cached(due)?.execute(params![
-                tunnel,
-                lane,
-                millis(after_now(now, *after))
-            ])?;
+            // Otherwise the time is that of an older delivery of the lane.
+            if is_first(db, tunnel, lane, seq)? {
+                let due = "UPDATE lanes SET due_ms = ?3 WHERE tunnel = ?1 AND lane = ?2";
+                let at = millis(after_now(now, *after));
+                db.prepare_cached(due)?.execute(params![tunnel, lane, at])?;
+            }
             return Ok(None);
         }
         Outcome::Delivered { status } => (DELIVERED, Some(*status), None),
@@ -69,27 +69,25 @@ pub(super) fn settle(
             row.get(0)
         })
         .optional()?;
-    // A delivery that was dropped meanwhile has left its lane.
-    if let Some(bytes) = ended {
-        held.pending -= 1;
-        match &request.outcome {
-            Outcome::Delivered { .. } if limits.keep_done.is_zero() => {
-                remove_payload(db, seq)?;
-                held.bytes -= bytes;
-            }
-            Outcome::Dead { response, .. } => {
-                held.dead += 1;
-                if let Some(response) = response {
-                    let insert = "INSERT OR REPLACE INTO responses VALUES (?1, ?2, ?3)";
-                    db.prepare_cached(insert)?.execute(params![
-                        seq,
-                        response.head,
-                        &*response.body
-                    ])?;
-                }
-            }
-            _ => {}
+    // A delivery that has ended before has left its lane.
+    let Some(bytes) = ended else {
+        return Ok(None);
+    };
+    held.pending -= 1;
+    match &request.outcome {
+        Outcome::Delivered { .. } if limits.keep_done.is_zero() => {
+            remove_payload(db, seq)?;
+            held.bytes -= bytes;
         }
+        Outcome::Dead { response, .. } => {
+            held.dead += 1;
+            if let Some(response) = response {
+                let insert = "INSERT OR REPLACE INTO responses VALUES (?1, ?2, ?3)";
+                db.prepare_cached(insert)?
+                    .execute(params![seq, response.head, &*response.body])?;
+            }
+        }
+        _ => {}
     }
 
     match is_first {
@@ -104,7 +102,7 @@ fn is_first(db: &Transaction<'_>, tunnel: i64, lane: i64, seq: i64) -> rusqlite:
     if lane > 0 {
         return Ok(true);
     }
-    let older = "SELECT 1 FROM deliveries \
+    let older = "SELECT 1 FROM deliveries INDEXED BY deliveries_of_lane \
                  WHERE tunnel = ?1 AND lane = ?2 AND state = 0 AND lane < 0 AND seq < ?3 LIMIT 1";
     Ok(!db.prepare_cached(older)?.exists([tunnel, lane, seq])?)
 }
@@ -124,7 +122,7 @@ pub(super) fn advance(
     let next = match lane < 0 {
         true => {
             let select = format!(
-                "SELECT {HEAD_COLUMNS} FROM deliveries \
+                "SELECT {HEAD_COLUMNS} FROM deliveries INDEXED BY deliveries_of_lane \
                  WHERE tunnel = ?1 AND lane = ?2 AND state = 0 AND lane < 0 ORDER BY seq LIMIT 1"
             );
             let mut select = db.prepare_cached(&select)?;
@@ -147,18 +145,19 @@ pub(super) fn advance(
 /// Makes some lanes due whose last attempt got no response.
 pub(super) fn wake(db: &Transaction<'_>, tunnel: i64, now: UnixMillis) -> rusqlite::Result<()> {
     let update = "UPDATE lanes SET due_ms = ?2 WHERE tunnel = ?1 AND lane IN (
-        SELECT l.lane FROM lanes l JOIN deliveries d ON d.seq = CASE WHEN l.lane > 0 THEN l.lane ELSE (
-            SELECT min(seq) FROM deliveries
+        SELECT l.lane FROM (
+            SELECT lane FROM lanes WHERE tunnel = ?1 AND due_ms > ?2 ORDER BY due_ms LIMIT ?3) l
+        JOIN deliveries d ON d.seq = CASE WHEN l.lane > 0 THEN l.lane ELSE (
+            SELECT min(seq) FROM deliveries INDEXED BY deliveries_of_lane
             WHERE tunnel = ?1 AND lane = l.lane AND state = 0 AND lane < 0) END
-        WHERE l.tunnel = ?1 AND l.due_ms > ?2 AND d.last_status IS NULL
-        ORDER BY l.due_ms LIMIT ?3)";
+        WHERE d.last_status IS NULL)";
     db.prepare_cached(update)?
         .execute(params![tunnel, millis(now), WOKEN_LANES])?;
     Ok(())
 }
 
-/// Maximum number of lanes that the return of an application makes due.
-const WOKEN_LANES: i64 = 1000;
+/// Number of waiting lanes that the return of an application may make due: those that are due first.
+const WOKEN_LANES: i64 = 2000;
 
 pub(super) fn remove_payload(db: &Transaction<'_>, seq: i64) -> rusqlite::Result<()> {
     db.prepare_cached("DELETE FROM payloads WHERE seq = ?1")?
@@ -166,13 +165,15 @@ pub(super) fn remove_payload(db: &Transaction<'_>, seq: i64) -> rusqlite::Result
     Ok(())
 }
 
-/// Ends what is too old, and removes some payloads and rows whose time is over.
+/// Ends what is too old, and removes some payloads and rows whose time is over. Payloads of webhooks
+/// that were delivered before `done_swept` are removed already. Returns the new value of it.
 pub(super) fn sweep(
     db: &Transaction<'_>,
     limits: &StoreLimits,
     changes: &mut BatchChanges,
     now: UnixMillis,
-) -> rusqlite::Result<()> {
+    mut done_swept: i64,
+) -> rusqlite::Result<i64> {
     let before = |keep: Duration| {
         let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
         millis(UnixMillis(now.0.saturating_sub(keep)))
@@ -190,7 +191,12 @@ pub(super) fn sweep(
     }
 
     if !limits.keep_done.is_zero() {
-        let kept = ended_before(db, DELIVERED, before(limits.keep_done), "JOIN")?;
+        let until = before(limits.keep_done);
+        let kept = ended_between(db, DELIVERED, done_swept, until, "JOIN")?;
+        done_swept = match kept.last() {
+            Some(last) if kept.len() as i64 == SWEEP_ROWS => last.ended,
+            _ => done_swept.max(until),
+        };
         for row in kept {
             remove_payload(db, row.seq)?;
             changes.held.entry(row.host.into()).or_default().bytes -= row.bytes;
@@ -202,14 +208,14 @@ pub(super) fn sweep(
         (DROPPED, limits.keep_history),
         (DEAD, limits.keep_dead),
     ] {
-        for row in ended_before(db, state, before(keep), "LEFT JOIN")? {
+        for row in ended_between(db, state, 0, before(keep), "LEFT JOIN")? {
             remove(db, row, state, changes)?;
         }
     }
-    Ok(())
+    Ok(done_swept)
 }
 
-/// Removes some rows of delivered webhooks beyond a number, so that the list of a busy relay does not
+/// Removes some rows of delivered and dropped webhooks beyond a number, so that the list of a busy relay does not
 /// fill the disk. Looks at each row once, from `swept` on, and returns the number to go on from. A row
 /// whose payload is kept stays for `keep_history`.
 pub(super) fn sweep_history(
@@ -228,7 +234,7 @@ pub(super) fn sweep_history(
         .prepare_cached(last)?
         .query_row([swept, oldest, HISTORY_SWEEP_ROWS], |row| row.get(0))?;
     let until = last.map_or(oldest, |last| last + 1);
-    let remove = "DELETE FROM deliveries WHERE seq >= ?1 AND seq < ?2 AND state = 1 \
+    let remove = "DELETE FROM deliveries WHERE seq >= ?1 AND seq < ?2 AND state IN (1, 3) \
         AND NOT EXISTS (SELECT 1 FROM payloads p WHERE p.seq = deliveries.seq)";
     db.prepare_cached(remove)?.execute([swept, until])?;
     Ok(until)
@@ -248,6 +254,8 @@ struct OldRow {
     host: String,
     bytes: i64,
     has_payload: bool,
+    /// Time of the end, in milliseconds; 0 for one that is pending.
+    ended: i64,
 }
 
 fn read_old(row: &Row<'_>) -> rusqlite::Result<OldRow> {
@@ -258,12 +266,13 @@ fn read_old(row: &Row<'_>) -> rusqlite::Result<OldRow> {
         host: row.get(3)?,
         bytes: row.get(4)?,
         has_payload: row.get(5)?,
+        ended: row.get::<_, Option<i64>>(6)?.unwrap_or_default(),
     })
 }
 
 /// Returns some pending deliveries that were received before this time.
 fn pending_before(db: &Transaction<'_>, before: i64) -> rusqlite::Result<Vec<OldRow>> {
-    let select = "SELECT d.seq, d.tunnel, d.lane, t.host, d.bytes, 1 FROM deliveries d \
+    let select = "SELECT d.seq, d.tunnel, d.lane, t.host, d.bytes, 1, 0 FROM deliveries d \
          JOIN tunnels t ON t.id = d.tunnel \
          WHERE d.state = 0 AND d.received_ms <= ?1 ORDER BY d.received_ms LIMIT ?2";
     let mut select = db.prepare_cached(select)?;
@@ -272,27 +281,29 @@ fn pending_before(db: &Transaction<'_>, before: i64) -> rusqlite::Result<Vec<Old
         .collect::<rusqlite::Result<_>>()
 }
 
-/// Returns some deliveries that ended in this state before this time; with `JOIN` those whose
+/// Returns some deliveries that ended in this state between two times; with `JOIN` those whose
 /// payload is kept.
-fn ended_before(
+fn ended_between(
     db: &Transaction<'_>,
     state: i64,
-    before: i64,
+    from: i64,
+    until: i64,
     join: &str,
 ) -> rusqlite::Result<Vec<OldRow>> {
     let mut select = db.prepare_cached(&ended_query(state, join))?;
     select
-        .query_map([before, SWEEP_ROWS], read_old)?
+        .query_map([until, SWEEP_ROWS, from], read_old)?
         .collect::<rusqlite::Result<_>>()
 }
 
-/// Returns the query of [`ended_before`]. The state is no parameter, because SQLite uses an index
+/// Returns the query of [`ended_between`]. The state is no parameter, because SQLite uses an index
 /// with a condition only for statements that contain it (sqlite.org/partialindex.html).
 fn ended_query(state: i64, join: &str) -> String {
     format!(
-        "SELECT d.seq, d.tunnel, d.lane, t.host, d.bytes, p.seq IS NOT NULL FROM deliveries d \
-         JOIN tunnels t ON t.id = d.tunnel {join} payloads p ON p.seq = d.seq \
-         WHERE d.state = {state} AND d.state <> 0 AND d.ended_ms <= ?1 ORDER BY d.ended_ms LIMIT ?2"
+        "SELECT d.seq, d.tunnel, d.lane, t.host, d.bytes, p.seq IS NOT NULL, d.ended_ms \
+         FROM deliveries d JOIN tunnels t ON t.id = d.tunnel {join} payloads p ON p.seq = d.seq \
+         WHERE d.state = {state} AND d.state <> 0 AND d.ended_ms <= ?1 AND d.ended_ms >= ?3 \
+         ORDER BY d.ended_ms LIMIT ?2"
     )
 }
 
@@ -363,7 +374,7 @@ mod tests {
             for join in ["JOIN", "LEFT JOIN"] {
                 let query = format!("EXPLAIN QUERY PLAN {}", ended_query(state, join));
                 let mut plan = db.prepare(&query).unwrap();
-                let steps = plan.query_map([0, 0], |row| row.get::<_, String>(3));
+                let steps = plan.query_map([0, 0, 0], |row| row.get::<_, String>(3));
                 for step in steps.unwrap() {
                     let step = step.unwrap();
                     assert!(!step.contains("SCAN") && !step.contains("TEMP"), "{step}");

@@ -53,6 +53,7 @@ pub(super) enum Request {
     Settle(Box<SettleRequest>),
     Wake {
         tunnel: Arc<str>,
+        answer: oneshot::Sender<()>,
     },
     Change {
         seqs: Vec<i64>,
@@ -94,6 +95,8 @@ pub(super) struct DeliveryWork {
     pub disk: DiskGuard,
     /// `true` once pages were freed that the file still has.
     pub has_free_pages: bool,
+    /// Time of the end from which on payloads of delivered webhooks may be kept, in milliseconds.
+    pub done_swept: i64,
     /// Number of the delivery from which on the history is not swept yet.
     pub history_swept: i64,
     pub path: Box<Path>,
@@ -108,6 +111,8 @@ pub(super) struct BatchChanges {
     pub(super) held: HashMap<Arc<str>, HeldChange>,
     /// Tunnels that the batch has added, or whose owner it has changed.
     pub(super) tunnels: HashMap<Arc<str>, TunnelRow>,
+    /// New value of [`DeliveryWork::done_swept`].
+    done_swept: i64,
     /// New value of [`DeliveryWork::history_swept`].
     history_swept: i64,
     replies: Vec<Reply>,
@@ -164,7 +169,7 @@ impl DeliveryWork {
                     settle::begin(db, *seq)?;
                 }
             }
-            Request::Wake { tunnel } => {
+            Request::Wake { tunnel, .. } => {
                 if let Some(tunnel) = self.tunnel(tunnel, changes) {
                     settle::wake(db, tunnel.id, now)?;
                 }
@@ -226,10 +231,12 @@ impl DeliveryWork {
             None => self.add_tunnel(db, host, changes)?,
         };
         if tunnel.owner != request.delivery.owner {
+            // A new agent knows nothing of a pause of the one before.
+            tunnel.paused &= tunnel.owner == AgentId::default();
             tunnel.owner = request.delivery.owner;
-            let update = "UPDATE tunnels SET owner = ?2 WHERE id = ?1";
+            let update = "UPDATE tunnels SET owner = ?2, paused = ?3 WHERE id = ?1";
             db.prepare_cached(update)?
-                .execute((tunnel.id, tunnel.owner.0))?;
+                .execute((tunnel.id, tunnel.owner.0, tunnel.paused))?;
             changes.tunnels.insert(Arc::clone(host), tunnel);
         }
         if let Some((key, holder)) = &request.claim {
@@ -378,7 +385,7 @@ impl Work for DeliveryWork {
             self.has_free_pages = freed > 0;
         }
         claims::sweep(db, &mut changes.claims, now)?;
-        settle::sweep(db, &self.limits, &mut changes, now)?;
+        changes.done_swept = settle::sweep(db, &self.limits, &mut changes, now, self.done_swept)?;
         changes.history_swept = settle::sweep_history(db, self.next_seq, self.history_swept)?;
         self.write_usage(db, &changes)?;
         Ok(changes)
@@ -386,6 +393,7 @@ impl Work for DeliveryWork {
 
     fn committed(&mut self, batch: Vec<Request>, changes: BatchChanges) {
         self.claims.apply(changes.claims);
+        self.done_swept = changes.done_swept;
         self.history_swept = changes.history_swept;
         {
             let mut usage = self.usage();
@@ -403,7 +411,7 @@ impl Work for DeliveryWork {
                 (Request::Claim { answer, .. }, Reply::Claimed(claimed)) => {
                     let _ = answer.send(claimed);
                 }
-                (Request::Confirm { answer, .. }, _) => {
+                (Request::Confirm { answer, .. } | Request::Wake { answer, .. }, _) => {
                     let _ = answer.send(());
                 }
                 (Request::Accept(request), Reply::Stored(stored)) => {
