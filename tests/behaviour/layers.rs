@@ -54,6 +54,10 @@ fn crates_depend_on_lower_layers_only() {
         ("hookward-runtime", &["hookward-core"]),
         ("hookward-observe", &["hookward-core", "hookward-runtime"]),
         ("hookward-tunnel", &["hookward-core"]),
+        (
+            "hookward-cli",
+            &["hookward-core", "hookward-runtime", "hookward-observe"],
+        ),
     ] {
         for name in packages(layer) {
             let is_ours = name.starts_with("hookward-") && name != layer;
