@@ -109,7 +109,7 @@ def outage(path, title, answers, backlog, down, window=1):
         rate.plot([at * window for at in times], [windows[at] / window for at in times], label=label, color=COLORS[number + 1])
     rate.set_ylabel("answers/s")
     rate.legend(fontsize=8)
-    latency.plot([at for at, _, _ in answers], [took * 1000 for _, took, _ in answers], ".", markersize=2, color=COLORS[1])
+    latency.plot([at for at, _, _ in answers], [took * 1000 for _, took, _ in answers], ".", markersize=2, color=COLORS[1], rasterized=True)
     latency.set_yscale("log")
     latency.set_ylabel("response time, ms")
     latency.set_xlabel("seconds")
