@@ -1,8 +1,8 @@
 //! The dispatcher of one tunnel: takes due deliveries from the store, and makes attempts.
 //!
-//! It runs a bounded number of attempts at once, and one of each lane. A lane is the place of an
-//! ordering key, or of a single delivery without one. The dispatcher knows a bounded part of the
-//! store, and reads more when it has none left.
+//! The dispatcher runs a bounded number of attempts at once, and one of each lane. A lane is the
+//! place of an ordering key, or of a single delivery without one. The dispatcher knows a bounded part
+//! of the store, and reads more when it has none left.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};

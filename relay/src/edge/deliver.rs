@@ -239,7 +239,7 @@ impl Fallback {
             self.record.delivery_facts(&whole).order
         };
         let waiting = deliveries.is_waiting(&kept.host, order);
-        // The sender waits for a second or two only.
+        // The provider's limit leaves a second beside the wait for the application.
         timeout(ORDER_TIMEOUT, waiting).await.unwrap_or(true)
     }
 

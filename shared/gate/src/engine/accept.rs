@@ -21,7 +21,7 @@ use hookward_core::reason::{Check, Refusal};
 /// Function that returns the signature of a rule that a retired secret has verified.
 pub(crate) type Voucher<'v> = dyn Fn(&SignatureRule) -> Option<VerifiedSignature> + 'v;
 
-/// What a route keeps of its requests.
+/// Traces of its requests that a route keeps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RouteMemory {
     /// `true` if it may store webhooks.

@@ -170,6 +170,6 @@ pub struct TunnelQuery {
 /// Result of an act, in words.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Done {
-    /// What was done.
+    /// Description for people.
     pub message: String,
 }

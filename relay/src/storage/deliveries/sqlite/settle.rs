@@ -215,9 +215,9 @@ pub(super) fn sweep(
     Ok(done_swept)
 }
 
-/// Removes some rows of delivered and dropped webhooks beyond a number, so that the list of a busy relay does not
-/// fill the disk. Looks at each row once, from `swept` on, and returns the number to go on from. A row
-/// whose payload is kept stays for `keep_history`.
+/// Removes some rows of delivered and dropped webhooks beyond a number, so that the list of a busy
+/// relay does not fill the disk. Reads each row once, from `swept` on. Returns the number to go on
+/// from. A row whose payload is kept stays for `keep_history`.
 pub(super) fn sweep_history(
     db: &Transaction<'_>,
     next_seq: i64,

@@ -1,4 +1,5 @@
-//! Numbers and sizes of what the file holds, by tunnel and by agent. The writer changes them with each commit.
+//! Numbers and sizes of stored deliveries, by tunnel and by agent. The writer changes them with each
+//! commit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -58,7 +59,7 @@ struct TunnelUsage {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Usage {
     tunnels: HashMap<Arc<str>, TunnelUsage>,
-    /// What the tunnels of each agent hold.
+    /// Number and size of the deliveries of each agent's tunnels.
     owners: HashMap<AgentId, Held>,
     pub total: Held,
 }
