@@ -1005,6 +1005,30 @@ async fn a_delivered_webhook_can_be_delivered_again() {
     assert_eq!(last.header("hookward-attempt"), Some("3"));
 }
 
+/// `concurrency` bounds the attempts that an application gets at the same time.
+#[tokio::test]
+async fn an_application_gets_as_many_attempts_as_the_relay_allows() {
+    let answers = Arc::new(Notify::new());
+    let of_script = Arc::clone(&answers);
+    let application = Application::start(move |_| Reply::When(Arc::clone(&of_script))).await;
+    let mut plan = plan("'queue'");
+    plan.delivery.concurrency = 2;
+    let stage = Stage::start(application.address, plan).await;
+    for n in 0..6 {
+        assert_eq!(post(&stage, &n.to_string()).await.status, 202);
+    }
+
+    for done in 1..=6 {
+        answers.notify_one();
+        eventually("one more is settled", || {
+            stage.relay().pending_deliveries() == 6 - done
+        })
+        .await;
+        let begun = application.log.begun();
+        assert!(begun <= done as usize + 2, "{begun} after {done}");
+    }
+}
+
 /// A sender that leaves during the commit has lost its answer, and not its webhook.
 #[tokio::test]
 async fn a_webhook_whose_sender_leaves_is_delivered() {
