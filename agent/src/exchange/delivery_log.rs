@@ -97,8 +97,12 @@ impl DeliveryLog {
             opened => opened?,
         };
 
+        let count = "SELECT count(*) FROM deliveries";
+        let rows = connection
+            .query_row(count, [], |row| row.get(0))
+            .map_err(sqlite::failed(path))?;
         let options = WriterOptions {
-            name: "deliveries",
+            name: "delivered",
             path: path.to_owned(),
             batch: BATCH_REQUESTS,
             batch_bytes: usize::MAX,
@@ -109,6 +113,10 @@ impl DeliveryLog {
         let work = LogWork {
             clock,
             path: path.to_owned(),
+            progress: Progress {
+                rows,
+                sweep_at: UnixMillis(0),
+            },
         };
         Ok(Self(Arc::new(Inner {
             writer: Some(Writer::start(connection, work, options)?),
@@ -249,11 +257,27 @@ impl Drop for DeliveryInProgress {
 struct LogWork {
     clock: Clock,
     path: PathBuf,
+    progress: Progress,
+}
+
+/// Values that each commit changes.
+#[derive(Clone, Copy)]
+struct Progress {
+    /// Number of rows in the file.
+    rows: i64,
+    /// Time from which on rows may be too old.
+    sweep_at: UnixMillis,
+}
+
+/// Results of a batch, which count once it is committed.
+struct BatchResults {
+    statuses: Vec<Option<u16>>,
+    progress: Progress,
 }
 
 impl Work for LogWork {
     type Request = Request;
-    type Replies = Vec<Option<u16>>;
+    type Replies = BatchResults;
 
     fn writes(&self, _: &Request) -> bool {
         true
@@ -263,13 +287,14 @@ impl Work for LogWork {
         &mut self,
         db: &mut Transaction<'_>,
         batch: &mut [Request],
-    ) -> rusqlite::Result<Vec<Option<u16>>> {
+    ) -> rusqlite::Result<BatchResults> {
         let now = self.clock.now();
-        let mut replies = Vec::with_capacity(batch.len());
+        let mut statuses = Vec::with_capacity(batch.len());
+        let mut progress = self.progress;
         for request in &*batch {
-            replies.push(match request {
+            statuses.push(match request {
                 Request::Find { key, .. } => find(db, key)?.flatten(),
-                Request::Begin { key, .. } => begin(db, key, now)?,
+                Request::Begin { key, .. } => begin(db, key, now, &mut progress)?,
                 Request::Complete { key, status, .. } => {
                     let update =
                         "UPDATE deliveries SET status = ?3 WHERE id = ?1 AND redelivered = ?2";
@@ -280,20 +305,17 @@ impl Work for LogWork {
             });
         }
 
-        let oldest = UnixMillis(now.0.saturating_sub(KEPT_MS));
-        let sweep = "DELETE FROM deliveries WHERE (id, redelivered) IN \
-                     (SELECT id, redelivered FROM deliveries WHERE begun_ms < ?1 ORDER BY begun_ms LIMIT ?2)";
-        db.prepare_cached(sweep)?
-            .execute(params![millis(oldest), SWEEP_ROWS])?;
-        Ok(replies)
+        sweep(db, now, &mut progress)?;
+        Ok(BatchResults { statuses, progress })
     }
 
-    fn committed(&mut self, batch: Vec<Request>, replies: Vec<Option<u16>>) {
-        for (request, reply) in batch.into_iter().zip(replies) {
+    fn committed(&mut self, batch: Vec<Request>, results: BatchResults) {
+        self.progress = results.progress;
+        for (request, status) in batch.into_iter().zip(results.statuses) {
             // An exchange that was aborted has no use for its result.
             match request {
                 Request::Find { answer, .. } | Request::Begin { answer, .. } => {
-                    let _ = answer.send(reply);
+                    let _ = answer.send(status);
                 }
                 Request::Complete { answer, .. } => {
                     let _ = answer.send(());
@@ -324,14 +346,38 @@ fn begin(
     db: &Transaction<'_>,
     key: &DeliveryKey,
     now: UnixMillis,
+    progress: &mut Progress,
 ) -> rusqlite::Result<Option<u16>> {
     let found = find(db, key)?;
     if found.is_none() {
+        progress.rows += 1;
         let insert = "INSERT INTO deliveries (id, redelivered, begun_ms) VALUES (?1, ?2, ?3)";
         db.prepare_cached(insert)?
             .execute(params![key.0.as_bytes(), key.1, millis(now)])?;
     }
     Ok(found.flatten())
+}
+
+/// Removes some of the oldest rows, if there are too many or their time is over.
+fn sweep(db: &Transaction<'_>, now: UnixMillis, progress: &mut Progress) -> rusqlite::Result<()> {
+    let too_many = (progress.rows - KEPT_ROWS).max(0);
+    let (before, most) = match too_many {
+        0 if now < progress.sweep_at => return Ok(()),
+        0 => (
+            millis(UnixMillis(now.0.saturating_sub(KEPT_MS))),
+            SWEEP_ROWS,
+        ),
+        _ => (i64::MAX, too_many.min(SWEEP_ROWS)),
+    };
+
+    let sweep = "DELETE FROM deliveries WHERE (id, redelivered) IN \
+                 (SELECT id, redelivered FROM deliveries WHERE begun_ms < ?1 ORDER BY begun_ms LIMIT ?2)";
+    let removed = db.prepare_cached(sweep)?.execute(params![before, most])?;
+    progress.rows -= i64::try_from(removed).unwrap_or_default();
+    if removed == 0 {
+        progress.sweep_at = UnixMillis(now.0.saturating_add(SWEEP_PAUSE_MS));
+    }
+    Ok(())
 }
 
 fn millis(at: UnixMillis) -> i64 {
@@ -362,8 +408,14 @@ const SCHEMA: Schema = Schema {
 /// day for clocks that differ.
 const KEPT_MS: u64 = 31 * 86_400_000;
 
-/// Maximum number of old rows that one commit removes.
-const SWEEP_ROWS: i64 = 200;
+/// Maximum number of deliveries in the file, some 70 bytes each.
+const KEPT_ROWS: i64 = 1_000_000;
+
+/// Maximum number of rows that one commit removes: more than it adds.
+const SWEEP_ROWS: i64 = 512;
+
+/// Pause after a search for old rows that has found none, in milliseconds.
+const SWEEP_PAUSE_MS: u64 = 1000;
 
 /// Number of completed deliveries in memory, some 40 bytes each.
 const RECENT_DELIVERIES: usize = 64 * 1024;
@@ -417,6 +469,34 @@ mod tests {
             log.begin(two, true, PATIENCE).await,
             Begun::New(_)
         ));
+    }
+
+    #[test]
+    fn too_many_deliveries_lose_the_oldest() {
+        let mut db = sqlite::open_in_memory(&SCHEMA).unwrap();
+        let db = db.transaction().unwrap();
+        let mut progress = Progress {
+            rows: 0,
+            sweep_at: UnixMillis(0),
+        };
+        let keys: Vec<_> = (0..6).map(|number| (Uuid::now_v7(), number)).collect();
+        for (at, key) in (1..).zip(&keys) {
+            begin(&db, key, UnixMillis(at), &mut progress).unwrap();
+        }
+        assert_eq!(progress.rows, 6);
+
+        progress.rows = KEPT_ROWS + 2;
+        sweep(&db, UnixMillis(10), &mut progress).unwrap();
+        assert_eq!(progress.rows, KEPT_ROWS);
+        let known = keys.iter().map(|key| find(&db, key).unwrap().is_some());
+        assert_eq!(
+            known.collect::<Vec<_>>(),
+            [false, false, true, true, true, true]
+        );
+
+        progress.rows = 4;
+        sweep(&db, UnixMillis(KEPT_MS + 5), &mut progress).unwrap();
+        assert_eq!(progress.rows, 2);
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hookward_core::clock::UnixMillis;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::process;
@@ -184,9 +185,7 @@ fn prepare(
     schema: &Schema,
 ) -> Result<Connection, SqliteError> {
     let mut connection = connection.map_err(failed(path))?;
-    connection
-        .busy_timeout(BUSY_TIMEOUT)
-        .map_err(failed(path))?;
+    configure(&connection).map_err(failed(path))?;
 
     // Before the pragmas, because `journal_mode` writes to the file.
     let (found, known) = (
@@ -243,9 +242,7 @@ pub fn back_up(connection: &Connection, to: &Path) -> rusqlite::Result<()> {
 pub fn open_to_read(path: &Path) -> Result<Connection, SqliteError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(failed(path))?;
-    connection
-        .busy_timeout(BUSY_TIMEOUT)
-        .map_err(failed(path))?;
+    configure(&connection).map_err(failed(path))?;
     Ok(connection)
 }
 
@@ -334,6 +331,15 @@ fn enable_incremental_vacuum(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Sets what every connection has in common.
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    // Otherwise SQLite compiles a statement with `LIMIT ?1` again for each value.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
 fn set_pragmas(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
     let synchronous = match durability {
         Durability::Full => "FULL",
@@ -373,11 +379,16 @@ fn version(connection: &Connection) -> rusqlite::Result<usize> {
 /// Error code of the system for a directory (errno(3)).
 const EISDIR: i32 = 21;
 
+/// Number of compiled statements that a connection keeps: more than any writer has.
+const CACHED_STATEMENTS: usize = 64;
+
 /// Maximum wait for a lock of another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::StatementStatus;
+
     use super::*;
 
     const ONE: Schema = Schema {
@@ -444,6 +455,16 @@ mod tests {
         open(&path, &ONE).unwrap();
         open(&path, &BROKEN).unwrap_err();
         open(&path, &TWO).unwrap();
+    }
+
+    #[test]
+    fn a_cached_statement_is_compiled_once() {
+        let db = open_in_memory(&ONE).unwrap();
+        for most in [1, 2, 3] {
+            let mut select = db.prepare_cached("SELECT x FROM a LIMIT ?1").unwrap();
+            assert!(select.query([most]).unwrap().next().unwrap().is_none());
+            assert_eq!(select.get_status(StatementStatus::RePrepare), 0);
+        }
     }
 
     #[test]

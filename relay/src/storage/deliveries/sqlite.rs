@@ -45,7 +45,7 @@ use self::schema::prepare;
 use self::steady_time::SteadyTime;
 use self::usage::Usage;
 pub(crate) use self::usage::{Held, TunnelHeld};
-use self::work::{AcceptRequest, DeliveryWork, Request, SettleRequest};
+use self::work::{AcceptRequest, DeliveryWork, Request, SettleRequest, Swept};
 use super::{
     Change, ClaimGuard, DeliveryDetail, DeliveryFilter, Due, DueDelivery, Lease, NewDelivery,
     Outcome, Page, Payload, StoreLimits, StoreRefusal, Stored,
@@ -124,8 +124,7 @@ impl SqliteDeliveries {
             limits: limits.clone(),
             disk: disk.clone(),
             has_free_pages: false,
-            done_swept: 0,
-            history_swept: 0,
+            swept: Swept::default(),
             path: path.into(),
         };
         let options = WriterOptions {

@@ -119,22 +119,24 @@ pub(super) fn release(
     Ok(())
 }
 
-/// Removes some expired claims.
+/// Removes some expired claims. Returns their number.
 pub(super) fn sweep(
     db: &Transaction<'_>,
     changed: &mut CountChanges,
     now: UnixMillis,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<usize> {
     let sweep = "DELETE FROM claims WHERE key IN
         (SELECT key FROM claims WHERE until_ms <= ?1 AND holder = 0 LIMIT ?2) RETURNING tunnel";
     let mut sweep = db.prepare_cached(sweep)?;
     let swept = sweep.query_map(params![millis(now), SWEEP_ROWS], |row| {
         row.get::<_, String>(0)
     })?;
+    let mut count = 0;
     for tunnel in swept {
         *changed.entry(tunnel?.into()).or_default() -= 1;
+        count += 1;
     }
-    Ok(())
+    Ok(count)
 }
 
 /// Maximum number of expired rows that one commit removes.

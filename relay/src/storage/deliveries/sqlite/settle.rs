@@ -21,18 +21,20 @@ pub(super) const DEAD: i64 = 2;
 /// State of a delivery whose payload was deleted by hand.
 pub(super) const DROPPED: i64 = 3;
 
-/// Counts an attempt that begins.
-pub(super) fn begin(db: &Transaction<'_>, seq: i64) -> rusqlite::Result<()> {
-    let update = "UPDATE deliveries SET attempts = attempts + 1 WHERE seq = ?1 AND state = 0";
-    db.prepare_cached(update)?.execute([seq])?;
+/// Counts attempts that begin.
+pub(super) fn begin(db: &Transaction<'_>, seq: i64, count: u32) -> rusqlite::Result<()> {
+    let update = "UPDATE deliveries SET attempts = attempts + ?2 WHERE seq = ?1 AND state = 0";
+    db.prepare_cached(update)?.execute(params![seq, count])?;
     Ok(())
 }
 
-/// Records the end of an attempt. Returns the next delivery of the lane.
+/// Records the end of an attempt, and counts the attempts that the same batch has `begun`. Returns the
+/// next delivery of the lane.
 pub(super) fn settle(
     db: &Transaction<'_>,
     tunnel: i64,
     request: &SettleRequest,
+    begun: u32,
     limits: &StoreLimits,
     held: &mut HeldChange,
     now: UnixMillis,
@@ -44,9 +46,10 @@ pub(super) fn settle(
             status,
             error,
         } => {
-            let update = "UPDATE deliveries SET last_status = ?2, last_error = ?3 WHERE seq = ?1 AND state = 0";
+            let update = "UPDATE deliveries SET last_status = ?2, last_error = ?3, attempts = attempts + ?4 \
+                          WHERE seq = ?1 AND state = 0";
             db.prepare_cached(update)?
-                .execute(params![seq, status, error])?;
+                .execute(params![seq, status, error, begun])?;
             // Otherwise the time is that of an older delivery of the lane.
             if is_first(db, tunnel, lane, seq)? {
                 let due = "UPDATE lanes SET due_ms = ?3 WHERE tunnel = ?1 AND lane = ?2";
@@ -61,23 +64,25 @@ pub(super) fn settle(
 
     let (state, status, error) = end;
     let is_first = is_first(db, tunnel, lane, seq)?;
-    let update = "UPDATE deliveries SET state = ?2, last_status = ?3, last_error = ?4, ended_ms = ?5 \
-                  WHERE seq = ?1 AND state = 0 RETURNING bytes";
-    let ended: Option<i64> = db
-        .prepare_cached(update)?
-        .query_row(params![seq, state, status, error, millis(now)], |row| {
-            row.get(0)
-        })
-        .optional()?;
+    let update = "UPDATE deliveries SET state = ?2, last_status = ?3, last_error = ?4, ended_ms = ?5, \
+                  attempts = attempts + ?6 WHERE seq = ?1 AND state = 0";
+    let ended = db.prepare_cached(update)?.execute(params![
+        seq,
+        state,
+        status,
+        error,
+        millis(now),
+        begun
+    ])?;
     // A delivery that has ended before has left its lane.
-    let Some(bytes) = ended else {
+    if ended == 0 {
         return Ok(None);
-    };
+    }
     held.pending -= 1;
     match &request.outcome {
         Outcome::Delivered { .. } if limits.keep_done.is_zero() => {
             remove_payload(db, seq)?;
-            held.bytes -= bytes;
+            held.bytes -= i64::try_from(request.head.bytes).unwrap_or(i64::MAX);
         }
         Outcome::Dead { response, .. } => {
             held.dead += 1;
@@ -166,20 +171,23 @@ pub(super) fn remove_payload(db: &Transaction<'_>, seq: i64) -> rusqlite::Result
 }
 
 /// Ends what is too old, and removes some payloads and rows whose time is over. Payloads of webhooks
-/// that were delivered before `done_swept` are removed already. Returns the new value of it.
+/// that were delivered before `done_swept` are removed already. Returns the new value of it, and
+/// the number of rows.
 pub(super) fn sweep(
     db: &Transaction<'_>,
     limits: &StoreLimits,
     changes: &mut BatchChanges,
     now: UnixMillis,
     mut done_swept: i64,
-) -> rusqlite::Result<i64> {
+) -> rusqlite::Result<(i64, usize)> {
     let before = |keep: Duration| {
         let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
         millis(UnixMillis(now.0.saturating_sub(keep)))
     };
 
+    let mut count = 0;
     for row in pending_before(db, before(limits.max_age))? {
+        count += 1;
         let reason = format!("older than {} s (max_age)", limits.max_age.as_secs());
         let update = "UPDATE deliveries SET state = 2, ended_ms = ?2, \
                       last_error = coalesce(last_error || '; ', '') || ?3 WHERE seq = ?1";
@@ -198,6 +206,7 @@ pub(super) fn sweep(
             _ => done_swept.max(until),
         };
         for row in kept {
+            count += 1;
             remove_payload(db, row.seq)?;
             changes.held.entry(row.host.into()).or_default().bytes -= row.bytes;
         }
@@ -209,10 +218,11 @@ pub(super) fn sweep(
         (DEAD, limits.keep_dead),
     ] {
         for row in ended_between(db, state, 0, before(keep), "LEFT JOIN")? {
+            count += 1;
             remove(db, row, state, changes)?;
         }
     }
-    Ok(done_swept)
+    Ok((done_swept, count))
 }
 
 /// Removes some rows of delivered and dropped webhooks beyond a number, so that the list of a busy

@@ -34,42 +34,106 @@ fn webhook() -> NewDelivery {
     }
 }
 
-/// Stores and settles batches as large as the number of senders, with one flush for each batch that
-/// stores. Returns webhooks a second.
-fn bare(dir: &Path) -> f64 {
-    let mut db = sqlite::open(&dir.join("bare.db"), &SCHEMA).unwrap();
+/// Request to the thread with bare SQLite.
+enum BareRequest {
+    Accept(i64, Box<NewDelivery>, oneshot::Sender<()>),
+    Settle(i64, oneshot::Sender<()>),
+}
+
+fn open_bare(dir: &Path, name: &str) -> Connection {
+    let db = sqlite::open(&dir.join(name), &SCHEMA).unwrap();
     set_pragmas(&db).unwrap();
-    db.execute(
-        "INSERT INTO tunnels (host) VALUES ('flexdeploy.example')",
-        [],
-    )
-    .unwrap();
+    let tunnel = "INSERT INTO tunnels (host) VALUES ('flexdeploy.example')";
+    db.execute(tunnel, []).unwrap();
+    db
+}
+
+/// Stores and settles batches as large as the number of senders, without any senders: one flush for
+/// each batch that stores. Returns webhooks a second.
+fn batches(dir: &Path) -> f64 {
+    let mut db = open_bare(dir, "batches.db");
     let since = Instant::now();
     for batch in 0..WEBHOOKS / SENDERS {
         let seqs = (1..=SENDERS).map(|number| i64::try_from(batch * SENDERS + number).unwrap());
         let seqs: Vec<_> = seqs.collect();
-        commit(&mut db, "FULL", |db| {
+        commit(&mut db, true, |db| {
             for seq in &seqs {
                 accept::insert(db, 1, *seq, &webhook(), UnixMillis(1)).unwrap();
             }
         });
-        commit(&mut db, "NORMAL", |db| {
+        commit(&mut db, false, |db| {
             for seq in &seqs {
-                let end = "UPDATE deliveries SET state = 1, last_status = 200, ended_ms = 1 \
-                           WHERE seq = ?1 AND state = 0";
-                let remove = "DELETE FROM payloads WHERE seq = ?1";
-                let lane = "DELETE FROM lanes WHERE tunnel = 1 AND lane = ?1";
-                for statement in [end, remove, lane] {
-                    let mut statement = db.prepare_cached(statement).unwrap();
-                    statement.execute(params![seq]).unwrap();
-                }
+                settle_bare(db, *seq);
             }
         });
     }
     WEBHOOKS as f64 / since.elapsed().as_secs_f64()
 }
 
-fn commit(db: &mut Connection, synchronous: &str, change: impl FnOnce(&rusqlite::Transaction<'_>)) {
+/// Stores and settles with concurrent senders, and a thread that only has a queue and SQLite. Returns
+/// webhooks a second.
+async fn bare(dir: &Path) -> f64 {
+    let (requests, waiting) = std::sync::mpsc::channel();
+    let mut db = open_bare(dir, "bare.db");
+    let writer = std::thread::spawn(move || {
+        while let Ok(first) = waiting.recv() {
+            let rest = waiting.try_iter().take(BATCH_REQUESTS - 1);
+            let batch: Vec<_> = std::iter::once(first).chain(rest).collect();
+            let stores = |request: &BareRequest| matches!(request, BareRequest::Accept(..));
+            commit(&mut db, batch.iter().any(stores), |db| {
+                for request in &batch {
+                    match request {
+                        BareRequest::Accept(seq, delivery, _) => {
+                            accept::insert(db, 1, *seq, delivery, UnixMillis(1)).unwrap();
+                        }
+                        BareRequest::Settle(seq, _) => settle_bare(db, *seq),
+                    }
+                }
+            });
+            for request in batch {
+                let (BareRequest::Accept(_, _, answer) | BareRequest::Settle(_, answer)) = request;
+                answer.send(()).unwrap();
+            }
+        }
+    });
+
+    let since = Instant::now();
+    let mut senders = tokio::task::JoinSet::new();
+    for sender in 0..SENDERS {
+        let requests = requests.clone();
+        senders.spawn(async move {
+            for number in 0..WEBHOOKS / SENDERS {
+                let seq = i64::try_from(number * SENDERS + sender).unwrap() + 1;
+                let (answer, stored) = oneshot::channel();
+                let accept = BareRequest::Accept(seq, Box::new(webhook()), answer);
+                requests.send(accept).unwrap();
+                stored.await.unwrap();
+                let (answer, settled) = oneshot::channel();
+                requests.send(BareRequest::Settle(seq, answer)).unwrap();
+                settled.await.unwrap();
+            }
+        });
+    }
+    senders.join_all().await;
+    let rate = WEBHOOKS as f64 / since.elapsed().as_secs_f64();
+    drop(requests);
+    writer.join().unwrap();
+    rate
+}
+
+fn settle_bare(db: &Connection, seq: i64) {
+    let end = "UPDATE deliveries SET state = 1, last_status = 200, ended_ms = 1 \
+               WHERE seq = ?1 AND state = 0";
+    let remove = "DELETE FROM payloads WHERE seq = ?1";
+    let lane = "DELETE FROM lanes WHERE tunnel = 1 AND lane = ?1";
+    for statement in [end, remove, lane] {
+        let mut statement = db.prepare_cached(statement).unwrap();
+        statement.execute(params![seq]).unwrap();
+    }
+}
+
+fn commit(db: &mut Connection, flushes: bool, change: impl FnOnce(&rusqlite::Transaction<'_>)) {
+    let synchronous = if flushes { "FULL" } else { "NORMAL" };
     db.pragma_update(None, "synchronous", synchronous).unwrap();
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate);
     let transaction = transaction.unwrap();
@@ -114,11 +178,12 @@ async fn speed_beside_bare_sqlite() {
     for round in 1..=5 {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_owned();
-        let bare = tokio::task::spawn_blocking(move || bare(&path)).await;
-        let (bare, store) = (bare.unwrap(), store(dir.path()).await);
+        let batches = tokio::task::spawn_blocking(move || batches(&path)).await;
+        let (batches, bare) = (batches.unwrap(), bare(dir.path()).await);
+        let store = store(dir.path()).await;
         ratios.push(store / bare);
         println!(
-            "round {round}: bare {bare:.0}/s, store {store:.0}/s, {:.2}",
+            "round {round}: batches {batches:.0}/s, bare {bare:.0}/s, store {store:.0}/s, {:.2} of bare",
             store / bare
         );
     }

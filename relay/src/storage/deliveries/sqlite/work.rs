@@ -95,11 +95,19 @@ pub(super) struct DeliveryWork {
     pub disk: DiskGuard,
     /// `true` once pages were freed that the file still has.
     pub has_free_pages: bool,
-    /// Time of the end from which on payloads of delivered webhooks may be kept, in milliseconds.
-    pub done_swept: i64,
-    /// Number of the delivery from which on the history is not swept yet.
-    pub history_swept: i64,
+    pub swept: Swept,
     pub path: Box<Path>,
+}
+
+/// Progress of the removal of old rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Swept {
+    /// Time of the end from which on payloads of delivered webhooks may be kept, in milliseconds.
+    done: i64,
+    /// Number of the delivery from which on the history is not swept yet.
+    history: i64,
+    /// Time from which on something may be old again.
+    next_at: UnixMillis,
 }
 
 /// Changes of a batch, applied once they are committed.
@@ -109,12 +117,13 @@ pub(super) struct BatchChanges {
     /// Webhooks that were stored. Their bounds were reserved before.
     accepted: HashMap<Arc<str>, HeldChange>,
     pub(super) held: HashMap<Arc<str>, HeldChange>,
+    /// Numbers of attempts that began, by delivery. The end of an attempt in the same batch counts
+    /// them, so that most attempts cost one update.
+    begun: HashMap<i64, u32>,
     /// Tunnels that the batch has added, or whose owner it has changed.
     pub(super) tunnels: HashMap<Arc<str>, TunnelRow>,
-    /// New value of [`DeliveryWork::done_swept`].
-    done_swept: i64,
-    /// New value of [`DeliveryWork::history_swept`].
-    history_swept: i64,
+    /// New value of [`DeliveryWork::swept`].
+    swept: Swept,
     replies: Vec<Reply>,
 }
 
@@ -166,7 +175,7 @@ impl DeliveryWork {
             }
             Request::Begin { tunnel, lease, seq } => {
                 if self.owns(tunnel, *lease, changes) {
-                    settle::begin(db, *seq)?;
+                    *changes.begun.entry(*seq).or_default() += 1;
                 }
             }
             Request::Wake { tunnel, .. } => {
@@ -214,8 +223,9 @@ impl DeliveryWork {
         let Some(tunnel) = tunnel.filter(|tunnel| tunnel.epoch == request.lease.epoch) else {
             return Ok(None);
         };
+        let begun = changes.begun.remove(&request.head.seq).unwrap_or_default();
         let held = changes.held.entry(Arc::clone(&request.tunnel)).or_default();
-        settle::settle(db, tunnel.id, request, &self.limits, held, now)
+        settle::settle(db, tunnel.id, request, begun, &self.limits, held, now)
     }
 
     fn accept(
@@ -312,6 +322,27 @@ impl DeliveryWork {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends and removes some rows whose time is over. Each commit does so until nothing is left, and
+    /// then none for a while.
+    fn sweep(
+        &self,
+        db: &Transaction<'_>,
+        changes: &mut BatchChanges,
+        now: UnixMillis,
+    ) -> rusqlite::Result<Swept> {
+        let claims = claims::sweep(db, &mut changes.claims, now)?;
+        let (done, ended) = settle::sweep(db, &self.limits, changes, now, self.swept.done)?;
+        let history = settle::sweep_history(db, self.next_seq, self.swept.history)?;
+
+        let has_more = claims + ended > 0 || history != self.swept.history;
+        let pause = if has_more { 0 } else { SWEEP_PAUSE_MS };
+        Ok(Swept {
+            done,
+            history,
+            next_at: UnixMillis(now.0.saturating_add(pause)),
+        })
+    }
+
     /// Adds the changes of the batch to the numbers in the file.
     fn write_usage(&self, db: &Transaction<'_>, changes: &BatchChanges) -> rusqlite::Result<()> {
         let update = "UPDATE tunnels SET pending = max(0, pending + ?2), dead = max(0, dead + ?3), \
@@ -344,6 +375,10 @@ fn change_all(
     }
     Ok(count)
 }
+
+/// Pause after a sweep that has found nothing, in milliseconds: the five queries of a sweep cost more than
+/// a small batch.
+const SWEEP_PAUSE_MS: u64 = 100;
 
 /// Number of free pages that an idle writer gives back to the disk at once.
 const RELEASED_PAGES: u32 = 2000;
@@ -378,23 +413,26 @@ impl Work for DeliveryWork {
             let reply = self.execute_one(db, request, &mut changes, now)?;
             changes.replies.push(reply);
         }
+        for (seq, count) in changes.begun.drain() {
+            settle::begin(db, seq, count)?;
+        }
 
         if batch.is_empty() {
             // Nothing else waits: a backlog's disk space is given back.
             let freed = sqlite::release_pages(db, RELEASED_PAGES)?;
             self.has_free_pages = freed > 0;
         }
-        claims::sweep(db, &mut changes.claims, now)?;
-        changes.done_swept = settle::sweep(db, &self.limits, &mut changes, now, self.done_swept)?;
-        changes.history_swept = settle::sweep_history(db, self.next_seq, self.history_swept)?;
+        changes.swept = match now >= self.swept.next_at {
+            true => self.sweep(db, &mut changes, now)?,
+            false => self.swept,
+        };
         self.write_usage(db, &changes)?;
         Ok(changes)
     }
 
     fn committed(&mut self, batch: Vec<Request>, changes: BatchChanges) {
         self.claims.apply(changes.claims);
-        self.done_swept = changes.done_swept;
-        self.history_swept = changes.history_swept;
+        self.swept = changes.swept;
         {
             let mut usage = self.usage();
             for (host, tunnel) in changes.tunnels {
