@@ -2,7 +2,7 @@
 //! 2xx, and delivers each once.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use hookward_tests::process::{Ended, Process, have, program, run};
 use hookward_tests::sender::{Answer, Edge, github_signature};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, clock_at, policy, signed_policy};
 use hookward_tests::wait::{DEADLINE, eventually};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
@@ -366,6 +367,34 @@ async fn a_returning_agent_gets_what_waited() {
     eventually("it is delivered", || application.log.complete().len() == 1).await;
 }
 
+/// Deliveries whose next attempt is an hour away are due when the application returns.
+#[tokio::test]
+async fn a_returning_application_gets_what_waited() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let address = application.address;
+    let stage = Stage::start(address, plan("'queue'")).await;
+    drop(application);
+    for n in 0..3 {
+        assert_eq!(post(&stage, &n.to_string()).await.status, 202);
+    }
+    let file = rusqlite::Connection::open(stage.data_dir().join("deliveries.db")).unwrap();
+    file.busy_timeout(DEADLINE).unwrap();
+    let failed = "SELECT count(*) FROM deliveries WHERE last_error IS NOT NULL";
+    eventually("an attempt has failed", || {
+        let count = file.query_row(failed, [], |row| row.get::<_, i64>(0));
+        count.unwrap() > 0
+    })
+    .await;
+    file.execute("UPDATE lanes SET due_ms = due_ms + 3600000", [])
+        .unwrap();
+
+    let application = Application::start_at(address, |_| Reply::ok("")).await;
+    eventually("all are delivered", || {
+        application.log.complete().len() == 3
+    })
+    .await;
+}
+
 /// Runs a command of the relay on the stage's data directory.
 async fn command(stage: &Stage, args: &[&str]) -> Ended {
     let dir = stage.data_dir().to_str().unwrap().to_owned();
@@ -568,6 +597,8 @@ fn ten_power_cuts_lose_no_acknowledged_webhook() {
 /// Real programs, whose route stores every webhook.
 struct Programs {
     relay: Process,
+    /// Command line of the relay.
+    line: Vec<String>,
     _agent: Process,
     edge: Edge,
     _state: TempDir,
@@ -605,11 +636,8 @@ impl Programs {
         line.extend(serve.map(str::to_owned));
         let token = data.join("first-join-token").to_str().unwrap().to_owned();
         let state_dir = state.path().to_str().unwrap().to_owned();
-        let (relay, agent, ready) = off(move || {
-            let mut command = Command::new(&line[0]);
-            command.args(&line[1..]);
-            let mut relay = Process::spawn(command);
-            let ready = relay.event("ready");
+        let (relay, ready) = Self::start_relay(line.clone()).await;
+        let agent = off(move || {
             let joined = run(
                 "hookward",
                 &["join", &token, "--state-dir", &state_dir],
@@ -632,14 +660,41 @@ impl Programs {
             ];
             let mut agent = Process::start("hookward", &args, &[]);
             agent.event("ready");
-            (relay, agent, ready)
+            agent
         })
         .await;
         Self {
             relay,
+            line,
             _agent: agent,
             edge: edge(&ready, "flexdeploy.hooks.example.test"),
             _state: state,
+        }
+    }
+
+    async fn start_relay(line: Vec<String>) -> (Process, Value) {
+        off(move || {
+            let mut command = Command::new(&line[0]);
+            command.args(&line[1..]);
+            let mut relay = Process::spawn(command);
+            let ready = relay.event("ready");
+            (relay, ready)
+        })
+        .await
+    }
+
+    async fn restart_relay(self) -> Self {
+        let Self { relay, line, .. } = self;
+        off(move || {
+            relay.signal("TERM");
+            relay.end();
+        })
+        .await;
+        let (relay, _) = Self::start_relay(line.clone()).await;
+        Self {
+            relay,
+            line,
+            ..self
         }
     }
 }
@@ -660,15 +715,7 @@ async fn failing_flushes_are_never_acknowledged() {
     assert_eq!(edge.post("/before", &[], b"1").await.status, 202);
     eventually("it is delivered", || application.log.complete().len() == 1).await;
 
-    let fail = |command: &str| {
-        let (command, id) = (format!("{command} name=posix/io/sync/*"), relay.id());
-        let done = Command::new("fiu-ctrl")
-            .args(["-f", "/tmp", "-c", &command, &id.to_string()])
-            .output()
-            .unwrap();
-        assert!(done.status.success(), "{done:?}");
-    };
-    fail("enable");
+    inject(relay, "enable name=posix/io/sync/*");
     for n in 0..5 {
         let refused = edge.post("/during", &[], n.to_string().as_bytes()).await;
         assert_eq!(
@@ -677,17 +724,139 @@ async fn failing_flushes_are_never_acknowledged() {
             "{n}"
         );
     }
-    fail("disable");
+    inject(relay, "disable name=posix/io/sync/*");
 
-    let since = std::time::Instant::now();
-    while edge.post("/after", &[], b"2").await.status != 202 {
-        assert!(since.elapsed() < DEADLINE, "it does not recover");
-    }
+    accepts_again(edge, "/after", b"2").await;
     eventually("it is delivered", || {
         let complete = application.log.complete();
         complete.iter().any(|received| received.target == "/after")
     })
     .await;
+}
+
+/// Sends a command to the fault injection of a program that fiu-run has started.
+fn inject(program: &Process, command: &str) {
+    let done = Command::new("fiu-ctrl")
+        .args(["-f", "/tmp", "-c", command, &program.id().to_string()])
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
+}
+
+/// Sends webhooks until the relay stores one.
+async fn accepts_again(edge: &Edge, target: &str, body: &[u8]) {
+    let since = std::time::Instant::now();
+    while edge.post(target, &[], body).await.status != 202 {
+        assert!(since.elapsed() < DEADLINE, "it does not accept again");
+    }
+}
+
+/// A file system that became read-only takes no webhook, and what is stored is delivered once.
+#[tokio::test]
+async fn a_read_only_disk_refuses_and_delivers() {
+    if !have("fiu-run", "apt-get install fiu-utils") {
+        return;
+    }
+    let answers = Arc::new(Notify::new());
+    let of_script = Arc::clone(&answers);
+    let application = Application::start(move |_| Reply::When(Arc::clone(&of_script))).await;
+    let data = TempDir::new().unwrap();
+    let dir = data.path().join("relay");
+    let programs =
+        Programs::start(&["fiu-run", "-x", "-f", "/tmp"], &dir, application.address).await;
+    let Programs { relay, edge, .. } = &programs;
+    for n in 0..20 {
+        let target = format!("/{n}");
+        assert_eq!(edge.post(&target, &[], b"x").await.status, 202);
+    }
+    eventually("attempts are in progress", || application.log.begun() == 8).await;
+
+    inject(
+        relay,
+        &format!("enable name=posix/io/rw/pwrite,failinfo={EROFS}"),
+    );
+    let refused = edge.post("/during", &[], b"x").await;
+    assert_eq!(
+        (refused.status, refused.code()),
+        (503, Some("storage_unavailable"))
+    );
+    assert!(refused.header("retry-after").is_some());
+    for begun in 9..=20 {
+        answers.notify_one();
+        eventually("the next attempt begins", || {
+            application.log.begun() == begun
+        })
+        .await;
+    }
+    (0..8).for_each(|_| answers.notify_one());
+
+    inject(relay, "disable name=posix/io/rw/pwrite");
+    accepts_again(edge, "/after", b"x").await;
+    answers.notify_one();
+    eventually("the next one is delivered", || {
+        application.log.complete().len() == 21
+    })
+    .await;
+    let mut targets: Vec<_> = application.log.complete();
+    targets.dedup_by(|one, other| one.target == other.target);
+    assert_eq!(targets.len(), 21);
+}
+
+/// Error code of the system for a file system that is read-only (errno(3)).
+const EROFS: u32 = 30;
+
+/// A file that is damaged in operation ends the storing, and a restart begins a new one.
+#[tokio::test]
+async fn a_file_damaged_in_operation_is_set_aside_at_the_restart() {
+    let is_up = Arc::new(AtomicBool::new(false));
+    let of_script = Arc::clone(&is_up);
+    let application = Application::start(move |_| match of_script.load(Ordering::SeqCst) {
+        true => Reply::ok(""),
+        false => Reply::Full(503, Vec::new(), Vec::new()),
+    })
+    .await;
+    let data = TempDir::new().unwrap();
+    let dir = data.path().join("relay");
+    let programs = Programs::start(&["nice", "-n", "0"], &dir, application.address).await;
+    let body = vec![b'x'; 1_000_000];
+    for _ in 0..40 {
+        let stored = programs.edge.post("/stored", &[], &body).await;
+        assert_eq!(stored.status, 202);
+    }
+    for name in ["deliveries.db", "deliveries.db-wal"] {
+        let file = std::fs::File::options()
+            .write(true)
+            .open(dir.join(name))
+            .unwrap();
+        let length = file.metadata().unwrap().len();
+        let garbage = vec![0xa5; usize::try_from(length).unwrap()];
+        file.write_all_at(&garbage, 0).unwrap();
+    }
+
+    let since = std::time::Instant::now();
+    let refused = loop {
+        let answer = programs.edge.post("/one", &[], &body).await;
+        if answer.status != 202 {
+            break answer;
+        }
+        assert!(since.elapsed() < DEADLINE, "the damage is not noticed");
+    };
+    assert_eq!(
+        (refused.status, refused.code()),
+        (503, Some("storage_unavailable"))
+    );
+
+    is_up.store(true, Ordering::SeqCst);
+    let programs = programs.restart_relay().await;
+    accepts_again(&programs.edge, "/again", b"x").await;
+    eventually("it is delivered", || {
+        let complete = application.log.complete();
+        complete.iter().any(|received| received.target == "/again")
+    })
+    .await;
+    let names = std::fs::read_dir(&dir).unwrap();
+    let mut names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(names.any(|name| name.starts_with("deliveries.db.damaged-")));
 }
 
 /// On a disk that fills up, the relay refuses before it fails, delivers what it has, and accepts again.
@@ -731,10 +900,7 @@ async fn a_full_disk_refuses_and_drains() {
         application.log.complete().len() >= stored
     })
     .await;
-    let since = std::time::Instant::now();
-    while programs.edge.post("/one", &[], &body).await.status != 202 {
-        assert!(since.elapsed() < DEADLINE, "it does not accept again");
-    }
+    accepts_again(&programs.edge, "/one", &body).await;
     drop(programs);
 }
 

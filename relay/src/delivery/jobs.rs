@@ -219,3 +219,31 @@ impl Deliveries {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_cannot_take_the_jobs_of_others() {
+        let jobs = Jobs::default();
+        let add = |owner| jobs.add(Change::Drop, owner, UnixMillis(0));
+        let first = add(Some(AgentId::for_tests(1))).unwrap();
+        assert!(add(Some(AgentId::for_tests(1))).is_none());
+        assert!(add(Some(AgentId::for_tests(2))).is_some());
+        assert!((0..RUNNING_JOBS).all(|_| add(None).is_some()));
+        assert!(add(None).is_none());
+
+        first.has_ended.store(true, Ordering::Relaxed);
+        for _ in 0..KNOWN_JOBS {
+            let next = add(Some(AgentId::for_tests(1))).unwrap();
+            next.has_ended.store(true, Ordering::Relaxed);
+        }
+        assert_eq!(jobs.all().len(), KNOWN_JOBS);
+        assert!(
+            jobs.all()
+                .iter()
+                .any(|job| job.owner == Some(AgentId::for_tests(2)))
+        );
+    }
+}

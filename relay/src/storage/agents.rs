@@ -13,6 +13,13 @@ use super::{StorageError, Store, acts, millis};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct AgentId(pub(super) i64);
 
+#[cfg(test)]
+impl AgentId {
+    pub(crate) const fn for_tests(id: i64) -> Self {
+        Self(id)
+    }
+}
+
 /// An agent as the store knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
