@@ -56,6 +56,9 @@ pub enum StorageError {
         /// The file.
         path: PathBuf,
     },
+    /// As many queries run as may.
+    #[error("too many queries of stored deliveries are running: try again")]
+    Busy,
     /// The writer has ended.
     #[error("the writer of the file has ended: the program is stopping, or the log has the cause")]
     Stopping,

@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::{Deliveries, Requester};
+use crate::storage::StorageError;
 use crate::storage::agents::AgentId;
 use crate::storage::deliveries::{Change, DeliveryFilter};
 
@@ -103,6 +104,9 @@ const RUNNING_JOBS: usize = 4;
 /// Number of jobs that are remembered.
 const KNOWN_JOBS: usize = 32;
 
+/// Wait of a job while too many queries run.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+
 /// Number of deliveries in one commit of a job.
 const BATCH: usize = 100;
 
@@ -166,8 +170,15 @@ impl Deliveries {
         let batch = usize::try_from(rate).unwrap_or(BATCH).clamp(1, BATCH);
         let mut before = None;
         loop {
-            let page = self.0.parts.store.page(filter.clone(), before, batch).await;
-            let page = page.map_err(|error| error.to_string())?;
+            let page = match self.0.parts.store.page(filter.clone(), before, batch).await {
+                Ok(page) => page,
+                // Other queries of people; they end.
+                Err(StorageError::Busy) => {
+                    sleep(BUSY_WAIT).await;
+                    continue;
+                }
+                Err(error) => return Err(error.to_string()),
+            };
             before = page.rows.last().map(|row| row.seq);
             job.matched
                 .fetch_add(page.rows.len() as u64, Ordering::Relaxed);
@@ -207,7 +218,7 @@ impl Deliveries {
         tunnel: &str,
         paused: bool,
         requester: &Requester,
-    ) -> Result<(), crate::storage::StorageError> {
+    ) -> Result<(), StorageError> {
         self.0.parts.store.pause(tunnel, paused).await?;
         let event = match paused {
             true => "deliveries_paused",

@@ -333,11 +333,19 @@ fn enable_incremental_vacuum(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Sets what every connection has in common.
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY_TIMEOUT)?;
+    set_busy_timeout(connection)?;
     connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
     // Otherwise SQLite compiles a statement with `LIMIT ?1` again for each value.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(())
+}
+
+/// Makes a connection wait for locks of others, as each does from the beginning.
+///
+/// # Errors
+/// SQLite's error.
+pub fn set_busy_timeout(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)
 }
 
 fn set_pragmas(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {

@@ -70,6 +70,28 @@ pub(crate) struct NewDelivery {
     pub due_in: Duration,
 }
 
+#[cfg(test)]
+impl NewDelivery {
+    pub(super) fn for_tests(order: OrderingKey, body: &'static [u8]) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            tunnel: "h.example".into(),
+            owner: AgentId::for_tests(1),
+            route: "git".to_owned(),
+            provider: Some("github".to_owned()),
+            event: None,
+            order,
+            payload: Payload {
+                head: Bytes::from_static(b"head"),
+                grant: Bytes::from_static(b"{}"),
+                body: Bytes::from_static(body),
+            },
+            attempts: 0,
+            due_in: Duration::ZERO,
+        }
+    }
+}
+
 /// Parts of a webhook that a later attempt needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Payload {
@@ -150,6 +172,13 @@ pub(crate) struct LastResponse {
     pub head: String,
     /// First bytes of the body.
     pub body: Bytes,
+}
+
+impl LastResponse {
+    /// Returns the size, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.head.len() + self.body.len()) as u64
+    }
 }
 
 /// Ownership of a tunnel's deliveries.

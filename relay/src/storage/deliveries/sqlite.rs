@@ -15,6 +15,7 @@ mod claims;
 mod disk;
 mod heads;
 mod listing;
+mod places;
 mod reader;
 mod schema;
 mod settle;
@@ -34,12 +35,13 @@ use hookward_core::names::HostName;
 use hookward_gate::engine::{Claimed, DeliveryClaim, OrderingKey};
 use hookward_runtime::sqlite;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::claims::Claims;
 use self::disk::DiskGuard;
+use self::places::{QueryPlace, QueryPlaces};
 use self::reader::Reader;
 use self::schema::prepare;
 use self::steady_time::SteadyTime;
@@ -75,8 +77,7 @@ struct Engine {
     disk: DiskGuard,
     limits: StoreLimits,
     time: SteadyTime,
-    /// Places for queries of administrators, and of agents.
-    queries: (Arc<Semaphore>, Arc<Semaphore>),
+    places: QueryPlaces,
     path: Arc<Path>,
 }
 
@@ -145,10 +146,7 @@ impl SqliteDeliveries {
             disk,
             limits,
             time,
-            queries: (
-                Arc::new(Semaphore::new(QUERIES)),
-                Arc::new(Semaphore::new(QUERIES)),
-            ),
+            places: QueryPlaces::new(),
             path: path.into(),
         })))
     }
@@ -372,7 +370,7 @@ impl SqliteDeliveries {
         before: Option<i64>,
         most: usize,
     ) -> Result<Page, StorageError> {
-        let place = self.place(filter.owner);
+        let place = self.0.places.take(filter.owner).await?;
         self.read(place, move |path| {
             listing::page(path, &filter, before, most)
         })
@@ -384,19 +382,9 @@ impl SqliteDeliveries {
         id: Uuid,
         owner: Option<AgentId>,
     ) -> Result<Option<DeliveryDetail>, StorageError> {
-        let place = self.place(owner);
+        let place = self.0.places.take(owner).await?;
         self.read(place, move |path| listing::detail(path, id, owner))
             .await
-    }
-
-    /// Returns the places for queries of an agent, or of administrators.
-    fn place(&self, owner: Option<AgentId>) -> Arc<Semaphore> {
-        let (of_admins, of_agents) = &self.0.queries;
-        Arc::clone(if owner.is_some() {
-            of_agents
-        } else {
-            of_admins
-        })
     }
 
     pub(super) fn oldest(&self) -> Result<Vec<(String, Duration)>, StorageError> {
@@ -411,16 +399,10 @@ impl SqliteDeliveries {
     /// Runs a query on a thread that may block, with a connection of its own.
     async fn read<T: Send + 'static>(
         &self,
-        places: Arc<Semaphore>,
+        place: QueryPlace,
         read: impl FnOnce(&Path) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
         let path = Arc::clone(&self.0.path);
-        let place = timeout(QUERY_WAIT, places.acquire_owned()).await;
-        let Ok(Ok(place)) = place else {
-            return Err(StorageError::Timeout {
-                path: path.to_path_buf(),
-            });
-        };
         let reading = tokio::task::spawn_blocking(move || {
             // Held by the thread, which goes on when the request was dropped.
             let _place = place;
@@ -504,13 +486,6 @@ const WAITING_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Interval at which expired rows are removed without other commits.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Maximum number of queries of administrators at the same time, and of agents. Each may read a whole
-/// payload.
-const QUERIES: usize = 3;
-
-/// Maximum wait for a place among the queries.
-const QUERY_WAIT: Duration = Duration::from_secs(2);
 
 /// Pause after a failed commit.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);

@@ -169,22 +169,7 @@ async fn a_clock_that_is_set_forgets_nothing() {
 }
 
 fn webhook(order: OrderingKey, body: &'static [u8]) -> NewDelivery {
-    NewDelivery {
-        id: Uuid::now_v7(),
-        tunnel: "h.example".into(),
-        owner: AgentId(1),
-        route: "git".to_owned(),
-        provider: Some("github".to_owned()),
-        event: None,
-        order,
-        payload: Payload {
-            head: Bytes::from_static(b"head"),
-            grant: Bytes::from_static(b"{}"),
-            body: Bytes::from_static(body),
-        },
-        attempts: 0,
-        due_in: Duration::ZERO,
-    }
+    NewDelivery::for_tests(order, body)
 }
 
 fn delivered() -> Outcome {
@@ -493,4 +478,68 @@ async fn epochs_grow_over_the_loss_of_the_file() {
         ..Kept::new(100)
     };
     assert!(other.open().lease("h.example").await.unwrap().epoch > before.epoch);
+}
+
+/// Responses take room of the bounds; without any, the payload stays alone.
+#[tokio::test]
+async fn responses_of_dead_letters_count() {
+    let kept = Kept::new(100);
+    let store = kept.open();
+    let (tunnel, lease) = ("h.example".into(), store.lease("h.example").await.unwrap());
+    let stored = store.accept(webhook(OrderingKey::None, b"x"), None).await;
+    let head = stored.unwrap().head;
+    let payload = store.counts(None).bytes;
+    store.settle(&tunnel, lease, head, dead()).await.unwrap();
+    let with_response = store.counts(None).bytes;
+    assert!(with_response > payload);
+    assert_eq!(kept.open().counts(None).bytes, with_response);
+
+    store
+        .change(vec![head.seq], Change::Redeliver)
+        .await
+        .unwrap();
+    assert_eq!(store.counts(None).bytes, payload);
+    let large = Outcome::Dead {
+        status: Some(404),
+        reason: "not found".to_owned(),
+        response: Some(LastResponse {
+            head: String::new(),
+            body: vec![b'x'; 1 << 19].into(),
+        }),
+    };
+    store.settle(&tunnel, lease, head, large).await.unwrap();
+    let detail = store.detail(head.id, None).await.unwrap().unwrap();
+    assert!(detail.response.is_none() && detail.payload.is_some());
+    store.change(vec![head.seq], Change::Drop).await.unwrap();
+    assert_eq!(store.counts(None), Held::default());
+}
+
+/// A page reads its windows in order, and a text is found in old payloads.
+#[tokio::test]
+async fn a_search_goes_through_all_windows() {
+    let kept = Kept::new(100);
+    let store = kept.open();
+    let mut ids = Vec::new();
+    for number in 0..300 {
+        let body: &[u8] = if number % 100 == 0 { b"needle" } else { b"hay" };
+        let stored = store.accept(webhook(OrderingKey::None, body), None).await;
+        ids.push(stored.unwrap().head.id);
+    }
+    let page = store
+        .page(DeliveryFilter::default(), None, 300)
+        .await
+        .unwrap();
+    let listed: Vec<_> = page.rows.iter().rev().map(|row| row.id).collect();
+    assert!(listed == ids && !page.has_more);
+
+    let filter = DeliveryFilter {
+        text: Some("needle".to_owned()),
+        ..DeliveryFilter::default()
+    };
+    let page = store.page(filter.clone(), None, 2).await.unwrap();
+    let found: Vec<_> = page.rows.iter().map(|row| row.id).collect();
+    assert_eq!(found, [ids[200], ids[100]]);
+    assert!(page.has_more);
+    let rest = store.page(filter, Some(page.rows[1].seq), 2).await.unwrap();
+    assert_eq!(rest.rows.len(), 1);
 }

@@ -65,8 +65,7 @@ fn redeliver(
                   redelivered = redelivered + 1 WHERE seq = ?1";
     db.prepare_cached(update)?
         .execute(params![seq, PENDING, millis(now)])?;
-    db.prepare_cached("DELETE FROM responses WHERE seq = ?1")?
-        .execute([seq])?;
+    let response = settle::remove_response(db, seq)?;
     let lane = "INSERT INTO lanes (tunnel, lane, due_ms) VALUES (?1, ?2, ?3) \
                 ON CONFLICT DO UPDATE SET due_ms = ?3";
     db.prepare_cached(lane)?
@@ -75,7 +74,7 @@ fn redeliver(
     Ok(Some(HeldChange {
         pending: i64::from(target.state != DeliveryState::Pending),
         dead: -i64::from(target.state == DeliveryState::Dead),
-        bytes: 0,
+        bytes: -response,
     }))
 }
 
@@ -91,8 +90,8 @@ fn drop(
     }
 
     settle::remove_payload(db, seq)?;
-    db.prepare_cached("DELETE FROM responses WHERE seq = ?1")?
-        .execute([seq])?;
+    // Its size is part of the row's.
+    settle::remove_response(db, seq)?;
     // A delivered one stays so in the list.
     if target.state != DeliveryState::Delivered {
         let update = "UPDATE deliveries SET state = ?2, ended_ms = ?3 WHERE seq = ?1";

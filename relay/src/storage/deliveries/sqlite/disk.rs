@@ -129,7 +129,7 @@ pub(super) fn rewrite_log(database: &Path) -> io::Result<()> {
 }
 
 /// Returns the path of a database's write-ahead log.
-fn log_of(database: &Path) -> PathBuf {
+pub(super) fn log_of(database: &Path) -> PathBuf {
     let mut log = database.as_os_str().to_owned();
     log.push("-wal");
     PathBuf::from(log)

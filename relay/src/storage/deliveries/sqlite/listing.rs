@@ -69,11 +69,9 @@ impl Conditions {
             .push_str(&condition.replace('?', &format!("?{number}")));
     }
 
-    fn of(filter: &DeliveryFilter, before: Option<i64>) -> Self {
+    fn of(filter: &DeliveryFilter, before: i64) -> Self {
         let mut conditions = Self::default();
-        if let Some(before) = before {
-            conditions.add("d.seq < ?", before);
-        }
+        conditions.add("d.seq < ?", before);
         for (column, value) in [
             ("d.route = ?", &filter.route),
             ("d.provider = ?", &filter.provider),
@@ -128,7 +126,6 @@ pub(super) fn page(
             rows.collect::<rusqlite::Result<_>>()?
         };
 
-        let one_more = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
         let mut rows = Vec::new();
         let states = DeliveryState::ALL.into_iter();
         let states: Vec<_> = states
@@ -138,20 +135,8 @@ pub(super) fn page(
             let states = states.iter();
             states.map(move |state| (tunnel, state.number()))
         });
-        for (tunnel, state) in places {
-            let mut conditions = Conditions::of(filter, before);
-            conditions.add("d.tunnel = ?", tunnel);
-            conditions.add("d.state = ?", state);
-            let query = format!(
-                "SELECT {COLUMNS} FROM deliveries d JOIN tunnels t ON t.id = d.tunnel \
-                 WHERE 1{} ORDER BY d.seq DESC LIMIT {one_more}",
-                conditions.text
-            );
-            let mut query = db.prepare(&query)?;
-            let found = query.query_map(params_from_iter(conditions.values), read_row)?;
-            for row in found {
-                rows.push(row?);
-            }
+        for place in places {
+            search_place(&db, path, place, filter, (before, most), &mut rows)?;
         }
 
         rows.sort_by_key(|row| std::cmp::Reverse(row.seq));
@@ -161,6 +146,84 @@ pub(super) fn page(
     };
     search().map_err(|error| StorageError::Deliveries(sqlite::failed(path)(error)))
 }
+
+/// Searches the deliveries of a tunnel in one state, newest first. Reads them in windows, because a
+/// long query keeps SQLite from using its log again, which then grows (sqlite.org/wal.html).
+fn search_place(
+    db: &Connection,
+    path: &Path,
+    (tunnel, state): (i64, i64),
+    filter: &DeliveryFilter,
+    (before, most): (Option<i64>, usize),
+    rows: &mut Vec<DeliveryRow>,
+) -> rusqlite::Result<()> {
+    let deadline = Instant::now() + QUERY_TIMEOUT;
+    let (mut before, mut found) = (before.unwrap_or(i64::MAX), 0);
+    // A text is searched in whole payloads.
+    let (mut window, widest) = match filter.text {
+        Some(_) => (1, 1),
+        None => (FIRST_WINDOW, WIDEST_WINDOW),
+    };
+    while found <= most {
+        wait_for_log(path, deadline)?;
+        let end = "SELECT min(seq) FROM (SELECT seq FROM deliveries \
+                   WHERE tunnel = ?1 AND state = ?2 AND seq < ?3 ORDER BY seq DESC LIMIT ?4)";
+        let end = db
+            .prepare_cached(end)?
+            .query_row(params![tunnel, state, before, window], |row| row.get(0));
+        let Some(end) = end? else {
+            break;
+        };
+
+        let mut conditions = Conditions::of(filter, before);
+        conditions.add("d.tunnel = ?", tunnel);
+        conditions.add("d.state = ?", state);
+        conditions.add("d.seq >= ?", end);
+        let query = format!(
+            "SELECT {COLUMNS} FROM deliveries d JOIN tunnels t ON t.id = d.tunnel \
+             WHERE 1{} ORDER BY d.seq DESC LIMIT {}",
+            conditions.text,
+            most - found + 1
+        );
+        let mut query = db.prepare_cached(&query)?;
+        let matches = query.query_map(params_from_iter(conditions.values), read_row)?;
+        for row in matches {
+            rows.push(row?);
+            found += 1;
+        }
+        (before, window) = (end, (window * 4).min(widest));
+    }
+    Ok(())
+}
+
+/// Waits while the log is so large that no query may keep it from being used again.
+///
+/// # Errors
+/// The error of a query that was interrupted, after the deadline.
+fn wait_for_log(path: &Path, deadline: Instant) -> rusqlite::Result<()> {
+    let log = super::disk::log_of(path);
+    while std::fs::metadata(&log).is_ok_and(|log| log.len() > LARGE_LOG_BYTES)
+        && Instant::now() < deadline
+    {
+        std::thread::sleep(LOG_WAIT);
+    }
+    if Instant::now() < deadline {
+        return Ok(());
+    }
+    let interrupted = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_INTERRUPT);
+    Err(rusqlite::Error::SqliteFailure(interrupted, None))
+}
+
+/// Number of rows in the first window of a search, and in the widest one.
+const FIRST_WINDOW: i64 = 256;
+const WIDEST_WINDOW: i64 = 4096;
+
+/// Size of the log from which searches wait, in bytes. It is 16 MiB in operation, and shrinks to
+/// 64 MiB once no query reads it.
+const LARGE_LOG_BYTES: u64 = 128 * 1024 * 1024;
+
+/// Interval between two looks at the log.
+const LOG_WAIT: Duration = Duration::from_millis(20);
 
 /// Returns a delivery with its payload and its last response, if it is of this agent.
 ///

@@ -9,7 +9,7 @@ use super::heads::{self, HEAD_COLUMNS};
 use super::millis;
 use super::usage::HeldChange;
 use super::work::{BatchChanges, SettleRequest};
-use crate::storage::deliveries::{DueDelivery, Outcome, StoreLimits};
+use crate::storage::deliveries::{DueDelivery, LastResponse, Outcome, StoreLimits};
 
 /// State of a delivery that waits.
 pub(super) const PENDING: i64 = 0;
@@ -28,18 +28,31 @@ pub(super) fn begin(db: &Transaction<'_>, seq: i64, count: u32) -> rusqlite::Res
     Ok(())
 }
 
-/// Records the end of an attempt, and counts the attempts that the same batch has `begun`. Returns the
-/// next delivery of the lane.
+/// Circumstances of the end of an attempt.
+pub(super) struct Settling {
+    /// Number of the tunnel.
+    pub tunnel: i64,
+    /// Number of attempts that the same batch has begun.
+    pub begun: u32,
+    /// `true` if the history holds no rows as old as this delivery any more.
+    pub is_history_swept: bool,
+    /// Number of bytes that the tunnel may still hold.
+    pub room: u64,
+    pub now: UnixMillis,
+}
+
+/// Records the end of an attempt. Returns the next delivery of the lane.
 pub(super) fn settle(
     db: &Transaction<'_>,
-    tunnel: i64,
     request: &SettleRequest,
-    begun: u32,
+    settling: Settling,
     limits: &StoreLimits,
     held: &mut HeldChange,
-    now: UnixMillis,
 ) -> rusqlite::Result<Option<DueDelivery>> {
     let DueDelivery { seq, lane, .. } = request.head;
+    let Settling {
+        tunnel, begun, now, ..
+    } = settling;
     let end = match &request.outcome {
         Outcome::Retry {
             after,
@@ -83,13 +96,16 @@ pub(super) fn settle(
         Outcome::Delivered { .. } if limits.keep_done.is_zero() => {
             remove_payload(db, seq)?;
             held.bytes -= i64::try_from(request.head.bytes).unwrap_or(i64::MAX);
+            if settling.is_history_swept {
+                remove_row(db, seq)?;
+            }
         }
         Outcome::Dead { response, .. } => {
             held.dead += 1;
-            if let Some(response) = response {
-                let insert = "INSERT OR REPLACE INTO responses VALUES (?1, ?2, ?3)";
-                db.prepare_cached(insert)?
-                    .execute(params![seq, response.head, &*response.body])?;
+            // The payload is worth more than the response.
+            let response = response.as_ref();
+            if let Some(response) = response.filter(|kept| kept.bytes() <= settling.room) {
+                held.bytes += keep_response(db, seq, response)?;
             }
         }
         _ => {}
@@ -100,6 +116,40 @@ pub(super) fn settle(
         // An attempt that a fallback began while an older delivery of its lane waited.
         false => Ok(None),
     }
+}
+
+/// Keeps the last response of a dead letter, whose size then counts. Returns it in bytes.
+fn keep_response(db: &Transaction<'_>, seq: i64, response: &LastResponse) -> rusqlite::Result<i64> {
+    let insert = "INSERT OR REPLACE INTO responses VALUES (?1, ?2, ?3)";
+    db.prepare_cached(insert)?
+        .execute(params![seq, response.head, &*response.body])?;
+    let bytes = i64::try_from(response.bytes()).unwrap_or(i64::MAX);
+    let count = "UPDATE deliveries SET bytes = bytes + ?2 WHERE seq = ?1";
+    db.prepare_cached(count)?.execute(params![seq, bytes])?;
+    Ok(bytes)
+}
+
+/// Removes the last response of a delivery, if it has one. Returns its size in bytes.
+pub(super) fn remove_response(db: &Transaction<'_>, seq: i64) -> rusqlite::Result<i64> {
+    let size = "SELECT length(CAST(head AS BLOB)) + length(body) FROM responses WHERE seq = ?1";
+    let size = db
+        .prepare_cached(size)?
+        .query_row([seq], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let Some(size) = size else {
+        return Ok(0);
+    };
+    db.prepare_cached("DELETE FROM responses WHERE seq = ?1")?
+        .execute([seq])?;
+    let count = "UPDATE deliveries SET bytes = bytes - ?2 WHERE seq = ?1";
+    db.prepare_cached(count)?.execute([seq, size])?;
+    Ok(size)
+}
+
+pub(super) fn remove_row(db: &Transaction<'_>, seq: i64) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?
+        .execute([seq])?;
+    Ok(())
 }
 
 /// Returns `true` if no older delivery of the lane is pending.
@@ -331,12 +381,10 @@ fn remove(
     }
     if state == DEAD {
         held.dead -= 1;
-        db.prepare_cached("DELETE FROM responses WHERE seq = ?1")?
-            .execute([row.seq])?;
+        // Its size is part of the row's.
+        remove_response(db, row.seq)?;
     }
-    db.prepare_cached("DELETE FROM deliveries WHERE seq = ?1")?
-        .execute([row.seq])?;
-    Ok(())
+    remove_row(db, row.seq)
 }
 
 /// Maximum number of rows of one kind that one commit ends or removes.

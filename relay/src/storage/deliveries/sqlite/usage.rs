@@ -61,6 +61,9 @@ pub(super) struct Usage {
     tunnels: HashMap<Arc<str>, TunnelUsage>,
     /// Number and size of the deliveries of each agent's tunnels.
     owners: HashMap<AgentId, Held>,
+    /// Webhooks that wait for the disk, by tunnel, with the agent of the last one. The other numbers
+    /// include them.
+    reserved: HashMap<Arc<str>, (AgentId, HeldChange)>,
     pub total: Held,
 }
 
@@ -109,6 +112,15 @@ impl std::ops::Neg for HeldChange {
     }
 }
 
+impl std::ops::Add for HeldChange {
+    type Output = Self;
+
+    fn add(mut self, other: Self) -> Self {
+        self += other;
+        self
+    }
+}
+
 impl std::ops::AddAssign for HeldChange {
     fn add_assign(&mut self, other: Self) {
         self.pending += other.pending;
@@ -154,8 +166,12 @@ impl Usage {
             return Err(refusal);
         }
 
+        let added = HeldChange::added(delivery);
         self.set_owner(&delivery.tunnel, delivery.owner);
-        self.apply(&delivery.tunnel, HeldChange::added(delivery));
+        self.apply(&delivery.tunnel, added);
+        let reserved = self.reserved.entry(Arc::clone(&delivery.tunnel));
+        let (owner, change) = reserved.or_default();
+        (*owner, *change) = (delivery.owner, *change + added);
         Ok(())
     }
 
@@ -177,7 +193,41 @@ impl Usage {
 
     /// Ends the reservation of a webhook that was not stored.
     pub(super) fn undo(&mut self, delivery: &NewDelivery) {
-        self.apply(&delivery.tunnel, -HeldChange::added(delivery));
+        let added = HeldChange::added(delivery);
+        self.apply(&delivery.tunnel, -added);
+        self.confirm(&delivery.tunnel, added);
+    }
+
+    /// Counts webhooks that were reserved as those of the file.
+    pub(super) fn confirm(&mut self, host: &str, added: HeldChange) {
+        if let Some((_, reserved)) = self.reserved.get_mut(host) {
+            *reserved += -added;
+            if reserved.pending <= 0 {
+                self.reserved.remove(host);
+            }
+        }
+    }
+
+    /// Replaces the numbers by those of the file, and keeps what waits for the disk.
+    pub(super) fn replace_committed(&mut self, committed: Self) {
+        let reserved = std::mem::take(&mut self.reserved);
+        *self = committed;
+        for (host, (owner, change)) in &reserved {
+            self.set_owner(host, *owner);
+            self.apply(host, *change);
+        }
+        self.reserved = reserved;
+    }
+
+    /// Returns the number of bytes that a tunnel may still hold, after a change that is not yet
+    /// applied.
+    pub(super) fn room(&self, limits: &StoreLimits, tunnel: &str, change: HeldChange) -> u64 {
+        let usage = self.tunnels.get(tunnel).copied().unwrap_or_default();
+        let of_agent = self.owners.get(&usage.owner).copied().unwrap_or_default();
+        let held = usage.held.bytes.max(of_agent.bytes);
+        let of_agent = limits.tunnel_bytes.saturating_sub(held);
+        let of_all = limits.bytes.saturating_sub(self.total.bytes);
+        of_agent.min(of_all).saturating_add_signed(-change.bytes)
     }
 
     /// Returns the row of a tunnel.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hookward_core::clock::UnixMillis;
 use hookward_gate::engine::Claimed;
@@ -13,6 +14,7 @@ use tokio::sync::oneshot;
 use super::claims::{self, Claims, CountChanges, NewClaim};
 use super::disk::{self, DiskGuard};
 use super::schema::{SCHEMA, set_pragmas};
+use super::settle::Settling;
 use super::steady_time::SteadyTime;
 use super::usage::{HeldChange, TunnelRow, Usage};
 use super::{ClaimKey, accept, change, millis, settle, usage};
@@ -184,7 +186,9 @@ impl DeliveryWork {
                 }
             }
             Request::Change { seqs, change, .. } => {
-                return change_all(db, seqs, *change, changes, now).map(Reply::Changed);
+                let history = self.swept.history;
+                let changed = change_all(db, seqs, *change, changes, (history, now));
+                return changed.map(Reply::Changed);
             }
             Request::Pause { tunnel, paused, .. } => self.pause(db, tunnel, *paused, changes)?,
             Request::Settle(request) => {
@@ -223,9 +227,15 @@ impl DeliveryWork {
         let Some(tunnel) = tunnel.filter(|tunnel| tunnel.epoch == request.lease.epoch) else {
             return Ok(None);
         };
-        let begun = changes.begun.remove(&request.head.seq).unwrap_or_default();
         let held = changes.held.entry(Arc::clone(&request.tunnel)).or_default();
-        settle::settle(db, tunnel.id, request, begun, &self.limits, held, now)
+        let settling = Settling {
+            tunnel: tunnel.id,
+            begun: changes.begun.remove(&request.head.seq).unwrap_or_default(),
+            is_history_swept: request.head.seq < self.swept.history,
+            room: self.usage().room(&self.limits, &request.tunnel, *held),
+            now,
+        };
+        settle::settle(db, request, settling, &self.limits, held)
     }
 
     fn accept(
@@ -358,19 +368,27 @@ impl DeliveryWork {
     }
 }
 
-/// Changes deliveries by hand. Returns the number of those that the change applied to.
+/// Changes deliveries by hand. The history holds no rows older than number `history`. Returns the
+/// number of those that the change applied to.
 fn change_all(
     db: &Transaction<'_>,
     seqs: &[i64],
     change: Change,
     changes: &mut BatchChanges,
-    now: UnixMillis,
+    (history, now): (i64, UnixMillis),
 ) -> rusqlite::Result<usize> {
     let mut count = 0;
     for seq in seqs {
+        // Counted first: the change may end the delivery.
+        if let Some(begun) = changes.begun.remove(seq) {
+            settle::begin(db, *seq, begun)?;
+        }
         if let Some((host, held)) = change::change(db, *seq, change, now)? {
             *changes.held.entry(host.into()).or_default() += held;
             count += 1;
+            if change == Change::Drop && *seq < history {
+                settle::remove_row(db, *seq)?;
+            }
         }
     }
     Ok(count)
@@ -379,6 +397,9 @@ fn change_all(
 /// Pause after a sweep that has found nothing, in milliseconds: the five queries of a sweep cost more than
 /// a small batch.
 const SWEEP_PAUSE_MS: u64 = 100;
+
+/// Copies the log into the file, and empties it (sqlite.org/pragma.html#pragma_wal_checkpoint).
+const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// Number of free pages that an idle writer gives back to the disk at once.
 const RELEASED_PAGES: u32 = 2000;
@@ -440,6 +461,9 @@ impl Work for DeliveryWork {
             }
             for (host, change) in changes.held {
                 usage.apply(&host, change);
+            }
+            for (host, change) in changes.accepted {
+                usage.confirm(&host, change);
             }
         }
 
@@ -507,17 +531,26 @@ impl Work for DeliveryWork {
         )
     }
 
-    /// Copies the log into the file, which shrinks only then.
+    /// Copies the log into the file, which shrinks only then. Waits for no query that reads the log:
+    /// webhooks would wait, too.
     fn idle(&mut self, connection: &Connection) {
-        if std::mem::take(&mut self.has_free_pages) {
-            self.closing(connection);
+        if !self.has_free_pages {
+            return;
+        }
+        let result = connection.busy_timeout(Duration::ZERO).and_then(|()| {
+            let is_busy = connection.query_row(CHECKPOINT, [], |row| row.get::<_, bool>(0));
+            sqlite::set_busy_timeout(connection)?;
+            is_busy
+        });
+        match result {
+            Ok(is_busy) => self.has_free_pages = is_busy,
+            Err(error) => tracing::warn!(%error, "the log of the delivery file stays as it is"),
         }
     }
 
     /// Copies the log into the file, so that a stopped relay leaves one complete file.
     fn closing(&mut self, connection: &Connection) {
-        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
-        if let Err(error) = connection.query_row(checkpoint, [], |_| Ok(())) {
+        if let Err(error) = connection.query_row(CHECKPOINT, [], |_| Ok(())) {
             tracing::warn!(%error, "the log of the delivery file stays beside it");
         }
     }
@@ -537,7 +570,73 @@ impl Work for DeliveryWork {
         let read = || Ok((claims::counts(&connection)?, usage::read(&connection)?));
         let (claims, usage) = read().map_err(sqlite::failed(&self.path))?;
         self.claims.counts = claims;
-        *self.usage() = usage;
+        self.usage().replace_committed(usage);
         Ok(connection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use hookward_core::clock::Clock;
+    use hookward_gate::engine::OrderingKey;
+
+    use super::*;
+
+    fn work(path: &Path) -> DeliveryWork {
+        DeliveryWork {
+            claims: Claims {
+                counts: HashMap::new(),
+                limit: 1,
+            },
+            time: SteadyTime::since(Clock::System),
+            usage: Arc::default(),
+            next_seq: 1,
+            limits: StoreLimits::for_tests(),
+            disk: DiskGuard::new(path),
+            has_free_pages: true,
+            swept: Swept::default(),
+            path: path.into(),
+        }
+    }
+
+    /// A list that an administrator reads slowly must not hold up webhooks.
+    #[test]
+    fn an_idle_writer_does_not_wait_for_a_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deliveries.db");
+        let db = sqlite::open(&path, &SCHEMA).unwrap();
+        let insert = "INSERT INTO tunnels (host) VALUES (?1)";
+        (0..2).for_each(|n| drop(db.execute(insert, [n.to_string()])));
+        let reader = sqlite::open_to_read(&path).unwrap();
+        let mut select = reader.prepare("SELECT id FROM tunnels").unwrap();
+        let mut rows = select.query([]).unwrap();
+        rows.next().unwrap();
+
+        let (mut work, since) = (work(&path), Instant::now());
+        work.idle(&db);
+        assert!(since.elapsed() < Duration::from_secs(4));
+        assert!(work.has_free_pages, "it tries again");
+        drop(rows);
+        work.idle(&db);
+        assert!(!work.has_free_pages);
+    }
+
+    #[test]
+    fn a_new_connection_keeps_what_waits_for_the_disk() {
+        let waiting = NewDelivery::for_tests(OrderingKey::None, b"x");
+        let mut usage = Usage::default();
+        let limits = StoreLimits::for_tests();
+        usage.reserve(&limits, &waiting).unwrap();
+        usage.reserve(&limits, &waiting).unwrap();
+        let before = usage.total;
+
+        usage.replace_committed(Usage::default());
+        assert_eq!(usage.total, before);
+        usage.undo(&waiting);
+        usage.confirm(&waiting.tunnel, HeldChange::added(&waiting));
+        usage.replace_committed(Usage::default());
+        assert_eq!(usage.total.pending, 0);
     }
 }
