@@ -1,9 +1,10 @@
 //! Certificates: the relay's own identity for the tunnel, and the edge's certificate.
 //!
 //! [`source`] loads the edge's certificate: from the files of the settings, or a [`self_signed`] one
-//! that the data directory keeps with mode 0600. [`review`] reports what senders will reject.
+//! that the data directory keeps with mode 0600. [`acme`] gets certificates from an ACME server. [`review`] reports what senders will reject.
 //! [`resolver`] hands the current pair to each TLS handshake, so that a renewal needs no restart.
 
+pub(crate) mod acme;
 mod identity;
 mod pem;
 pub(crate) mod resolver;

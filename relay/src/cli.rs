@@ -9,7 +9,7 @@ use hookward_cli::deliveries::{DeliveriesCommand as SharedDeliveriesCommand, Fil
 use hookward_core::limits::Limits;
 use hookward_observe::audit::{KeptHead, RawAudit};
 
-use crate::settings::RawSettings;
+use crate::settings::{RawAcme, RawSettings};
 
 /// Exit codes, for `--help`.
 pub(crate) const EXIT_CODES: &str = "\
@@ -150,6 +150,22 @@ pub(crate) struct ServeArgs {
     /// Private key of the certificate (PEM)
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
+
+    /// Get certificates from Let's Encrypt; the address is for its warnings
+    #[arg(long, value_name = "EMAIL", conflicts_with_all = ["certificate", "key"])]
+    pub acme: Option<String>,
+
+    /// Another ACME server: letsencrypt-staging, or the https:// URL of its directory
+    #[arg(long, value_name = "URL")]
+    pub acme_directory: Option<String>,
+
+    /// Certificate (PEM) of a private ACME server's authority
+    #[arg(long, value_name = "FILE")]
+    pub acme_ca: Option<PathBuf>,
+
+    /// Address for plain HTTP, such as [::]:80: ACME challenges, and explanations
+    #[arg(long, value_name = "ADDRESS")]
+    pub http_listen: Option<String>,
 
     /// Proxy whose statement about client addresses counts (repeatable)
     #[arg(long, value_name = "CIDR")]
@@ -354,6 +370,13 @@ impl ServeArgs {
             data_dir: self.data_dir.clone(),
             certificate: self.certificate.clone(),
             key: self.key.clone(),
+            acme: RawAcme {
+                email: self.acme.clone(),
+                directory: self.acme_directory.clone(),
+                ca: self.acme_ca.clone(),
+                http_listen: self.http_listen.clone(),
+                ..RawAcme::default()
+            },
             trusted_proxies: self.trusted_proxy.clone(),
             hosts: self.reserve_host.clone(),
             proxy_protocol: self.proxy_protocol.then_some(true),

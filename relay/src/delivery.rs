@@ -25,6 +25,7 @@ use tokio::sync::mpsc::{Sender, channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::attempt::retry_after;
 use self::dispatcher::{Arrival, Dispatcher};
 use self::jobs::Jobs;
 pub(crate) use self::requester::Requester;

@@ -21,6 +21,7 @@ pub(crate) mod connection;
 mod deliver;
 mod head;
 pub(crate) mod header_case;
+pub(crate) mod http_port;
 pub(crate) mod listener;
 pub mod proxy_protocol;
 pub(crate) mod request;

@@ -36,5 +36,5 @@ pub use observe::{
     EventStamp, RelayEvent, RelayEventKind, RequestRecord, Subscription, SubscriptionItem,
 };
 pub use server::{Relay, StartError};
-pub use settings::{DeliverySettings, Settings};
+pub use settings::{AcmeSettings, DeliverySettings, Settings};
 pub use storage::{CommitStats, StorageError, Store};

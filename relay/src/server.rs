@@ -35,6 +35,9 @@ use crate::admin::deliveries::{DeliveriesApi, agent_router};
 use crate::admin::listeners::{AdminAddresses, BoundAdmin};
 use crate::admin::overview::Overview;
 use crate::admin::storage_probe::StorageProbe;
+use crate::certs::acme::challenges::Challenges;
+use crate::certs::acme::status::AcmeStatus;
+use crate::certs::acme::task::{AcmeParts, AcmeTask};
 use crate::certs::resolver::CertificateResolver;
 use crate::certs::review::{Finding, WantedNames};
 use crate::certs::self_signed;
@@ -44,10 +47,11 @@ use crate::delivery::{Deliveries, DeliveryParts};
 use crate::edge::EdgeListener;
 use crate::edge::authority::Ports;
 use crate::edge::baseline::BaselinePolicy;
+use crate::edge::http_port::HttpPort;
 use crate::edge::listener::EdgeEntry;
 use crate::edge::state::EdgeState;
 use crate::edge::tls::TlsAcceptors;
-use crate::fetch::client::Fetcher;
+use crate::fetch::client::{Fetcher, client_tls};
 use crate::fetch::ip_sets::IpSetUpdater;
 use crate::fetch::keys::KeyCache;
 use crate::forward::RequestIds;
@@ -117,18 +121,20 @@ impl Relay {
         let pin = identity.pin;
         let source = certificate_source(&settings);
         let wanted = wanted_names(&store, &settings);
+        let (challenges, acme_status) = (Challenges::default(), AcmeStatus::default());
         // Subscribed before the files are read, so that no change in between is lost.
         let certificate_reloads = Reloads::new(&source.files()).map_err(StartError::Signal)?;
         let loaded = source.load(&wanted(), &clock)?;
         loaded.findings.iter().for_each(Finding::log);
-        let self_signed = source.self_signed();
+        let self_signed = source.self_signed().filter(|_| settings.acme.is_none());
         let resolver = Arc::new(CertificateResolver::new(loaded.pair)?);
         let certificates =
-            CertificateWatch::new(source, Arc::clone(&resolver), wanted, clock.clone())
+            CertificateWatch::new(source, Arc::clone(&resolver), wanted.clone(), clock.clone())
                 .recorded_in(audit.clone());
 
         let tls = TlsAcceptors::new(
             Arc::clone(&resolver),
+            challenges.clone(),
             identity.certificate.clone(),
             identity.key.clone_key(),
         )?;
@@ -138,6 +144,30 @@ impl Relay {
             bind_both(address, settings.tunnel_listen).map_err(listen)?;
         let listener_port = listener.local_addr().map_err(listen)?.port();
         let public_port = settings.public_port.unwrap_or(listener_port);
+
+        let acme = match settings.acme.clone() {
+            None => None,
+            Some(acme) => {
+                let http_port = acme.http_listen.map(|address| {
+                    HttpPort::bind(address, challenges.clone(), public_port)
+                        .map_err(|source| StartError::Listen { address, source })
+                });
+                let tls = client_tls(acme.ca.as_deref())?;
+                let task = AcmeTask::new(AcmeParts {
+                    settings: acme,
+                    data_dir: settings.data_dir.clone(),
+                    tls,
+                    resolver: Arc::clone(&resolver),
+                    challenges,
+                    wanted,
+                    clock: clock.clone(),
+                    audit: audit.clone(),
+                    status: acme_status.clone(),
+                })
+                .map_err(data_dir)?;
+                Some((task, http_port.transpose()?))
+            }
+        };
 
         let admin = BoundAdmin::bind(&settings.admin, &settings.data_dir)?;
         let domain = settings.domain.clone();
@@ -265,6 +295,13 @@ impl Relay {
         });
 
         deliveries.resume();
+        if let Some((task, http_port)) = acme {
+            let changes = edge_state.registry.changes();
+            tasks.spawn(task.run(changes, stop_agents.clone()));
+            if let Some(http_port) = http_port {
+                tasks.spawn(http_port.serve(tasks.clone(), stop_agents.clone()));
+            }
+        }
         tasks.spawn(certificates.run(certificate_reloads, stop_agents.clone()));
         tasks.spawn(acts::record_stored(
             store.clone(),
@@ -315,6 +352,7 @@ impl Relay {
                 agents: Arc::clone(&acceptor),
                 store: store.clone(),
                 certificates: resolver,
+                acme: acme_status,
                 ip_sets: lists.clone(),
                 clock: clock.clone(),
                 data_dir: settings.data_dir,

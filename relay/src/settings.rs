@@ -13,6 +13,9 @@
 //! proxy_protocol = false               # they begin each connection with PROXY protocol v1 or v2
 //! baseline_policy = "/etc/hookward/baseline.toml"   # a policy that every request must pass first
 //!
+//! [acme]                               # certificates of Let's Encrypt, see settings/acme.rs
+//! email = "you@example.com"
+//!
 //! [fetch]                              # public keys and lists of addresses
 //! hosts = ["keys.example.com"]         # where keys of schemes in policies may come from
 //! ca = "/etc/hookward/proxy-ca.pem"    # certificates to trust beside the system's
@@ -38,6 +41,7 @@
 //! request_head_timeout = "9s"
 //! ```
 
+mod acme;
 mod delivery;
 mod raw;
 
@@ -51,6 +55,8 @@ use hookward_observe::audit::AuditSettings;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+pub use self::acme::AcmeSettings;
+pub(crate) use self::acme::RawAcme;
 pub use self::delivery::DeliverySettings;
 pub(crate) use self::raw::{RawSettings, read_file};
 use crate::admin::listeners::{AdminListen, AdminSettings, PRESET};
@@ -85,6 +91,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Certificate chain and key of the edge; `None` for a self-signed one.
     pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Settings of certificates from an ACME server; `None` without one.
+    pub acme: Option<AcmeSettings>,
     /// Networks whose forwarding header field is trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// Header field that trusted proxies write.
@@ -124,6 +132,7 @@ impl Settings {
             "tunnel_address": self.tunnel_address,
             "data_dir": self.data_dir.display().to_string(),
             "certificate": certificate,
+            "acme": self.acme.as_ref().map(|acme| acme.directory.as_str()),
             "trusted_proxies": networks.collect::<Vec<_>>(),
             "proxy_protocol": self.proxy_protocol,
             "hosts": self.hosts.iter().map(|(host, agent)| (host.as_str(), agent.as_str())).collect::<BTreeMap<_, _>>(),

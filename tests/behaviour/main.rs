@@ -18,6 +18,7 @@ macro_rules! over_all_transports {
     };
 }
 
+mod acme;
 mod admin;
 mod audit;
 mod availability;

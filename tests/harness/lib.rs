@@ -4,6 +4,7 @@
 #![doc = ""]
 #![doc = include_str!("../README.md")]
 
+pub mod acme;
 pub mod application;
 pub mod corpus;
 pub mod h2_frames;

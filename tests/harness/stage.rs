@@ -584,6 +584,7 @@ fn settings(plan: &Plan, dir: &Path, listen: SocketAddr, tunnel_listen: SocketAd
         tunnel_address: None,
         data_dir: dir.to_owned(),
         certificate: None,
+        acme: None,
         trusted_proxies: plan.trusted_proxies.clone(),
         forwarded: plan.forwarded,
         proxy_protocol: plan.proxy_protocol,

@@ -101,6 +101,7 @@ impl Local {
             tunnel_address: None,
             data_dir: state.path().to_owned(),
             certificate: None,
+            acme: None,
             trusted_proxies: Vec::new(),
             forwarded: ForwardedField::default(),
             proxy_protocol: false,

@@ -274,11 +274,18 @@ fn certificates(overview: &Overview) -> Vec<MetricFamily> {
         "hookward_relay_certificate_expiry_timestamp_seconds",
         "Expiry of a certificate of the edge, in seconds since 1970",
     );
+    let mut failures = MetricFamily::gauge(
+        "hookward_relay_certificate_failures",
+        "Orders of a certificate at the ACME server that have failed in a row",
+    );
     for certificate in overview.certificates() {
         let name = certificate.names.first().map_or("", String::as_str);
-        expiry.push(&[("name", name)], certificate.expires_s as f64);
+        if let Some(expires_s) = certificate.expires_s {
+            expiry.push(&[("name", name)], expires_s as f64);
+        }
+        failures.push(&[("name", name)], f64::from(certificate.failures));
     }
-    vec![expiry]
+    vec![expiry, failures]
 }
 
 fn address_sets(overview: &Overview) -> Vec<MetricFamily> {

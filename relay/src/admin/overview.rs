@@ -22,6 +22,7 @@ use super::status::{
     StorageStatus, TunnelStatus,
 };
 use super::storage_probe::StorageProbe;
+use crate::certs::acme::status::AcmeStatus;
 use crate::certs::resolver::CertificateResolver;
 use crate::certs::review::dns_names;
 use crate::edge::state::EdgeState;
@@ -38,6 +39,7 @@ pub(crate) struct Overview {
     pub agents: Arc<AgentAcceptor>,
     pub store: Store,
     pub certificates: Arc<CertificateResolver>,
+    pub acme: AcmeStatus,
     pub ip_sets: IpSetUpdater,
     pub clock: Clock,
     pub data_dir: PathBuf,
@@ -209,17 +211,40 @@ impl Overview {
         all
     }
 
+    /// Returns the certificates in use, and those that could not be issued.
     pub(crate) fn certificates(&self) -> Vec<CertificateStatus> {
-        let current = self.certificates.current();
-        let first = current.cert.first();
-        let parsed = first.and_then(|der| Some((der, X509Certificate::from_der(der).ok()?.1)));
-        let status = parsed.map(|(der, certificate)| CertificateStatus {
-            names: dns_names(&certificate),
-            issuer: certificate.issuer().to_string(),
-            expires_s: certificate.validity().not_after.timestamp(),
-            sha256: HEXLOWER.encode(&Sha256::digest(der)),
+        let mut acme = self.acme.all();
+        let mut all = Vec::new();
+        for certified in self.certificates.in_use() {
+            let first = certified.cert.first();
+            let parsed = first.and_then(|der| Some((der, X509Certificate::from_der(der).ok()?.1)));
+            let Some((der, certificate)) = parsed else {
+                continue;
+            };
+            let names = dns_names(&certificate);
+            let managed = names.iter().find_map(|name| acme.remove(name));
+            let managed = managed.unwrap_or_default();
+            all.push(CertificateStatus {
+                names,
+                issuer: certificate.issuer().to_string(),
+                expires_s: Some(certificate.validity().not_after.timestamp()),
+                sha256: HEXLOWER.encode(&Sha256::digest(der)),
+                renewal_s: managed.renewal_s,
+                failures: managed.failures,
+                last_error: managed.last_error,
+            });
+        }
+        let missing = acme.into_iter().map(|(name, managed)| CertificateStatus {
+            names: vec![name],
+            issuer: String::new(),
+            expires_s: None,
+            sha256: String::new(),
+            renewal_s: None,
+            failures: managed.failures,
+            last_error: managed.last_error,
         });
-        status.into_iter().collect()
+        all.extend(missing);
+        all
     }
 
     pub(crate) fn address_sets(&self) -> Vec<AddressSetStatus> {

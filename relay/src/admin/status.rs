@@ -199,12 +199,18 @@ pub(crate) struct LimitStatus {
 pub(crate) struct CertificateStatus {
     /// Names that it covers.
     pub names: Vec<String>,
-    /// Issuer.
+    /// Issuer; empty if there is no certificate yet.
     pub issuer: String,
-    /// Expiry, in seconds since 1970.
-    pub expires_s: i64,
+    /// Expiry, in seconds since 1970; absent if there is no certificate yet.
+    pub expires_s: Option<i64>,
     /// SHA-256 of the certificate.
     pub sha256: String,
+    /// Time of the next renewal, in seconds since 1970, of a certificate of the ACME server.
+    pub renewal_s: Option<i64>,
+    /// Number of orders in a row that have failed.
+    pub failures: u32,
+    /// Reason of the last failure.
+    pub last_error: Option<String>,
 }
 
 /// A named set of client addresses.

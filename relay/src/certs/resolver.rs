@@ -1,18 +1,41 @@
 //! Resolves the edge's certificate for each TLS handshake.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use hookward_core::names::HostName;
 use hookward_tunnel::transport::identity::crypto_provider;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::CertificatePair;
 
-/// Certificate of the edge. Replacing it affects later handshakes only: connections are kept.
+/// Certificates of the edge. Replacing one affects later handshakes only: connections are kept.
 pub(crate) struct CertificateResolver {
-    current: ArcSwap<CertifiedKey>,
+    /// Certificate of the settings, or a self-signed one.
+    own: ArcSwap<CertifiedKey>,
+    issued: ArcSwap<IssuedCertificates>,
+}
+
+/// Certificates of the ACME server.
+#[derive(Clone, Default)]
+struct IssuedCertificates {
+    /// Certificates by each name that they cover; a wildcard begins with `*.`.
+    by_name: HashMap<String, Arc<CertifiedKey>>,
+    /// Name whose certificate clients get that name none, or one without a certificate.
+    default: Option<String>,
+}
+
+impl IssuedCertificates {
+    fn find(&self, host: &str) -> Option<&Arc<CertifiedKey>> {
+        let exact = self.by_name.get(host);
+        exact.or_else(|| {
+            let (_, parent) = host.split_once('.')?;
+            self.by_name.get(&format!("*.{parent}"))
+        })
+    }
 }
 
 // Not derived: the key stays out of every log.
@@ -29,28 +52,85 @@ impl CertificateResolver {
     /// If the key is unusable, or does not match the certificate.
     pub(crate) fn new(pair: CertificatePair) -> Result<Self, rustls::Error> {
         Ok(Self {
-            current: ArcSwap::from_pointee(certified(pair)?),
+            own: ArcSwap::from_pointee(certified(pair)?),
+            issued: ArcSwap::default(),
         })
     }
 
-    /// Replaces the certificate.
+    /// Replaces the certificate of the settings, or the self-signed one.
     ///
     /// # Errors
     /// As [`CertificateResolver::new`]; the previous pair then stays in force.
     pub(crate) fn replace(&self, pair: CertificatePair) -> Result<(), rustls::Error> {
-        self.current.store(Arc::new(certified(pair)?));
+        self.own.store(Arc::new(certified(pair)?));
         Ok(())
     }
 
-    /// Returns the certificate in use.
+    /// Adds or replaces a certificate of the ACME server. That of the first names ever is the default.
+    ///
+    /// # Errors
+    /// As [`CertificateResolver::new`]; a previous pair then stays in force.
+    pub(crate) fn set_issued(
+        &self,
+        names: &[String],
+        pair: CertificatePair,
+    ) -> Result<(), rustls::Error> {
+        let certified = Arc::new(certified(pair)?);
+        self.issued.rcu(|issued| {
+            let mut issued = IssuedCertificates::clone(issued);
+            for name in names {
+                issued.by_name.insert(name.clone(), Arc::clone(&certified));
+            }
+            issued.default = issued.default.or_else(|| names.first().cloned());
+            issued
+        });
+        Ok(())
+    }
+
+    /// Removes a certificate of the ACME server.
+    pub(crate) fn remove_issued(&self, names: &[String]) {
+        self.issued.rcu(|issued| {
+            let mut issued = IssuedCertificates::clone(issued);
+            for name in names {
+                issued.by_name.remove(name);
+            }
+            issued
+        });
+    }
+
+    /// Returns the certificate of the settings, or the self-signed one.
     pub(crate) fn current(&self) -> Arc<CertifiedKey> {
-        self.current.load_full()
+        self.own.load_full()
+    }
+
+    /// Returns the certificates that clients get.
+    pub(crate) fn in_use(&self) -> Vec<Arc<CertifiedKey>> {
+        let issued = self.issued.load();
+        if issued.by_name.is_empty() {
+            return vec![self.current()];
+        }
+        let mut names: Vec<_> = issued.by_name.iter().collect();
+        names.sort_by_key(|(name, _)| *name);
+        let mut certificates: Vec<Arc<CertifiedKey>> = Vec::new();
+        for (_, certificate) in names {
+            if !certificates
+                .iter()
+                .any(|known| Arc::ptr_eq(known, certificate))
+            {
+                certificates.push(Arc::clone(certificate));
+            }
+        }
+        certificates
     }
 }
 
 impl ResolvesServerCert for CertificateResolver {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current())
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let issued = self.issued.load();
+        let host = hello.server_name().and_then(HostName::parse);
+        let named = host.and_then(|host| issued.find(host.as_str()).cloned());
+        let default = || issued.by_name.get(issued.default.as_ref()?).cloned();
+        Some(named.or_else(default).unwrap_or_else(|| self.current()))
     }
 }
 

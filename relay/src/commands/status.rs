@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 use crate::admin::SOCKET_FILE;
-use crate::admin::status::{AgentStatus, RelayStatus};
+use crate::admin::status::{AgentStatus, CertificateStatus, RelayStatus};
 use hookward_cli::OutputFormat;
 
 use crate::cli::StatusArgs;
@@ -111,15 +111,11 @@ fn text(status: &RelayStatus, now: UnixMillis) -> String {
             ),
         ),
     ];
-    let certificates = status.certificates.iter().map(|certificate| {
-        let days =
-            (certificate.expires_s - i64::try_from(now.seconds()).unwrap_or_default()) / 86_400;
-        let names = certificate.names.join(", ");
-        (
-            "certificate",
-            format!("{names}, by {}, expires in {days} days", certificate.issuer),
-        )
-    });
+    let now_s = i64::try_from(now.seconds()).unwrap_or_default();
+    let certificates = status
+        .certificates
+        .iter()
+        .map(|certificate| ("certificate", certificate_line(certificate, now_s)));
     let storage = status.storage.iter().map(|file| {
         let mean = file.total_ms / (file.commits.max(1) as f64);
         let (name, commits, failures) = (&file.file, file.commits, file.failures);
@@ -207,3 +203,26 @@ pub(super) fn agents(agents: &[AgentStatus], now: UnixMillis) -> String {
     });
     table::text(&header, rows.collect())
 }
+
+fn certificate_line(certificate: &CertificateStatus, now_s: i64) -> String {
+    let days = |at: i64| (at - now_s) / DAY_SECONDS;
+    let mut line = certificate.names.join(", ");
+    match certificate.expires_s {
+        Some(expires_s) => line.push_str(&format!(
+            ", by {}, expires in {} days",
+            certificate.issuer,
+            days(expires_s)
+        )),
+        None => line.push_str(", not issued yet"),
+    }
+    if let Some(renewal_s) = certificate.renewal_s {
+        line.push_str(&format!(", renewal in {} days", days(renewal_s).max(0)));
+    }
+    if let Some(error) = &certificate.last_error {
+        let failures = certificate.failures;
+        line.push_str(&format!("; {failures} orders failed, the last: {error}"));
+    }
+    line
+}
+
+const DAY_SECONDS: i64 = 86_400;

@@ -227,6 +227,7 @@ async fn handshake_and_serve(
 
     let tls = match *tls {
         AcceptedTls::Sender(tls) => tls,
+        AcceptedTls::Challenge => return,
         AcceptedTls::Agent(tls) => {
             let (agents, peer) = (&entry.agents, SocketAddr::new(address, peer.port()));
             let Some(place) = agents.acquire(address) else {

@@ -8,12 +8,13 @@ use hookward_tunnel::protocol::ALPN;
 use hookward_tunnel::transport::identity::crypto_provider;
 use hookward_tunnel::transport::tcp;
 use rustls::ServerConfig;
-use rustls::server::{Acceptor, ClientHello};
+use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::certs::acme::challenges::Challenges;
 use crate::certs::resolver::CertificateResolver;
 
 /// ALPN name of HTTP/2 (RFC 9113 §3.1).
@@ -24,6 +25,8 @@ pub(crate) const H2: &[u8] = b"h2";
 pub(crate) struct TlsAcceptors {
     senders: Arc<ServerConfig>,
     agents: Arc<ServerConfig>,
+    /// Gives the certificates of challenges to an ACME server.
+    challenges: Arc<ServerConfig>,
 }
 
 pub(crate) enum AcceptedTls<S> {
@@ -31,6 +34,8 @@ pub(crate) enum AcceptedTls<S> {
     Sender(TlsStream<S>),
     /// A client that speaks the tunnel's protocol, not yet authenticated.
     Agent(TlsStream<S>),
+    /// An ACME server that has seen the certificate of a challenge, and needs nothing more.
+    Challenge,
 }
 
 impl TlsAcceptors {
@@ -40,6 +45,7 @@ impl TlsAcceptors {
     /// If a key does not match its certificate.
     pub(crate) fn new(
         edge: Arc<CertificateResolver>,
+        challenges: Challenges,
         identity: CertificateDer<'static>,
         key: PrivateKeyDer<'static>,
     ) -> Result<Self, rustls::Error> {
@@ -50,8 +56,18 @@ impl TlsAcceptors {
         senders.alpn_protocols = vec![H2.to_vec(), HTTP_1_1.to_vec()];
         senders.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
 
+        let mut challenges = ServerConfig::builder_with_provider(crypto_provider())
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(challenges));
+        challenges.alpn_protocols = vec![ACME_TLS.to_vec()];
+        // A resumed connection would show no certificate.
+        challenges.session_storage = Arc::new(NoServerSessionStorage {});
+        challenges.send_tls13_tickets = 0;
+
         Ok(Self {
             senders: Arc::new(senders),
+            challenges: Arc::new(challenges),
             agents: tcp::server_tls(identity, key)?,
         })
     }
@@ -74,7 +90,12 @@ impl TlsAcceptors {
                 .into_stream(Arc::clone(&self.senders))
                 .await
                 .map(AcceptedTls::Sender),
-            ClientKind::AcmeServer => Err(io::Error::other("no ACME challenge is pending")),
+            ClientKind::AcmeServer => {
+                let mut stream = hello.into_stream(Arc::clone(&self.challenges)).await?;
+                // The server may have closed the connection already.
+                let _ = stream.shutdown().await;
+                Ok(AcceptedTls::Challenge)
+            }
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,32 +79,10 @@ impl Fetcher {
     /// # Errors
     /// [`FetchError::Trust`] if the certificates of the settings are unreadable.
     pub fn new(settings: FetchSettings, patience: Duration) -> Result<Self, FetchError> {
-        let mut roots = RootCertStore::empty();
-        let system = rustls_native_certs::load_native_certs();
-        for error in &system.errors {
-            tracing::debug!(%error, "a root certificate of this system is unusable");
-        }
-
-        roots.add_parsable_certificates(system.certs);
-        if let Some(path) = &settings.ca {
-            let wrong = |error: &dyn std::fmt::Display| {
-                FetchError::Trust(format!("{}: {error}", path.display()))
-            };
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))? {
-                let certificate = certificate.map_err(|error| wrong(&error))?;
-                roots.add(certificate).map_err(|error| wrong(&error))?;
-            }
-        }
-
-        let tls = ClientConfig::builder_with_provider(crypto_provider())
-            .with_safe_default_protocol_versions()
-            .map_err(|error| FetchError::Trust(error.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-
+        let tls = client_tls(settings.ca.as_deref())?;
         Ok(Self {
             settings: Arc::new(settings),
-            tls: Arc::new(tls),
+            tls,
             timeout: patience,
         })
     }
@@ -203,6 +181,36 @@ impl Fetcher {
             .copied()
             .ok_or_else(|| unknown(io::ErrorKind::NotFound.into()))
     }
+}
+
+/// Returns the TLS settings of a client that trusts the system's certificates, and those of a file.
+///
+/// # Errors
+/// [`FetchError::Trust`] if the file is unreadable.
+pub(crate) fn client_tls(ca: Option<&Path>) -> Result<Arc<ClientConfig>, FetchError> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::debug!(%error, "a root certificate of this system is unusable");
+    }
+
+    roots.add_parsable_certificates(system.certs);
+    if let Some(path) = ca {
+        let wrong = |error: &dyn std::fmt::Display| {
+            FetchError::Trust(format!("{}: {error}", path.display()))
+        };
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))? {
+            let certificate = certificate.map_err(|error| wrong(&error))?;
+            roots.add(certificate).map_err(|error| wrong(&error))?;
+        }
+    }
+
+    let tls = ClientConfig::builder_with_provider(crypto_provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| FetchError::Trust(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(tls))
 }
 
 /// Builds the request for a URL.

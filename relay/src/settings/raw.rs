@@ -7,7 +7,7 @@ use hookward_core::limits::Limits;
 use hookward_observe::audit::RawAudit;
 use std::path::PathBuf;
 
-use super::DeliverySettings;
+use super::{DeliverySettings, RawAcme};
 
 /// Settings as written, in a file or as flags. A flag wins over the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(crate) struct RawSettings {
     pub certificate: Option<PathBuf>,
     /// PEM file with its key.
     pub key: Option<PathBuf>,
+    /// Certificates from an ACME server.
+    pub acme: RawAcme,
     /// Networks whose forwarding header field is trusted.
     pub trusted_proxies: Vec<String>,
     /// Exact hosts, and the agents that own them.
@@ -111,6 +113,11 @@ pub(crate) fn read_file(
             table.finish();
         }
 
+        if let Some(mut table) = top.table("acme") {
+            written.acme = RawAcme::read(&mut table);
+            table.finish();
+        }
+
         if let Some(mut table) = top.table("delivery") {
             written.delivery = DeliverySettings::read(&mut table);
             table.finish();
@@ -140,6 +147,7 @@ impl RawSettings {
             data_dir: self.data_dir.or(file.data_dir),
             certificate: self.certificate.or(file.certificate),
             key: self.key.or(file.key),
+            acme: self.acme.merge_over(file.acme),
             trusted_proxies: [file.trusted_proxies, self.trusted_proxies].concat(),
             hosts: [file.hosts, self.hosts].concat(),
             forwarded: self.forwarded.or(file.forwarded),

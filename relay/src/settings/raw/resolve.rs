@@ -234,6 +234,12 @@ impl RawSettings {
             }
         };
 
+        let acme = self.acme.resolve(&mut wrong);
+        if acme.is_some() && certificate.is_some() {
+            let what = "give either a certificate with its key, or acme".to_owned();
+            wrong("acme", what);
+        }
+
         match (domain, listen, problems.is_empty()) {
             (Some(domain), Some(listen), true) => Ok(Settings {
                 domain,
@@ -243,6 +249,7 @@ impl RawSettings {
                 tunnel_address: self.tunnel_address,
                 data_dir,
                 certificate,
+                acme,
                 trusted_proxies,
                 forwarded,
                 proxy_protocol,

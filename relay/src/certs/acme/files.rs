@@ -1,0 +1,150 @@
+//! Account and certificates of an ACME server in the data directory.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hookward_runtime::process;
+use instant_acme::AccountCredentials;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::AcmeError;
+use crate::certs::review::dns_names;
+use crate::certs::{CertificatePair, pem};
+
+/// Directory of the files below the data directory.
+const DIRECTORY: &str = "acme";
+
+const ACCOUNT_FILE: &str = "account.json";
+
+/// Files of one ACME server, readable by the relay's user only. Those of another server stay beside
+/// them, so that a change of the server issues everything again.
+pub(super) struct AcmeFiles {
+    dir: PathBuf,
+}
+
+/// A certificate of the ACME server.
+pub(super) struct IssuedCertificate {
+    pub pair: CertificatePair,
+    /// Names that it covers.
+    pub names: Vec<String>,
+    /// Times in seconds since 1970.
+    pub not_before: i64,
+    pub not_after: i64,
+}
+
+impl AcmeFiles {
+    /// Creates the directory for the server with this URL.
+    ///
+    /// # Errors
+    /// Error of the system.
+    pub(super) fn create(data_dir: &Path, server: &str) -> io::Result<Self> {
+        let name: String = server
+            .trim_start_matches("https://")
+            .chars()
+            .map(|char| match char {
+                'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' => char,
+                _ => '_',
+            })
+            .collect();
+        let dir = data_dir.join(DIRECTORY).join(name.trim_matches('.'));
+        process::make_private_dir(&data_dir.join(DIRECTORY))?;
+        process::make_private_dir(&dir)?;
+        Ok(Self { dir })
+    }
+
+    /// Returns the account, if there is one.
+    ///
+    /// # Errors
+    /// [`AcmeError::File`].
+    pub(super) fn account(&self) -> Result<Option<AccountCredentials>, AcmeError> {
+        let path = self.dir.join(ACCOUNT_FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(file_error(&path)(error)),
+        };
+        let credentials = serde_json::from_slice(&text);
+        credentials
+            .map(Some)
+            .map_err(|error| file_error(&path)(io::Error::other(error)))
+    }
+
+    /// Keeps the account.
+    ///
+    /// # Errors
+    /// [`AcmeError::File`].
+    pub(super) fn keep_account(&self, account: &AccountCredentials) -> Result<(), AcmeError> {
+        let path = self.dir.join(ACCOUNT_FILE);
+        let text = serde_json::to_vec(account);
+        let text = text.map_err(|error| file_error(&path)(io::Error::other(error)))?;
+        process::write_private(&path, &text).map_err(file_error(&path))
+    }
+
+    /// Sets the account aside, which the server does not accept any more.
+    pub(super) fn forget_account(&self) {
+        let path = self.dir.join(ACCOUNT_FILE);
+        if let Err(error) = fs::rename(&path, self.dir.join(format!("{ACCOUNT_FILE}.refused"))) {
+            tracing::warn!(path = %path.display(), %error, "the refused ACME account stays");
+        }
+    }
+
+    /// Returns the certificate of a name, if there is a usable one.
+    pub(super) fn certificate(&self, name: &str) -> Option<IssuedCertificate> {
+        let path = self.path(name);
+        if !path.exists() {
+            return None;
+        }
+        let parsed = pem::read_pem(&path, &path)
+            .map_err(|error| error.to_string())
+            .and_then(|pair| parse(pair, &path));
+        match parsed {
+            Ok(issued) => Some(issued),
+            Err(error) => {
+                tracing::error!(%error, "the kept certificate is unusable; another one is ordered");
+                None
+            }
+        }
+    }
+
+    /// Keeps chain and key in one file, so that they always match.
+    ///
+    /// # Errors
+    /// [`AcmeError`], also if they are unusable.
+    pub(super) fn keep_certificate(
+        &self,
+        name: &str,
+        text: &str,
+    ) -> Result<IssuedCertificate, AcmeError> {
+        let path = self.path(name);
+        process::write_private(&path, text.as_bytes()).map_err(file_error(&path))?;
+        let pair = pem::read_pem(&path, &path);
+        let pair = pair.map_err(|error| AcmeError::Certificate(error.to_string()))?;
+        parse(pair, &path).map_err(AcmeError::Certificate)
+    }
+
+    /// Returns the file of a name, which is a valid host name.
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.pem"))
+    }
+}
+
+fn file_error(path: &Path) -> impl Fn(io::Error) -> AcmeError {
+    move |source| AcmeError::File {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn parse(pair: CertificatePair, path: &Path) -> Result<IssuedCertificate, String> {
+    crate::certs::review::check_key(&pair, path).map_err(String::from)?;
+    let first = pair.chain.first().ok_or("no certificate")?;
+    let (_, certificate) = X509Certificate::from_der(first).map_err(|error| error.to_string())?;
+    let validity = certificate.validity();
+    Ok(IssuedCertificate {
+        names: dns_names(&certificate),
+        not_before: validity.not_before.timestamp(),
+        not_after: validity.not_after.timestamp(),
+        pair,
+    })
+}
