@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hookward_cli::deliveries::DeliveriesCommand;
+use hookward_cli::help::{CompletionsArgs, ManArgs};
 
 pub(crate) use self::commands::{
     AuditCommand, CheckArgs, DiagnoseArgs, ExplainArgs, JoinArgs, ProvidersArgs, ProvidersCommand,
@@ -57,6 +58,11 @@ pub(crate) enum Command {
     Send(Box<SendArgs>),
     /// Receive the secret that a provider sends in its challenge
     Pair(Box<PairArgs>),
+    /// Print completions for a shell
+    #[command(visible_alias = "completion")]
+    Completions(CompletionsArgs),
+    /// Write man pages
+    Man(ManArgs),
 }
 
 impl Cli {
@@ -85,6 +91,8 @@ impl Cli {
             | Command::Explain(_)
             | Command::Deliveries(_)
             | Command::Audit(_)
+            | Command::Completions(_)
+            | Command::Man(_)
             | Command::Send(_) => LogFormat::Text,
         }
     }

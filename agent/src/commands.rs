@@ -17,8 +17,11 @@ mod start;
 mod status;
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 
+use clap::CommandFactory as _;
 use hookward_cli::deliveries::DeliveriesError;
+use hookward_cli::help;
 use hookward_core::clock::Clock;
 use hookward_observe::api::access::TokenError;
 use hookward_observe::api::client::CallError;
@@ -67,6 +70,14 @@ pub enum CommandError {
     /// The system's random number generator failed.
     #[error("no random numbers: {0}")]
     Random(#[from] getrandom::Error),
+    /// A file of the user failed.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Error of the system.
+        source: io::Error,
+    },
     /// A system call failed.
     #[error("{what}: {source}")]
     System {
@@ -102,6 +113,16 @@ pub async fn run(cli: Cli) -> Result<Exit, CommandError> {
         Command::Status(args) => status::run(args).await,
         Command::Deliveries(command) => deliveries::run(command).await,
         Command::Audit(command) => audit::run(command),
+        Command::Completions(args) => {
+            let text = help::completions(Cli::command(), &args);
+            print(&String::from_utf8_lossy(&text)).map(|()| Exit::Done)
+        }
+        Command::Man(args) => {
+            let written = help::write_man_pages(Cli::command(), &args);
+            let count = written.map_err(|(path, source)| CommandError::File { path, source })?;
+            let text = format!("{count} pages in {}\n", args.directory.display());
+            print(&text).map(|()| Exit::Done)
+        }
     }
 }
 

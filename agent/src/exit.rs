@@ -9,6 +9,7 @@ macro_rules! env_help {
 Environment:
   HOOKWARD_LOG            diagnostics on standard error: warn (default), info, debug
   HOOKWARD_STATE_DIR      directory of the credential and tokens
+  HOOKWARD_JOIN_TOKEN     join token of an agent that has not joined a relay
   HTTPS_PROXY, NO_PROXY   HTTP proxy to the relay"
     };
 }

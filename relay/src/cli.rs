@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hookward_cli::OutputFormat;
 use hookward_cli::deliveries::{DeliveriesCommand as SharedDeliveriesCommand, FilterArgs};
+use hookward_cli::help::{CompletionsArgs, ManArgs};
 use hookward_core::limits::Limits;
 use hookward_observe::audit::{KeptHead, RawAudit};
 
@@ -79,6 +80,8 @@ impl Cli {
             | Command::Audit(_)
             | Command::Deliveries(_)
             | Command::Storage(_)
+            | Command::Completions(_)
+            | Command::Man(_)
             | Command::Status(_) => LogFormat::Text,
         }
     }
@@ -103,6 +106,10 @@ pub(crate) enum Command {
     /// Verify the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Write man pages
+    Man(ManArgs),
 }
 
 /// Format of output.

@@ -10,7 +10,9 @@ mod storage;
 use std::io;
 use std::path::PathBuf;
 
+use clap::CommandFactory as _;
 use hookward_cli::deliveries::DeliveriesError;
+use hookward_cli::help;
 use hookward_core::diagnostics::Diagnostics;
 use hookward_observe::api::client::CallError;
 use hookward_observe::audit::AuditError;
@@ -53,7 +55,7 @@ pub enum CommandError {
     /// The relay refused lines of an import, which are named.
     #[error("these lines were not imported:\n{0}")]
     NotImported(String),
-    /// A file of an export failed.
+    /// A file of the user failed.
     #[error("{path}: {source}")]
     File {
         /// The file.
@@ -132,6 +134,15 @@ pub async fn run(cli: Cli) -> Result<(), CommandError> {
         Command::Deliveries(command) => deliveries::run(command).await,
         Command::Storage(command) => storage::run(command),
         Command::Audit(command) => audit::run(command),
+        Command::Completions(args) => {
+            let text = help::completions(Cli::command(), &args);
+            say(String::from_utf8_lossy(&text).trim_end())
+        }
+        Command::Man(args) => {
+            let written = help::write_man_pages(Cli::command(), &args);
+            let count = written.map_err(|(path, source)| CommandError::File { path, source })?;
+            say(&format!("{count} pages in {}", args.directory.display()))
+        }
     }
 }
 

@@ -1409,3 +1409,27 @@ fn a_baseline_policy_without_effect_is_refused_at_the_start() {
         assert!(ended.err.contains(told), "{told} in {}", ended.err);
     }
 }
+
+/// Completions are valid for the shell, and each command has a man page.
+#[test]
+fn completions_and_man_pages_know_every_command() {
+    for (name, command) in [("hookward", "http"), ("hookward-relay", "serve")] {
+        let dir = TempDir::new().unwrap();
+        let bash = run(name, &["completions", "bash"], &[], "");
+        assert_eq!(bash.code, Some(0), "{bash:?}");
+        assert!(bash.out.contains(command));
+        let script = dir.path().join("completions");
+        std::fs::write(&script, &bash.out).unwrap();
+        let parsed = Command::new("bash").arg("-n").arg(&script).status();
+        assert!(parsed.unwrap().success());
+
+        let pages = dir.path().join("man1");
+        let man = run(name, &["man", pages.to_str().unwrap()], &[], "");
+        assert_eq!(man.code, Some(0), "{man:?}");
+        let page = std::fs::read_to_string(pages.join(format!("{name}-{command}.1"))).unwrap();
+        assert!(page.contains(".SH OPTIONS"), "{page}");
+        let refused = run(name, &["man", script.to_str().unwrap()], &[], "");
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.err.contains("completions: "), "{refused:?}");
+    }
+}

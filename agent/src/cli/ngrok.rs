@@ -103,7 +103,6 @@ fn command(name: &str) -> Option<&'static str> {
         "api" | "credits" | "edge" | "tunnel" => {
             "the relay is your own; see `hookward-relay --help`"
         }
-        "completion" | "completions" => "there are no shell completions yet",
         _ => return None,
     })
 }

@@ -8,6 +8,7 @@ use hookward_tunnel::join_token::JoinToken;
 use hookward_tunnel::protocol::control::RefusedReason;
 
 use crate::cli::{JoinArgs, LogFormat};
+use crate::commands::local::NOT_JOINED;
 use crate::commands::{CommandError, print_error};
 use crate::config::state_dir::{Credential, StateDir};
 use crate::exit::Exit;
@@ -27,24 +28,111 @@ pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
             return Ok(Exit::Usage);
         }
     };
+
+    let link = LinkSettings {
+        transport: args.transport.into(),
+        proxies: Proxies::from_env(),
+        last_transport: state.last_transport(),
+        ..LinkSettings::default()
+    };
+    match join(&state, &link, token, args.replace).await? {
+        Ok(joined) => {
+            report_joined(&joined, "; next: hookward http PORT");
+            Ok(Exit::Done)
+        }
+        Err(message) => {
+            print_error(LogFormat::Text, &message);
+            Ok(Exit::Credential)
+        }
+    }
+}
+
+/// Joins a relay before the first tunnel: by the token of the environment, or by one that the user
+/// pastes. Returns `None` after a join, else the exit code.
+///
+/// # Errors
+/// Failure that ends with [`Exit::Failed`].
+pub(super) async fn first_join(
+    state: &StateDir,
+    link: &LinkSettings,
+    log_format: LogFormat,
+) -> Result<Option<Exit>, CommandError> {
+    let is_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    let token = match std::env::var(TOKEN_VARIABLE) {
+        Ok(text) => JoinToken::parse(&text)
+            .map_err(|error| Reason::from(format!("{TOKEN_VARIABLE}: {error}"))),
+        Err(_) if is_terminal && log_format == LogFormat::Text => {
+            let hint = "no relay joined yet: `hookward-relay agent add NAME` on the relay prints a join token";
+            print_error(log_format, hint);
+            pasted_token().await
+        }
+        Err(_) => {
+            print_error(log_format, NOT_JOINED);
+            return Ok(Some(Exit::Usage));
+        }
+    };
+    let token = match token {
+        Ok(token) => token,
+        Err(error) => {
+            print_error(log_format, &error.to_string());
+            return Ok(Some(Exit::Usage));
+        }
+    };
+
+    match join(state, link, token, false).await? {
+        Ok(joined) => {
+            report_joined(&joined, "");
+            Ok(None)
+        }
+        Err(message) => {
+            print_error(log_format, &message);
+            Ok(Some(Exit::Credential))
+        }
+    }
+}
+
+/// Reads the token that the user pastes. The thread is detached, so that a signal ends the program
+/// while it waits.
+async fn pasted_token() -> Result<JoinToken, Reason> {
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        // The program may be ending.
+        let _ = answer.send(token("-"));
+    });
+    let stopped = |_| Err(Reason::from("the join token was not read".to_owned()));
+    answered.await.unwrap_or_else(stopped)
+}
+
+/// Variable of the environment with the join token of an agent that has not joined.
+const TOKEN_VARIABLE: &str = "HOOKWARD_JOIN_TOKEN";
+
+/// A join that has succeeded.
+struct Joined {
+    relay: String,
+    agent: String,
+    /// Addresses of all relays that the agent has joined.
+    relays: Vec<String>,
+}
+
+/// Exchanges a token for a credential. Returns the relay's message if it refuses the token.
+///
+/// # Errors
+/// Failure that ends with [`Exit::Failed`].
+async fn join(
+    state: &StateDir,
+    link: &LinkSettings,
+    token: JoinToken,
+    replace: bool,
+) -> Result<Result<Joined, String>, CommandError> {
     // Stored before the token is used, so that an interrupted join can be repeated.
     let secret = state.begin_join(&token.secret)?;
-
     let relay = RelayEndpoint {
         address: token.relay.clone(),
         pin: token.pin,
         credential: secret.clone(),
     };
 
-    let (transport, proxies) = (args.transport.into(), Proxies::from_env());
-    let link = LinkSettings {
-        transport,
-        proxies,
-        last_transport: state.last_transport(),
-        ..LinkSettings::default()
-    };
-
-    match relay_link::join(&relay, &link, token.secret).await {
+    match relay_link::join(&relay, link, token.secret).await {
         Ok(agent) => {
             let credential = Credential {
                 relay: token.relay.clone(),
@@ -52,29 +140,32 @@ pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
                 agent: agent.clone(),
                 secret,
             };
-            let relays = state.keep_credential(credential, args.replace)?;
-
+            let relays = state.keep_credential(credential, replace)?;
             state.end_join();
-            report_joined(&token.relay, &agent, &relays);
-            Ok(Exit::Done)
+            Ok(Ok(Joined {
+                relay: token.relay,
+                agent,
+                relays,
+            }))
         }
         Err(ConnectionError::Refused {
             reason: RefusedReason::JoinToken | RefusedReason::Credential,
             message,
         }) => {
             state.end_join();
-            print_error(LogFormat::Text, &message);
-            Ok(Exit::Credential)
+            Ok(Err(message))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-fn report_joined(relay: &str, agent: &str, relays: &[String]) {
-    print_error(
-        LogFormat::Text,
-        &format!("joined {relay} as {agent}; next: hookward http PORT"),
-    );
+fn report_joined(joined: &Joined, next: &str) {
+    let Joined {
+        relay,
+        agent,
+        relays,
+    } = joined;
+    print_error(LogFormat::Text, &format!("joined {relay} as {agent}{next}"));
 
     if relays.len() > 1 {
         let all = relays.join(", ");

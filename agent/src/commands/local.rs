@@ -42,7 +42,7 @@ pub enum LocalError {
 
 /// Error of an agent that has not joined, which names the alternative without a relay.
 pub(super) const NOT_JOINED: &str = "this agent has not joined a relay; run `hookward join -` with a join token first, \
-                              or add --local to try it on this machine";
+                              set HOOKWARD_JOIN_TOKEN, or add --local to try it on this machine";
 
 /// A relay in this process, and the agent's credential there.
 pub(super) struct Local {

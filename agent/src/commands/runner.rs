@@ -21,6 +21,7 @@ use self::announce::Announcement;
 use self::outputs::Outputs;
 use crate::cli::{LinkArgs, OutputArgs};
 use crate::commands::http::plan::Plan;
+use crate::commands::join;
 use crate::commands::local::{self, Local};
 use crate::commands::{CommandError, print_error};
 use crate::config::state_dir::{StateDir, StateError};
@@ -93,13 +94,19 @@ impl TunnelRunner {
             .map(|tunnel| tunnel.host.as_deref())
             .collect();
         let local = local::start(local, &hosts, &state, &clock)?;
-        let relays = relays(local.as_ref(), &state)?;
+        let link = link_settings(&link, local.is_some(), &state)?;
+        let mut relays = self::relays(local.as_ref(), &state)?;
         if relays.is_empty() {
-            print_error(log_format, local::NOT_JOINED);
-            return Ok(Exit::Usage);
+            let joining = tokio::select! {
+                joining = join::first_join(&state, &link, log_format) => joining?,
+                () = signals.next() => Some(Exit::Done),
+            };
+            if let Some(exit) = joining {
+                return Ok(exit);
+            }
+            relays = self::relays(local.as_ref(), &state)?;
         }
 
-        let link = link_settings(&link, local.is_some(), &state)?;
         let (mut settings, mut announcements, mut reloading) = (Vec::new(), Vec::new(), Vec::new());
 
         for PlannedTunnel {

@@ -1,6 +1,7 @@
-//! Commands that both programs have: [`deliveries`].
+//! Commands that both programs have: [`deliveries`], and [`help`] for shells and `man`.
 
 pub mod deliveries;
+pub mod help;
 
 use clap::ValueEnum;
 
