@@ -14,6 +14,8 @@ pub(crate) mod task;
 use std::io;
 use std::path::PathBuf;
 
+use hookward_core::text::printable;
+
 /// Failure to get a certificate.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AcmeError {
@@ -22,11 +24,14 @@ pub(crate) enum AcmeError {
     /// The server refused the account, or could not be reached.
     #[error("the ACME account: {0}")]
     Account(#[source] instant_acme::Error),
-    /// The server refused the order, or could not be reached.
+    /// The server refused a new order, or could not be reached.
+    #[error("the ACME order: {0}")]
+    NewOrder(#[source] instant_acme::Error),
+    /// The server refused a step of the order, or could not be reached.
     #[error("the ACME order: {0}")]
     Order(#[source] instant_acme::Error),
     /// The server did not validate names.
-    #[error("the ACME server did not validate {}", .names.join("; "))]
+    #[error("the ACME server did not validate the names: {}", .names.join("; "))]
     Rejected { names: Vec<String> },
     #[error(
         "the ACME server offers no challenge for {name} that this relay can solve{}",
@@ -44,20 +49,28 @@ pub(crate) enum AcmeError {
     /// The certificate is unusable.
     #[error("the certificate: {0}")]
     Certificate(String),
-    #[error("the ACME server took longer than {} minutes", task::ORDER_TIMEOUT.as_secs() / 60)]
+    #[error("the ACME server took longer than {} minutes", order::ORDER_TIMEOUT.as_secs() / 60)]
     Timeout,
 }
 
 impl AcmeError {
-    /// Returns `true` if the server does not know the account any more (RFC 8555 §6.7).
+    /// Returns `true` if the server does not know the account any more, or has ended it
+    /// (RFC 8555 §6.7, §7.3.6). In later steps of an order, `unauthorized` is about a name.
     fn is_lost_account(&self) -> bool {
-        let (Self::Account(instant_acme::Error::Api(problem))
-        | Self::Order(instant_acme::Error::Api(problem))) = self
-        else {
+        let Self::NewOrder(instant_acme::Error::Api(problem)) = self else {
             return false;
         };
         let kind = problem.r#type.as_deref().unwrap_or_default();
         let kind = kind.strip_prefix("urn:ietf:params:acme:error:");
         matches!(kind, Some("accountDoesNotExist" | "unauthorized"))
     }
+
+    /// Returns the reason for people. The server and the hook may write anything.
+    fn shown(&self) -> String {
+        let text = printable(&self.to_string());
+        text.chars().take(REASON_CHARS).collect()
+    }
 }
+
+/// Maximum length of a reason, in characters.
+const REASON_CHARS: usize = 500;

@@ -15,12 +15,22 @@ use super::{CertError, CertificatePair};
 /// # Errors
 /// [`CertError`] with the file's name.
 pub(crate) fn read_pem(chain: &Path, key: &Path) -> Result<CertificatePair, CertError> {
+    parse_pem((chain, &read_pem_text(chain)?), (key, &read_pem_text(key)?))
+}
+
+/// Parses a chain and a key, which the files contain or will contain.
+///
+/// # Errors
+/// [`CertError`] with the file's name.
+pub(crate) fn parse_pem(
+    (chain, chain_text): (&Path, &[u8]),
+    (key, key_text): (&Path, &[u8]),
+) -> Result<CertificatePair, CertError> {
     let content = |path: &Path, what: &str| CertError::Content {
         path: path.to_owned(),
         what: what.to_owned(),
     };
-    let text = read_pem_text(chain)?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(without_mark(&text))
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(without_mark(chain_text))
         .collect::<Result<_, _>>()
         .map_err(|error| content(chain, &pem_error(&error)))?;
     if certificates.is_empty() {
@@ -30,10 +40,9 @@ pub(crate) fn read_pem(chain: &Path, key: &Path) -> Result<CertificatePair, Cert
         ));
     }
 
-    let text = read_pem_text(key)?;
-    let private = match PrivateKeyDer::from_pem_slice(without_mark(&text)) {
+    let private = match PrivateKeyDer::from_pem_slice(without_mark(key_text)) {
         Ok(private) => private,
-        Err(_) if memmem::find(&text, b"ENCRYPTED").is_some() => {
+        Err(_) if memmem::find(key_text, b"ENCRYPTED").is_some() => {
             let what = "the private key is encrypted, and the relay has no password for it: write it without, \
                         with `openssl pkey -in KEY -out KEY.plain`, readable by the relay's user only";
             return Err(content(key, what));

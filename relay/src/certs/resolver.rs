@@ -66,7 +66,16 @@ impl CertificateResolver {
         Ok(())
     }
 
-    /// Adds or replaces a certificate of the ACME server. That of the first names ever is the default.
+    /// Sets the name whose certificate clients get that name none, or one without a certificate.
+    pub(crate) fn set_default(&self, name: &str) {
+        self.issued.rcu(|issued| {
+            let mut issued = IssuedCertificates::clone(issued);
+            issued.default = Some(name.to_owned());
+            issued
+        });
+    }
+
+    /// Adds or replaces a certificate of the ACME server.
     ///
     /// # Errors
     /// As [`CertificateResolver::new`]; a previous pair then stays in force.
@@ -81,10 +90,14 @@ impl CertificateResolver {
             for name in names {
                 issued.by_name.insert(name.clone(), Arc::clone(&certified));
             }
-            issued.default = issued.default.or_else(|| names.first().cloned());
             issued
         });
         Ok(())
+    }
+
+    /// Returns `true` if this name has a certificate of the ACME server.
+    pub(crate) fn has_issued(&self, name: &str) -> bool {
+        self.issued.load().by_name.contains_key(name)
     }
 
     /// Removes a certificate of the ACME server.

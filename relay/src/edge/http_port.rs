@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hookward_core::address::canonical;
 use hookward_core::names::HostName;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -23,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use super::listener::EdgeListener;
 use crate::certs::acme::challenges::Challenges;
+use crate::overload::per_client::PerClientLimiter;
 
 /// Listener for plain HTTP.
 pub(crate) struct HttpPort {
@@ -52,21 +54,25 @@ impl HttpPort {
     /// Serves until `stop` is cancelled.
     pub(crate) async fn serve(self, tasks: TaskTracker, stop: CancellationToken) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let per_client = PerClientLimiter::default();
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
                 () = stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    // Beyond the bound, a connection is closed at once.
-                    let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                Ok((stream, peer)) => {
+                    // Beyond the bounds, a connection is closed at once.
+                    let client = canonical(peer.ip());
+                    let own = per_client.try_acquire(client, CONNECTIONS_PER_CLIENT);
+                    let place = Arc::clone(&places).try_acquire_owned();
+                    let (Some(own), Ok(place)) = (own, place) else {
                         continue;
                     };
                     let (challenges, port) = (self.challenges.clone(), self.https_port);
                     let stop = stop.clone();
                     tasks.spawn(async move {
-                        let _place = place;
+                        let _places = (own, place);
                         tokio::select! {
                             () = serve_one(stream, challenges, port) => {}
                             () = stop.cancelled() => {}
@@ -131,7 +137,7 @@ fn respond(
         }
         // A redirection would not help: what the request carries has already travelled in clear text.
         None => {
-            let text = "{\"error\":\"https_only\",\"reason\":\"it came as http, in clear text: write https:// at the sender\"}\n";
+            let text = "{\"error\":\"https_only\",\"reason\":\"the request came over http, in clear text: use https:// in the sender's settings\"}\n";
             text_response(StatusCode::BAD_REQUEST, text.to_owned())
         }
     }
@@ -147,7 +153,11 @@ fn text_response(status: StatusCode, text: String) -> Response<Full<Bytes>> {
 const CHALLENGE_PATH: &str = "/.well-known/acme-challenge/";
 
 /// Maximum number of connections at the same time.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 256;
+
+/// Maximum number of connections of one client at the same time: a server validates from several
+/// addresses.
+const CONNECTIONS_PER_CLIENT: usize = 8;
 
 /// Time for the head of the request, and for the response.
 const TIMEOUT: Duration = Duration::from_secs(5);

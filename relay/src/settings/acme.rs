@@ -7,7 +7,7 @@
 //! ca = "/etc/hookward/ca.pem"          # certificates to trust beside the system's: a private CA
 //! http_listen = "[::]:80"              # HTTP-01, and explanations for http:// URLs
 //! dns_hook = ["/etc/hookward/dns"]     # DNS-01: called with add|remove NAME VALUE
-//! new_names_per_day = 20               # first certificates of hosts; renewals do not count
+//! new_names_per_day = 5                # first certificates of hosts; renewals do not count
 //!
 //! [acme.external_account]              # some servers: the key is base64url
 //! id = "kid-1"
@@ -28,7 +28,7 @@ const LETS_ENCRYPT_STAGING: &str = "https://acme-staging-v02.api.letsencrypt.org
 
 /// Default of `new_names_per_day`: Let's Encrypt issues 50 certificates a week for a domain, without
 /// renewals (letsencrypt.org/docs/rate-limits).
-const NEW_NAMES_PER_DAY: usize = 20;
+const NEW_NAMES_PER_DAY: usize = 5;
 
 /// Settings of certificates from an ACME server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub struct AcmeSettings {
 /// The settings as written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RawAcme {
+    /// `true` if the file has the table.
+    pub is_present: bool,
     pub email: Option<String>,
     pub directory: Option<String>,
     pub ca: Option<PathBuf>,
@@ -64,6 +66,7 @@ pub(crate) struct RawAcme {
 impl RawAcme {
     pub(super) fn read(table: &mut TableReader<'_>) -> Self {
         let mut raw = Self {
+            is_present: true,
             email: table.string("email"),
             directory: table.string("directory"),
             ca: table.string("ca").map(PathBuf::from),
@@ -82,6 +85,7 @@ impl RawAcme {
     /// Returns these settings; those of `file` fill the gaps.
     pub(super) fn merge_over(self, file: Self) -> Self {
         Self {
+            is_present: file.is_present,
             email: self.email.or(file.email),
             directory: self.directory.or(file.directory),
             ca: self.ca.or(file.ca),
@@ -142,6 +146,11 @@ impl RawAcme {
             }
             None
         });
+        let has_hook = !self.dns_hook.is_empty();
+        let dns_hook = DnsHook::new(self.dns_hook);
+        if has_hook && dns_hook.is_none() {
+            wrong("acme.dns_hook", "names no program".to_owned());
+        }
         if self.new_names_per_day == Some(0) {
             wrong("acme.new_names_per_day", "must be 1 at least".to_owned());
         }
@@ -151,7 +160,7 @@ impl RawAcme {
             directory,
             ca: self.ca,
             http_listen,
-            dns_hook: DnsHook::new(self.dns_hook),
+            dns_hook,
             external_account,
             new_names_per_day: self.new_names_per_day.unwrap_or(NEW_NAMES_PER_DAY),
         })

@@ -103,13 +103,16 @@ impl Store {
         })
     }
 
-    /// Returns all hosts with an owner.
+    /// Returns all hosts with an owner: the first of each agent, then the second of each, and so on, so
+    /// that no agent is served after all hosts of another.
     ///
     /// # Errors
     /// [`StorageError::State`].
     pub fn hosts(&self) -> Result<Vec<HostName>, StorageError> {
         self.read(|db| {
-            let mut query = db.prepare("SELECT host FROM hosts")?;
+            let hosts = "SELECT host FROM hosts \
+                         ORDER BY row_number() OVER (PARTITION BY agent ORDER BY rowid), rowid";
+            let mut query = db.prepare(hosts)?;
             let rows = query.query_map([], |row| row.get::<_, String>(0))?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         })

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Uri, header};
+use http::{Request, Response, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
@@ -97,10 +97,6 @@ impl AcmeClient {
             () = driving => Err("the connection ended".into()),
         }
     }
-
-    fn note_retry_after(&self, headers: &HeaderMap) {
-        *self.lock() = retry_after(headers, OffsetDateTime::now_utc());
-    }
 }
 
 impl HttpClient for AcmeClient {
@@ -113,12 +109,20 @@ impl HttpClient for AcmeClient {
             let url = request.uri().to_string();
             let failed = |error: BoxError| Error::Other(format!("{url}: {error}").into());
             let sent = timeout(REQUEST_TIMEOUT, client.send(request)).await;
-            let response = sent
+            let mut response = sent
                 .map_err(|_| failed(io::Error::from(io::ErrorKind::TimedOut).into()))?
                 .map_err(failed)?;
+            let after = retry_after(response.headers(), OffsetDateTime::now_utc());
             if response.status().is_client_error() || response.status().is_server_error() {
-                client.note_retry_after(response.headers());
+                *client.lock() = after;
             }
+            // instant-acme adds it to the time, and would panic at an absurd one.
+            match after.map(|after| after.min(LONGEST_RETRY).as_secs()) {
+                Some(seconds) => response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, seconds.into()),
+                None => response.headers_mut().remove(header::RETRY_AFTER),
+            };
             Ok(BytesResponse::from(response))
         })
     }
@@ -126,6 +130,9 @@ impl HttpClient for AcmeClient {
 
 /// Maximum time of a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest `Retry-After`.
+const LONGEST_RETRY: Duration = Duration::from_secs(7 * 86_400);
 
 /// Maximum size of a response, in bytes: chains have a few KiB.
 const RESPONSE_BYTES: usize = 256 * 1024;

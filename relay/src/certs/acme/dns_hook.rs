@@ -38,8 +38,14 @@ impl DnsHook {
             name: format!("_acme-challenge.{name}"),
             value: value.to_owned(),
         };
-        self.run("add", &record).await?;
-        Ok(record)
+        match self.run("add", &record).await {
+            Ok(()) => Ok(record),
+            Err(error) => {
+                // It may have ended half-way.
+                record.remove().await;
+                Err(error)
+            }
+        }
     }
 
     async fn run(&self, verb: &str, record: &DnsRecord) -> Result<(), AcmeError> {

@@ -53,7 +53,7 @@ impl AcmeFiles {
         Ok(Self { dir })
     }
 
-    /// Returns the account, if there is one.
+    /// Returns the account, if there is one. Sets a damaged one aside.
     ///
     /// # Errors
     /// [`AcmeError::File`].
@@ -64,10 +64,15 @@ impl AcmeFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(file_error(&path)(error)),
         };
-        let credentials = serde_json::from_slice(&text);
-        credentials
-            .map(Some)
-            .map_err(|error| file_error(&path)(io::Error::other(error)))
+        match serde_json::from_slice(&text) {
+            Ok(credentials) => Ok(Some(credentials)),
+            Err(error) => {
+                let aside = self.dir.join(format!("{ACCOUNT_FILE}.damaged"));
+                fs::rename(&path, &aside).map_err(file_error(&path))?;
+                tracing::error!(%error, kept_as = %aside.display(), "the ACME account is damaged; another one is created");
+                Ok(None)
+            }
+        }
     }
 
     /// Keeps the account.
@@ -79,14 +84,6 @@ impl AcmeFiles {
         let text = serde_json::to_vec(account);
         let text = text.map_err(|error| file_error(&path)(io::Error::other(error)))?;
         process::write_private(&path, &text).map_err(file_error(&path))
-    }
-
-    /// Sets the account aside, which the server does not accept any more.
-    pub(super) fn forget_account(&self) {
-        let path = self.dir.join(ACCOUNT_FILE);
-        if let Err(error) = fs::rename(&path, self.dir.join(format!("{ACCOUNT_FILE}.refused"))) {
-            tracing::warn!(path = %path.display(), %error, "the refused ACME account stays");
-        }
     }
 
     /// Returns the certificate of a name, if there is a usable one.
@@ -107,20 +104,29 @@ impl AcmeFiles {
         }
     }
 
+    /// Parses a new certificate, with its key.
+    ///
+    /// # Errors
+    /// [`AcmeError::Certificate`].
+    pub(super) fn parse(&self, name: &str, text: &str) -> Result<IssuedCertificate, AcmeError> {
+        let (path, text) = (self.path(name), text.as_bytes());
+        let pair = pem::parse_pem((&path, text), (&path, text));
+        let pair = pair.map_err(|error| AcmeError::Certificate(error.to_string()))?;
+        parse(pair, &path).map_err(AcmeError::Certificate)
+    }
+
     /// Keeps chain and key in one file, so that they always match.
     ///
     /// # Errors
-    /// [`AcmeError`], also if they are unusable.
-    pub(super) fn keep_certificate(
-        &self,
-        name: &str,
-        text: &str,
-    ) -> Result<IssuedCertificate, AcmeError> {
+    /// [`AcmeError::File`]; the earlier file stays.
+    pub(super) fn keep_certificate(&self, name: &str, text: &str) -> Result<(), AcmeError> {
         let path = self.path(name);
-        process::write_private(&path, text.as_bytes()).map_err(file_error(&path))?;
-        let pair = pem::read_pem(&path, &path);
-        let pair = pair.map_err(|error| AcmeError::Certificate(error.to_string()))?;
-        parse(pair, &path).map_err(AcmeError::Certificate)
+        process::write_private(&path, text.as_bytes()).map_err(file_error(&path))
+    }
+
+    /// Returns `true` if there is a file of a name.
+    pub(super) fn has_certificate(&self, name: &str) -> bool {
+        self.path(name).exists()
     }
 
     /// Returns the file of a name, which is a valid host name.

@@ -5,6 +5,7 @@ use instant_acme::{
     ChallengeStatus, ChallengeType, Identifier, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::AcmeError;
@@ -71,11 +72,12 @@ impl Solvers {
         &self,
         mut authorization: AuthorizationHandle<'_>,
         way: usize,
-    ) -> Result<Offered, AcmeError> {
+        offered: &mut Vec<Offered>,
+    ) -> Result<(), AcmeError> {
         let is_wildcard = authorization.wildcard;
         let Identifier::Dns(name) = authorization.identifier().identifier.clone() else {
             return Err(AcmeError::Server(
-                "an identifier that is no DNS name".to_owned(),
+                "an identifier that is not a DNS name".to_owned(),
             ));
         };
         let kind = self.choose(is_wildcard, &authorization.challenges, way);
@@ -88,7 +90,7 @@ impl Solvers {
             .ok_or_else(|| AcmeError::Server(format!("no challenge for {name}")))?;
 
         let text = challenge.key_authorization();
-        let offered = match kind {
+        let challenge_here = match kind {
             ChallengeType::Dns01 => {
                 let hook = self
                     .dns_hook
@@ -113,8 +115,9 @@ impl Solvers {
                 }
             }
         };
-        challenge.set_ready().await.map_err(AcmeError::Order)?;
-        Ok(offered)
+        // Withdrawn by the caller, whatever happens next.
+        offered.push(challenge_here);
+        challenge.set_ready().await.map_err(AcmeError::Order)
     }
 }
 
@@ -136,19 +139,29 @@ pub(super) async fn order(
     if let Some(replaces) = request.replaces {
         new = new.replaces(replaces);
     }
-    let mut order = account.new_order(&new).await.map_err(AcmeError::Order)?;
+    let ordering = timeout(ORDER_TIMEOUT, account.new_order(&new)).await;
+    let ordering = ordering.map_err(|_| AcmeError::Timeout)?;
+    let mut order = ordering.map_err(AcmeError::NewOrder)?;
 
     let mut offered = Vec::new();
-    let proved = prove(&mut order, solvers, request.way, &mut offered).await;
+    let proving = prove(&mut order, solvers, request.way, &mut offered);
+    let proved = timeout(ORDER_TIMEOUT, proving).await;
     for challenge in offered {
         if let Offered::Dns(record) = challenge {
             record.remove().await;
         }
     }
-    proved?;
+    proved.map_err(|_| AcmeError::Timeout)??;
 
+    let issuing = issue(&mut order, request.names);
+    let issued = timeout(ORDER_TIMEOUT, issuing).await;
+    issued.map_err(|_| AcmeError::Timeout)?
+}
+
+/// Gets the certificate of an order whose names are proved.
+async fn issue(order: &mut Order, names: &[String]) -> Result<Zeroizing<String>, AcmeError> {
     let key = KeyPair::generate().map_err(|error| AcmeError::Certificate(error.to_string()))?;
-    let csr = CertificateParams::new(request.names.to_vec()).and_then(|mut params| {
+    let csr = CertificateParams::new(names.to_vec()).and_then(|mut params| {
         params.distinguished_name = DistinguishedName::new();
         params.serialize_request(&key)
     });
@@ -176,12 +189,12 @@ async fn prove(
     while let Some(authorization) = authorizations.next().await {
         let authorization = authorization.map_err(AcmeError::Order)?;
         if authorization.status == AuthorizationStatus::Pending {
-            offered.push(solvers.solve(authorization, way).await?);
+            solvers.solve(authorization, way, offered).await?;
         }
     }
 
     match order.poll_ready(&POLLING).await {
-        Ok(OrderStatus::Ready | OrderStatus::Valid) => Ok(()),
+        Ok(OrderStatus::Ready) => Ok(()),
         Ok(_) => Err(rejection(order).await),
         // The order has a general error; those of the challenges say what to mend.
         Err(instant_acme::Error::Api(problem)) => match rejection(order).await {
@@ -232,5 +245,9 @@ fn name_of(kind: &ChallengeType) -> &'static str {
 
 /// Waits for the server: it validates within seconds, and some queue for a minute.
 const POLLING: RetryPolicy = RetryPolicy::new()
-    .initial_delay(Duration::from_millis(250))
+    .initial_delay(Duration::from_secs(1))
+    .backoff(1.0)
     .timeout(Duration::from_secs(120));
+
+/// Maximum time of each step of an order: a DNS hook has two records to add.
+pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(900);

@@ -12,19 +12,44 @@ pub(super) fn renewal_time(not_before: i64, not_after: i64, random: f64) -> i64 
         .saturating_sub(jitter as i64)
 }
 
-/// Time of a renewal in the window that the server suggests (RFC 9773 §4.2).
-pub(super) fn suggested_time(start: i64, end: i64, random: f64) -> i64 {
+/// Time of a renewal in the window that the server suggests (RFC 9773 §4.2), and before the last tenth
+/// of the certificate's life.
+pub(super) fn suggested_time(
+    (start, end): (i64, i64),
+    (not_before, not_after): (i64, i64),
+    random: f64,
+) -> i64 {
     let length = end.saturating_sub(start).max(0) as f64;
-    start.saturating_add((length * random) as i64)
+    let life = not_after.saturating_sub(not_before).max(0);
+    let latest = not_after.saturating_sub(life / 10);
+    start.saturating_add((length * random) as i64).min(latest)
 }
 
-/// Wait after failures in a row: 1, 4, 16 minutes and so on up to 8 hours, the half of it random. A
-/// server that limits the rate may demand more.
-pub(super) fn retry_wait(failures: u32, server: Option<Duration>, random: f64) -> Duration {
+/// Wait after failures in a row: 1, 4, 16 minutes and so on up to 8 hours, half of it random. A server
+/// that limits the rate may demand more. With a certificate, the relay tries several times before the
+/// end, which is `left` seconds away.
+pub(super) fn retry_wait(
+    failures: u32,
+    server: Option<Duration>,
+    left: Option<i64>,
+    random: f64,
+) -> Duration {
     let exponent = failures.saturating_sub(1).min(MAX_EXPONENT);
     let longest = (FIRST_WAIT * 4_u32.pow(exponent)).min(LONGEST_WAIT);
     let own = longest.mul_f64(0.5 + random / 2.0);
-    own.max(server.unwrap_or_default()).min(MAX_SERVER_WAIT)
+    let most = left.map_or(MAX_SERVER_WAIT, |left| {
+        let left = u64::try_from(left).unwrap_or_default();
+        Duration::from_secs(left / 8).max(FIRST_WAIT)
+    });
+    own.max(server.unwrap_or_default())
+        .min(MAX_SERVER_WAIT.min(most))
+}
+
+/// Shortest time between two certificates of a name: a clock that is ahead, or a server whose
+/// certificates end at once, must not cause an order a second.
+pub(super) fn shortest_gap(not_before: i64, not_after: i64) -> Duration {
+    let life = u64::try_from(not_after.saturating_sub(not_before)).unwrap_or_default();
+    Duration::from_secs(life / 4).min(LONGEST_GAP)
 }
 
 /// Part of its life by which a certificate may be renewed earlier.
@@ -35,6 +60,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(60);
 
 /// Longest wait of the relay's own. Let's Encrypt accepts 5 failures an hour for each name.
 const LONGEST_WAIT: Duration = Duration::from_secs(8 * 3600);
+
+/// Upper bound of [`shortest_gap`].
+const LONGEST_GAP: Duration = Duration::from_secs(3600);
 
 /// Longest wait that the server may demand: its limits are by the week.
 const MAX_SERVER_WAIT: Duration = Duration::from_secs(7 * 86_400);
@@ -57,13 +85,29 @@ mod tests {
 
     #[test]
     fn retries_wait_longer_and_longer() {
-        let minutes = |failures| retry_wait(failures, None, 1.0).as_secs() / 60;
+        let minutes = |failures| retry_wait(failures, None, None, 1.0).as_secs() / 60;
         assert_eq!(
             [1, 2, 3, 4, 5, 6, 99].map(minutes),
             [1, 4, 16, 64, 256, 480, 480]
         );
-        assert_eq!(retry_wait(1, None, 0.0), FIRST_WAIT / 2);
+        assert_eq!(retry_wait(1, None, None, 0.0), FIRST_WAIT / 2);
         let server = Some(Duration::from_secs(3 * 86_400));
-        assert_eq!(retry_wait(1, server, 0.0), Duration::from_secs(3 * 86_400));
+        let near_end = retry_wait(9, server, Some(8 * 3600), 1.0);
+        assert_eq!(near_end, Duration::from_secs(3600));
+        assert_eq!(retry_wait(9, server, Some(-5), 1.0), FIRST_WAIT);
+        assert_eq!(
+            retry_wait(1, server, None, 0.0),
+            Duration::from_secs(3 * 86_400)
+        );
+    }
+
+    #[test]
+    fn a_suggestion_is_within_the_life() {
+        let life = (0, 1000);
+        assert_eq!(suggested_time((400, 600), life, 0.5), 500);
+        assert_eq!(suggested_time((-400, -300), life, 0.0), -400);
+        assert_eq!(suggested_time((1 << 40, 1 << 41), life, 0.5), 900);
+        assert_eq!(shortest_gap(0, 1000), Duration::from_secs(250));
+        assert_eq!(shortest_gap(0, 90 * 86_400), LONGEST_GAP);
     }
 }

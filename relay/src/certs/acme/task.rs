@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use hookward_core::clock::Clock;
 use hookward_core::secret::SecretReader as _;
+use hookward_core::text::printable;
 use hookward_observe::audit::{Actor, AuditLog};
 use hookward_runtime::secrets::ProcessSecrets;
 use instant_acme::{Account, CertificateIdentifier, ExternalAccountKey, NewAccount};
@@ -25,7 +26,7 @@ use super::challenges::Challenges;
 use super::client::AcmeClient;
 use super::files::{AcmeFiles, IssuedCertificate};
 use super::order::{OrderRequest, Solvers, order};
-use super::schedule::{renewal_time, retry_wait, suggested_time};
+use super::schedule::{renewal_time, retry_wait, shortest_gap, suggested_time};
 use super::status::{AcmeStatus, NameStatus};
 use crate::certs::resolver::CertificateResolver;
 use crate::certs::review::WantedNames;
@@ -58,7 +59,11 @@ pub(crate) struct AcmeTask<W> {
     /// First names in the order in which they are issued.
     queue: Vec<String>,
     /// Times of the first certificates of hosts in the last day.
-    first_orders: VecDeque<Instant>,
+    first_certificates: VecDeque<Instant>,
+    /// Time at which the account was replaced last.
+    account_replaced: Option<Instant>,
+    /// Time of the next warnings of certificates that end soon.
+    warn_at: Instant,
 }
 
 /// A certificate that is kept, or wanted.
@@ -69,16 +74,23 @@ struct Managed {
     /// Time of the next attempt after a failure.
     retry_at: Option<Instant>,
     last_error: Option<String>,
+    /// Way that has proved the names.
+    way: usize,
+    /// Certificate that is in force, and could not be written.
+    unsaved: Option<Zeroizing<String>>,
 }
 
 /// What the schedule needs of a certificate.
 struct Issued {
     id: Option<CertificateIdentifier<'static>>,
+    /// Times in seconds since 1970.
+    not_before: i64,
+    not_after: i64,
     /// Time of the renewal, in seconds since 1970.
     renewal_s: i64,
     /// Number from 0 to 1 that spreads renewals.
     random: f64,
-    /// Time of the next question for the server's suggestion; `None` if it makes none.
+    /// Time of the next request for the server's suggestion; `None` if it makes none.
     ask_at: Option<Instant>,
     /// `true` once the server has suggested a time: it accepts what a certificate replaces.
     has_suggestion: bool,
@@ -92,6 +104,8 @@ impl Managed {
             failures: 0,
             retry_at: None,
             last_error: None,
+            way: 0,
+            unsaved: None,
         }
     }
 }
@@ -103,6 +117,8 @@ impl Issued {
         let random = digest.first().map_or(0.0, |byte| share(*byte));
         Self {
             id: first.and_then(|first| CertificateIdentifier::try_from(first).ok()),
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
             renewal_s: renewal_time(certificate.not_before, certificate.not_after, random),
             random,
             ask_at: Some(Instant::now()),
@@ -130,7 +146,9 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
             solvers,
             managed: BTreeMap::new(),
             queue: Vec::new(),
-            first_orders: VecDeque::new(),
+            first_certificates: VecDeque::new(),
+            account_replaced: None,
+            warn_at: Instant::now(),
             parts,
         };
         let wanted = (task.parts.wanted)();
@@ -168,18 +186,25 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
             return;
         };
         let domain = wanted.domain.to_string();
-        let has_wildcard = self.solvers.dns_hook.is_some();
-        let mut certificates = vec![match has_wildcard {
+        let has_hook = self.solvers.dns_hook.is_some();
+        let mut certificates = vec![match has_hook {
             true => vec![domain.clone(), format!("*.{domain}")],
             false => vec![domain.clone()],
         }];
+        let has_wildcard = has_hook && self.parts.resolver.has_issued(&format!("*.{domain}"));
         for host in hosts.iter().filter(|host| **host != wanted.domain) {
             let below = host.as_str().strip_suffix(&format!(".{domain}"));
-            let is_covered = has_wildcard && below.is_some_and(|label| !label.contains('.'));
-            if !is_covered {
+            let is_covered = has_hook && below.is_some_and(|label| !label.contains('.'));
+            // Until the wildcard certificate is there, kept ones of single hosts stay.
+            let is_needed = match is_covered {
+                true => !has_wildcard && self.files.has_certificate(host.as_str()),
+                false => true,
+            };
+            if is_needed {
                 certificates.push(vec![host.to_string()]);
             }
         }
+        self.parts.resolver.set_default(&domain);
 
         self.queue = certificates
             .iter()
@@ -209,14 +234,17 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
         }
     }
 
-    /// Hands a certificate to the handshakes. Returns `None` if it lacks a name.
-    fn put_in_force(&self, names: &[String], issued: IssuedCertificate) -> Option<Issued> {
-        if names.iter().any(|name| !issued.names.contains(name)) {
-            return None;
+    /// Hands a certificate to the handshakes, for those of the names that it covers. A renewal is due at
+    /// once if it lacks one.
+    fn put_in_force(&self, names: &[String], certificate: IssuedCertificate) -> Option<Issued> {
+        let covered = names.iter().filter(|name| certificate.names.contains(name));
+        let covered: Vec<_> = covered.cloned().collect();
+        let mut issued = Issued::of(&certificate);
+        if covered.len() < names.len() {
+            (issued.renewal_s, issued.ask_at) = (0, None);
         }
-        let schedule = Issued::of(&issued);
-        match self.parts.resolver.set_issued(names, issued.pair) {
-            Ok(()) => Some(schedule),
+        match self.parts.resolver.set_issued(&covered, certificate.pair) {
+            Ok(()) => Some(issued),
             Err(error) => {
                 tracing::error!(%error, "a certificate of the ACME server is unusable");
                 None
@@ -224,49 +252,91 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
         }
     }
 
-    /// Orders what is due, and asks for suggested times.
+    /// Requests suggested times, and orders one certificate. The names are read again before the next.
     async fn work(&mut self) {
         let queue = self.queue.clone();
         for name in &queue {
             self.ask(name).await;
-            if self.is_due(name) {
-                self.attempt(name).await;
-                self.show();
+            self.save(name).await;
+        }
+        self.warn_of_ends();
+        if let Some(name) = self.most_urgent() {
+            self.attempt(&name).await;
+        }
+    }
+
+    /// Returns the name whose order is due and matters most: the domain's, a renewal near its end, then
+    /// first certificates with few failures.
+    fn most_urgent(&mut self) -> Option<String> {
+        self.first_certificates
+            .retain(|issued| issued.elapsed() < DAY);
+        let has_room = self.first_certificates.len() < self.parts.settings.new_names_per_day;
+        let (now, at) = (self.now_s(), Instant::now());
+        let mut due = Vec::new();
+        for (place, name) in self.queue.iter().enumerate() {
+            let Some(managed) = self.managed.get_mut(name) else {
+                continue;
+            };
+            if managed.retry_at.is_some_and(|retry_at| retry_at > at) {
+                continue;
+            }
+            match &managed.issued {
+                Some(issued) if issued.renewal_s > now => continue,
+                None if place > 0 && !has_room => {
+                    managed.last_error = Some(TOO_MANY_NEW.to_owned());
+                    continue;
+                }
+                _ => {}
+            }
+            let end = managed.issued.as_ref().map(|issued| issued.not_after);
+            let urgency = (place > 0, end.unwrap_or(i64::MAX), managed.failures, place);
+            due.push((urgency, name));
+        }
+        let first = due.into_iter().min_by_key(|(urgency, _)| *urgency);
+        first.map(|(_, name)| name.clone())
+    }
+
+    /// Writes a certificate that is not on the disk yet.
+    async fn save(&mut self, name: &str) {
+        let managed = self.managed.get_mut(name);
+        let Some(text) = managed.and_then(|managed| managed.unsaved.take()) else {
+            return;
+        };
+        let (files, file) = (Arc::clone(&self.files), name.to_owned());
+        let saving = spawn_blocking(move || {
+            let saved = files.keep_certificate(&file, &text);
+            saved.map_err(|error| (error, text))
+        });
+        if let Ok(Err((error, text))) = saving.await {
+            tracing::error!(%error, "a certificate is in force, but not on the disk; the relay tries again");
+            if let Some(managed) = self.managed.get_mut(name) {
+                managed.unsaved = Some(text);
             }
         }
     }
 
-    fn is_due(&mut self, name: &str) -> bool {
-        let (now, at) = (self.parts.clock.now(), Instant::now());
-        let now = i64::try_from(now.seconds()).unwrap_or(i64::MAX);
-        let is_domain = self.queue.first().is_some_and(|first| first == name);
-        let Some(managed) = self.managed.get_mut(name) else {
-            return false;
-        };
-        if managed.retry_at.is_some_and(|retry_at| retry_at > at) {
-            return false;
+    /// Warns daily of certificates that end soon, because their renewals fail.
+    fn warn_of_ends(&mut self) {
+        if self.warn_at > Instant::now() {
+            return;
         }
-        if let Some(issued) = &managed.issued {
-            return issued.renewal_s <= now;
-        }
-        if is_domain {
-            return true;
-        }
-
-        self.first_orders.retain(|order| order.elapsed() < DAY);
-        let is_free = self.first_orders.len() < self.parts.settings.new_names_per_day;
-        match is_free {
-            true => self.first_orders.push_back(at),
-            false => {
-                let free = self.first_orders.front().map(|first| *first + DAY);
-                managed.retry_at = free;
-                managed.last_error = Some(format!(
-                    "{} hosts got their first certificate within a day (new_names_per_day)",
-                    self.first_orders.len()
-                ));
+        self.warn_at = Instant::now() + DAY;
+        let now = self.now_s();
+        for (name, managed) in &self.managed {
+            let Some(issued) = &managed.issued else {
+                continue;
+            };
+            let life = issued.not_after.saturating_sub(issued.not_before);
+            let left = issued.not_after.saturating_sub(now);
+            if left < (life / 4).min(NEAR_END_S) {
+                let reason = managed.last_error.as_deref().unwrap_or_default();
+                tracing::warn!(name, hours = left / 3600, reason, "a certificate ends soon");
             }
         }
-        is_free
+    }
+
+    fn now_s(&self) -> i64 {
+        i64::try_from(self.parts.clock.now().seconds()).unwrap_or(i64::MAX)
     }
 
     /// Orders a certificate, and puts it in force.
@@ -281,102 +351,140 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
             issued.has_suggestion && managed.failures == 0
         });
         let replaces = replaces.and_then(|issued| issued.id.clone());
+        let failures = usize::try_from(managed.failures).unwrap_or_default();
+        let way = (managed.way + failures) % self.solvers.ways();
+        // A first certificate is worth a second failure; the server counts them.
+        let may_change = !is_renewal && failures == 0;
 
-        let ordered = match self.order(&names, replaces).await {
-            Ok(text) => {
-                let (files, file) = (Arc::clone(&self.files), name.to_owned());
-                let keeping = spawn_blocking(move || files.keep_certificate(&file, &text)).await;
-                keeping.unwrap_or_else(|error| Err(AcmeError::Certificate(error.to_string())))
+        // That of an earlier response is over.
+        self.client.take_retry_after();
+        let result = self.order(&names, replaces, way, may_change).await;
+        let result = result.and_then(|(text, way)| {
+            let certificate = self.files.parse(name, &text)?;
+            if names.iter().any(|name| !certificate.names.contains(name)) {
+                let what = format!("it is not for {}", names.join(", "));
+                return Err(AcmeError::Certificate(what));
             }
-            Err(error) => Err(error),
-        };
-        let issued = ordered.and_then(|certificate| {
-            let end = certificate.not_after;
             let issued = self.put_in_force(&names, certificate);
-            let lacks = || AcmeError::Certificate(format!("it is not for {}", names.join(", ")));
-            Ok((issued.ok_or_else(lacks)?, end))
+            let unusable = || AcmeError::Certificate("it is unusable".to_owned());
+            Ok((issued.ok_or_else(unusable)?, text, way))
         });
 
-        let Some(managed) = self.managed.get_mut(name) else {
-            return;
-        };
-        match issued {
-            Ok((issued, end)) => {
-                (managed.failures, managed.retry_at, managed.last_error) = (0, None, None);
-                managed.issued = Some(issued);
-                tracing::info!(
-                    event = "certificate_issued",
-                    names = names.join(", "),
-                    is_renewal,
-                    "a certificate was issued"
-                );
-                let details = json!({ "names": names, "is_renewal": is_renewal, "expires_s": end });
-                let audit = &self.parts.audit;
-                audit.act("certificate_issued", Actor::program(), details);
+        match result {
+            Ok((issued, text, way)) => {
+                if !is_renewal && self.queue.first().is_none_or(|domain| domain != name) {
+                    self.first_certificates.push_back(Instant::now());
+                }
+                self.issued(name, names, issued, (text, way));
+                self.save(name).await;
             }
-            Err(error) => {
-                managed.failures += 1;
-                let server = self.client.take_retry_after();
-                let wait = retry_wait(managed.failures, server, random());
-                managed.retry_at = Some(Instant::now() + wait);
-                managed.last_error = Some(error.to_string());
-                let failures = managed.failures;
-                tracing::error!(
-                    event = "certificate_failed",
-                    names = names.join(", "),
-                    is_renewal,
-                    failures,
-                    retry_s = wait.as_secs(),
-                    %error,
-                    "no certificate was issued; an earlier one stays in force"
-                );
-                let details = json!({
-                    "names": names,
-                    "is_renewal": is_renewal,
-                    "failures": failures,
-                    "reason": error.to_string(),
-                    "retry_s": wait.as_secs(),
-                });
-                let audit = &self.parts.audit;
-                audit.act("certificate_failed", Actor::program(), details);
-            }
+            Err(error) => self.failed(name, &error),
         }
     }
 
-    /// Orders a certificate. Names that the server did not validate in one way are proved in the next.
+    fn issued(
+        &mut self,
+        name: &str,
+        names: Vec<String>,
+        issued: Issued,
+        (text, way): (Zeroizing<String>, usize),
+    ) {
+        let end = issued.not_after;
+        let managed = Managed {
+            retry_at: Some(Instant::now() + shortest_gap(issued.not_before, end)),
+            issued: Some(issued),
+            way,
+            unsaved: Some(text),
+            ..Managed::new(names)
+        };
+        tracing::info!(
+            event = "certificate_issued",
+            names = managed.names.join(", "),
+            "a certificate was issued"
+        );
+        let details = json!({ "names": managed.names, "expires_s": end });
+        let audit = &self.parts.audit;
+        audit.act("certificate_issued", Actor::program(), details);
+        self.managed.insert(name.to_owned(), managed);
+    }
+
+    fn failed(&mut self, name: &str, error: &AcmeError) {
+        // The next attempt reads the server's directory again.
+        self.account = None;
+        let now = self.now_s();
+        let Some(managed) = self.managed.get_mut(name) else {
+            return;
+        };
+        managed.failures += 1;
+        let left = managed.issued.as_ref().map(|issued| issued.not_after - now);
+        let server = self.client.take_retry_after();
+        let wait = retry_wait(managed.failures, server, left, random());
+        let (failures, reason) = (managed.failures, error.shown());
+        managed.retry_at = Some(Instant::now() + wait);
+        managed.last_error = Some(reason.clone());
+
+        let effect = match managed.issued.is_some() {
+            true => "a certificate was not renewed; it stays in force",
+            false => "no certificate was issued",
+        };
+        tracing::error!(
+            event = "certificate_failed",
+            names = managed.names.join(", "),
+            failures,
+            retry_s = wait.as_secs(),
+            reason,
+            "{effect}"
+        );
+        let details = json!({
+            "names": managed.names,
+            "failures": failures,
+            "reason": reason,
+            "retry_s": wait.as_secs(),
+        });
+        let audit = &self.parts.audit;
+        audit.act("certificate_failed", Actor::program(), details);
+    }
+
+    /// Orders a certificate. Returns it with the way in which the names were proved. With `may_change`,
+    /// names that the server did not validate are proved in the next way.
     async fn order(
         &mut self,
         names: &[String],
         replaces: Option<CertificateIdentifier<'static>>,
-    ) -> Result<Zeroizing<String>, AcmeError> {
+        mut way: usize,
+        may_change: bool,
+    ) -> Result<(Zeroizing<String>, usize), AcmeError> {
         let mut account = self.account().await?;
-        let (mut way, mut is_new_account) = (0, false);
+        let mut changes = 0;
         loop {
             let request = OrderRequest {
                 names,
                 replaces: replaces.clone(),
                 way,
             };
-            let ordering = order(&account, request, &self.solvers);
-            let ordered = timeout(ORDER_TIMEOUT, ordering).await;
-            let ordered = ordered.map_err(|_| AcmeError::Timeout)?;
-            match ordered {
+            match order(&account, request, &self.solvers).await {
                 // The server has lost its accounts, or has ended this one.
-                Err(error) if error.is_lost_account() && !is_new_account => {
-                    tracing::warn!(%error, "a new ACME account is created");
-                    self.account = None;
-                    self.files.forget_account();
-                    (account, is_new_account) = (self.account().await?, true);
-                    continue;
+                Err(error) if error.is_lost_account() && self.may_replace_account() => {
+                    tracing::warn!(reason = error.shown(), "a new ACME account is created");
+                    self.account_replaced = Some(Instant::now());
+                    account = self.create_account().await?;
                 }
-                Err(AcmeError::Rejected { names }) if way + 1 < self.solvers.ways() => {
-                    let reasons = names.join("; ");
-                    tracing::warn!(reasons, "names are proved in another way");
+                Err(AcmeError::Rejected { names })
+                    if may_change && changes + 1 < self.solvers.ways() =>
+                {
+                    let reasons = printable(&names.join("; "));
+                    tracing::warn!(reasons, "the names are proved in another way");
+                    (way, changes) = ((way + 1) % self.solvers.ways(), changes + 1);
                 }
-                ordered => return ordered,
+                ordered => return Ok((ordered?, way)),
             }
-            way += 1;
         }
+    }
+
+    /// Returns `true` once a day: a server limits the number of accounts.
+    fn may_replace_account(&self) -> bool {
+        self.account_replaced
+            .is_none_or(|replaced| replaced.elapsed() >= DAY)
     }
 
     /// Returns the account; creates one at the first time.
@@ -384,31 +492,33 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
         if let Some(account) = &self.account {
             return Ok(account.clone());
         }
-
-        let builder = Account::builder_with_http(Box::new(self.client.clone()));
-        let account = match self.files.account()? {
-            Some(credentials) => builder
-                .from_credentials(credentials)
-                .await
-                .map_err(AcmeError::Account)?,
-            None => {
-                let contact = format!("mailto:{}", self.parts.settings.email);
-                let new = NewAccount {
-                    contact: &[&contact],
-                    terms_of_service_agreed: true,
-                    only_return_existing: false,
-                };
-                let external = self.external_account()?;
-                let directory = self.parts.settings.directory.clone();
-                let created = builder.create(&new, directory, external.as_ref()).await;
-                let (account, credentials) = created.map_err(AcmeError::Account)?;
-                self.files.keep_account(&credentials)?;
-                let details = json!({ "server": self.parts.settings.directory });
-                let audit = &self.parts.audit;
-                audit.act("acme_account_created", Actor::program(), details);
-                account
-            }
+        let Some(credentials) = self.files.account()? else {
+            return self.create_account().await;
         };
+        let builder = Account::builder_with_http(Box::new(self.client.clone()));
+        let account = builder.from_credentials(credentials).await;
+        let account = account.map_err(AcmeError::Account)?;
+        self.account = Some(account.clone());
+        Ok(account)
+    }
+
+    /// Creates an account, and replaces the file of an earlier one.
+    async fn create_account(&mut self) -> Result<Account, AcmeError> {
+        let contact = format!("mailto:{}", self.parts.settings.email);
+        let new = NewAccount {
+            contact: &[&contact],
+            terms_of_service_agreed: true,
+            only_return_existing: false,
+        };
+        let external = self.external_account()?;
+        let directory = self.parts.settings.directory.clone();
+        let builder = Account::builder_with_http(Box::new(self.client.clone()));
+        let created = builder.create(&new, directory, external.as_ref()).await;
+        let (account, credentials) = created.map_err(AcmeError::Account)?;
+        self.files.keep_account(&credentials)?;
+        let details = json!({ "server": self.parts.settings.directory });
+        let audit = &self.parts.audit;
+        audit.act("acme_account_created", Actor::program(), details);
         self.account = Some(account.clone());
         Ok(account)
     }
@@ -420,20 +530,17 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
         let loaded = ProcessSecrets.load(&source.to_string());
         let loaded = loaded.map_err(|error| AcmeError::ExternalAccount(error.to_string()))?;
         // Servers hand it out with and without padding.
-        let text: Vec<u8> = loaded.secret.expose().to_vec();
-        let text = text
-            .trim_ascii()
-            .strip_suffix(b"=")
-            .unwrap_or(text.trim_ascii());
+        let text = loaded.secret.expose().trim_ascii();
+        let text = text.strip_suffix(b"=").unwrap_or(text);
         let text = text.strip_suffix(b"=").unwrap_or(text);
         let key = data_encoding::BASE64URL_NOPAD.decode(text);
-        let key = key.map_err(|_| {
+        let key = key.map(Zeroizing::new).map_err(|_| {
             AcmeError::ExternalAccount(format!("the key in {source} is not base64url"))
         })?;
         Ok(Some(ExternalAccountKey::new(id.clone(), &key)))
     }
 
-    /// Asks the server for the time at which it suggests a renewal (RFC 9773).
+    /// Requests the time at which the server suggests a renewal (RFC 9773).
     async fn ask(&mut self, name: &str) {
         let issued = self
             .managed
@@ -449,7 +556,7 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
             return;
         };
         let answer = match self.account().await {
-            Ok(account) => timeout(ORDER_TIMEOUT, account.renewal_info(&id)).await,
+            Ok(account) => timeout(ASK_TIMEOUT, account.renewal_info(&id)).await,
             // The order says what is wrong.
             Err(_) => return self.ask_later(name, ASK_RETRY),
         };
@@ -462,7 +569,8 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
             Ok(Ok((info, again))) => {
                 let window = info.suggested_window;
                 let (start, end) = (window.start.unix_timestamp(), window.end.unix_timestamp());
-                issued.renewal_s = suggested_time(start, end, issued.random);
+                let life = (issued.not_before, issued.not_after);
+                issued.renewal_s = suggested_time((start, end), life, issued.random);
                 issued.has_suggestion = true;
                 let again = again.clamp(SHORTEST_ASK, LONGEST_ASK);
                 issued.ask_at = Some(Instant::now() + again);
@@ -512,7 +620,7 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
                 let seconds = u64::try_from(issued.renewal_s.saturating_sub(now));
                 Duration::from_secs(seconds.unwrap_or_default())
             });
-            retry.max(renewal).unwrap_or(LONGEST_WAIT)
+            retry.max(renewal).unwrap_or_default()
         });
         waits
             .min()
@@ -537,8 +645,15 @@ fn share(byte: u8) -> f64 {
     f64::from(byte) / f64::from(u8::MAX)
 }
 
-/// Maximum time of an order.
-pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(600);
+/// Maximum time of a request for a suggestion.
+const ASK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Reason of a first certificate that waits.
+const TOO_MANY_NEW: &str =
+    "it waits: hosts have got as many first certificates today as new_names_per_day allows";
+
+/// Remaining life below which the relay warns, in seconds: 14 days.
+const NEAR_END_S: i64 = 14 * 86_400;
 
 /// Shortest and longest wait of the task.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
@@ -546,7 +661,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Bounds of the time between two questions for a suggestion (RFC 9773 §4.3.2).
+/// Bounds of the time between two requests for a suggestion (RFC 9773 §4.3.2).
 const SHORTEST_ASK: Duration = Duration::from_secs(60);
 const LONGEST_ASK: Duration = Duration::from_secs(86_400);
 
