@@ -36,6 +36,7 @@ use crate::admin::listeners::{AdminAddresses, BoundAdmin};
 use crate::admin::overview::Overview;
 use crate::admin::storage_probe::StorageProbe;
 use crate::certs::acme::challenges::Challenges;
+use crate::certs::acme::preflight::Preflight;
 use crate::certs::acme::status::AcmeStatus;
 use crate::certs::acme::task::{AcmeParts, AcmeTask};
 use crate::certs::resolver::CertificateResolver;
@@ -148,24 +149,28 @@ impl Relay {
         let acme = match settings.acme.clone() {
             None => None,
             Some(acme) => {
-                let http_port = acme.http_listen.map(|address| {
-                    HttpPort::bind(address, challenges.clone(), public_port)
-                        .map_err(|source| StartError::Listen { address, source })
-                });
-                let tls = client_tls(acme.ca.as_deref())?;
-                let task = AcmeTask::new(AcmeParts {
+                let preflight = Preflight {
+                    domain: settings.domain.clone(),
+                    https_port: public_port,
+                    has_dns_hook: acme.dns_hook.is_some(),
+                    has_http: acme.http_listen.is_some(),
+                };
+                let parts = AcmeParts {
+                    tls: client_tls(acme.ca.as_deref())?,
                     settings: acme,
                     data_dir: settings.data_dir.clone(),
-                    tls,
                     resolver: Arc::clone(&resolver),
                     challenges,
                     wanted,
                     clock: clock.clone(),
                     audit: audit.clone(),
                     status: acme_status.clone(),
+                };
+                Some(Acme {
+                    http_port: bind_http(&parts, public_port)?,
+                    task: AcmeTask::new(parts).map_err(data_dir)?,
+                    preflight,
                 })
-                .map_err(data_dir)?;
-                Some((task, http_port.transpose()?))
             }
         };
 
@@ -295,10 +300,11 @@ impl Relay {
         });
 
         deliveries.resume();
-        if let Some((task, http_port)) = acme {
+        if let Some(acme) = acme {
             let changes = edge_state.registry.changes();
-            tasks.spawn(task.run(changes, stop_agents.clone()));
-            if let Some(http_port) = http_port {
+            tasks.spawn(acme.preflight.run(stop_agents.clone()));
+            tasks.spawn(acme.task.run(changes, stop_agents.clone()));
+            if let Some(http_port) = acme.http_port {
                 tasks.spawn(http_port.serve(tasks.clone(), stop_agents.clone()));
             }
         }
@@ -502,6 +508,22 @@ impl Relay {
     pub const fn address_sets(&self) -> &NamedSets {
         &self.lists.sets
     }
+}
+
+/// What gets certificates from an ACME server, before it starts.
+struct Acme<W> {
+    task: AcmeTask<W>,
+    preflight: Preflight,
+    http_port: Option<HttpPort>,
+}
+
+/// Binds the port for plain HTTP, if the settings name one.
+fn bind_http<W>(parts: &AcmeParts<W>, https_port: u16) -> Result<Option<HttpPort>, StartError> {
+    let bind = |address| {
+        HttpPort::bind(address, parts.challenges.clone(), https_port)
+            .map_err(|source| StartError::Listen { address, source })
+    };
+    parts.settings.http_listen.map(bind).transpose()
 }
 
 /// Opens the audit log again after SIGHUP, until `stop` is cancelled.

@@ -7,6 +7,7 @@ mod client;
 pub(crate) mod dns_hook;
 mod files;
 mod order;
+pub(crate) mod preflight;
 mod schedule;
 pub(crate) mod status;
 pub(crate) mod task;

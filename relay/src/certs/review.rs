@@ -238,7 +238,7 @@ fn uncovered(certificate: &CertificateDer<'_>, wanted: &WantedNames) -> Vec<Stri
 }
 
 /// Label that no tunnel has. A certificate that covers it covers every tunnel below the domain.
-const ANY_LABEL: &str = "hookward-any";
+pub(super) const ANY_LABEL: &str = "hookward-any";
 
 /// Returns the names that a certificate covers.
 pub(crate) fn dns_names(certificate: &X509Certificate<'_>) -> Vec<String> {
