@@ -8,8 +8,9 @@ mod tunnel;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use hookward_cli::deliveries::DeliveriesCommand;
+use hookward_cli::environment;
 use hookward_cli::help::{CompletionsArgs, ManArgs};
 
 pub(crate) use self::commands::{
@@ -73,7 +74,9 @@ impl Cli {
     pub fn parse_args(
         args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     ) -> Result<Self, clap::Error> {
-        Self::try_parse_from(args).map_err(ngrok::explain)
+        let matches = environment::parse(Self::command(), &["http", "start"], args);
+        let parsed = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        parsed.map_err(ngrok::explain)
     }
 
     /// Returns the format of diagnostics and errors.

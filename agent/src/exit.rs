@@ -10,6 +10,8 @@ Environment:
   HOOKWARD_LOG            diagnostics on standard error: warn (default), info, debug
   HOOKWARD_STATE_DIR      directory of the credential and tokens
   HOOKWARD_JOIN_TOKEN     join token of an agent that has not joined a relay
+  HOOKWARD_(FLAG)         flags of http and start: HOOKWARD_APPLICATION, HOOKWARD_VERIFY,
+                          HOOKWARD_LOG_FILE for --log; a flag wins
   HTTPS_PROXY, NO_PROXY   HTTP proxy to the relay"
     };
 }

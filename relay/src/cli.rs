@@ -3,9 +3,10 @@
 use hookward_core::reason::Reason;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use hookward_cli::OutputFormat;
 use hookward_cli::deliveries::{DeliveriesCommand as SharedDeliveriesCommand, FilterArgs};
+use hookward_cli::environment;
 use hookward_cli::help::{CompletionsArgs, ManArgs};
 use hookward_core::limits::Limits;
 use hookward_observe::audit::{KeptHead, RawAudit};
@@ -21,7 +22,8 @@ Exit codes:
   3  the audit log is not intact
 
 Environment:
-  HOOKWARD_LOG  log on standard error: info (default), debug, or info,requests=debug";
+  HOOKWARD_LOG     log on standard error: info (default), debug, or info,requests=debug
+  HOOKWARD_(FLAG)  flags of serve: HOOKWARD_DATA_DIR for --data-dir, HOOKWARD_LOG_FILE for --log; a flag wins";
 
 /// Exit codes of the commands that read from a running relay.
 const QUERY_EXIT_CODES: &str = "\
@@ -71,6 +73,15 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// Parses the command line of this process, and the environment. Ends the process after an error,
+    /// `--help` or `--version`.
+    #[must_use]
+    pub fn from_process() -> Self {
+        let matches = environment::parse(Self::command(), &["serve"], std::env::args_os());
+        let parsed = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        parsed.unwrap_or_else(|error| error.exit())
+    }
+
     /// Returns the format of the log and of errors.
     #[must_use]
     pub fn log_format(&self) -> LogFormat {

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use hookward_core::clock::Clock;
 use hookward_relay::{Cli, CommandError, LogFormat};
 
@@ -16,7 +15,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 // programs), and fewer requests a second.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_process();
     let format = cli.log_format();
 
     match hookward_relay::run(cli).await {

@@ -1433,3 +1433,50 @@ fn completions_and_man_pages_know_every_command() {
         assert!(refused.err.contains("completions: "), "{refused:?}");
     }
 }
+
+/// A container sets the environment, and no flags.
+#[tokio::test]
+async fn both_programs_run_from_the_environment() {
+    let application = Application::start(|_| Reply::ok("done")).await;
+    let (data, state) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let listen = format!("127.0.0.1:{}", free_port());
+    let (data_dir, state_dir) = (data.path().to_owned(), state.path().to_owned());
+    let port = application.address.port().to_string();
+    let (relay, agent, ready) = off(move || {
+        let wrong = [("HOOKWARD_PUBLIC_PORT", "any")];
+        let refused = run("hookward-relay", &["serve"], &wrong, "");
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.err.contains("HOOKWARD_PUBLIC_PORT"), "{refused:?}");
+        let data = data_dir.to_str().unwrap();
+        let of_relay = [
+            ("HOOKWARD_DOMAIN", "other.test"),
+            ("HOOKWARD_LISTEN", &listen),
+            ("HOOKWARD_TUNNEL_ADDRESS", &listen),
+            ("HOOKWARD_DATA_DIR", data),
+            ("HOOKWARD_LOG_FORMAT", "json"),
+            ("HOOKWARD_ADMIN", "off"),
+        ];
+        // The flag wins.
+        let args = ["serve", "--domain", "hooks.example.test"];
+        let mut relay = Process::start("hookward-relay", &args, &of_relay);
+        let token = relay.join_token();
+        let ready = relay.event("ready");
+        let of_agent = [
+            ("HOOKWARD_APPLICATION", port.as_str()),
+            ("HOOKWARD_JOIN_TOKEN", &token),
+            ("HOOKWARD_LOG_FORMAT", "json"),
+            ("HOOKWARD_INSPECT", "off"),
+            ("HOOKWARD_NO_TOKEN", "true"),
+        ];
+        // The harness removes the variable of the state directory.
+        let args = ["http", "--state-dir", state_dir.to_str().unwrap()];
+        let mut agent = Process::start("hookward", &args, &of_agent);
+        agent.event("ready");
+        (relay, agent, ready)
+    })
+    .await;
+    let edge = edge(&ready, "flexdeploy.hooks.example.test");
+    let answer = edge.post(&format!("{PREFIX}/git"), &[], b"{}").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    drop((relay, agent));
+}

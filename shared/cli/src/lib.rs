@@ -1,6 +1,8 @@
-//! Commands that both programs have: [`deliveries`], and [`help`] for shells and `man`.
+//! Commands that both programs have: [`deliveries`], and [`help`] for shells and `man`. Flags of
+//! both come from the [`environment`], too.
 
 pub mod deliveries;
+pub mod environment;
 pub mod help;
 
 use clap::ValueEnum;
