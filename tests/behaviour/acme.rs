@@ -82,6 +82,23 @@ impl Site {
     }
 }
 
+/// Starts Pebble and a relay.
+async fn running(
+    has_http: bool,
+    change: impl FnOnce(&mut AcmePlan) + Send + 'static,
+) -> (Arc<Site>, Process) {
+    off(move || {
+        let site = Site::new(change);
+        let http = format!("127.0.0.1:{}", site.http_port);
+        let relay = match has_http {
+            true => site.start(&["--http-listen", &http]),
+            false => site.start(&[]),
+        };
+        (site, relay)
+    })
+    .await
+}
+
 /// Waits until a sender trusts the certificate of this host.
 async fn trusted(edge: &Edge) {
     let since = Instant::now();
@@ -122,12 +139,7 @@ async fn a_signed_webhook_arrives_over_an_issued_certificate() {
     }
     let application = Application::start(|_| Reply::ok("done")).await;
     let state = TempDir::new().unwrap();
-    let (site, relay) = off(|| {
-        let site = Site::new(|_| {});
-        let relay = site.start(&[]);
-        (site, relay)
-    })
-    .await;
+    let (site, relay) = running(false, |_| {}).await;
     let roots = site.acme.issued_roots().await;
     trusted(&site.edge("hooks.example.test", &roots)).await;
 
@@ -188,12 +200,7 @@ async fn a_renewal_waits_for_the_server_and_says_so() {
     if !AcmeServer::is_available() {
         return;
     }
-    let (site, _relay) = off(|| {
-        let site = Site::new(|plan| plan.validity = Duration::from_secs(30));
-        let relay = site.start(&[]);
-        (site, relay)
-    })
-    .await;
+    let (site, _relay) = running(false, |plan| plan.validity = Duration::from_secs(30)).await;
     let roots = site.acme.issued_roots().await;
     let edge = site.edge("hooks.example.test", &roots);
     trusted(&edge).await;
@@ -229,12 +236,7 @@ async fn a_lost_account_is_created_again() {
     if !AcmeServer::is_available() {
         return;
     }
-    let (site, _relay) = off(|| {
-        let site = Site::new(|plan| plan.validity = Duration::from_secs(30));
-        let relay = site.start(&[]);
-        (site, relay)
-    })
-    .await;
+    let (site, _relay) = running(false, |plan| plan.validity = Duration::from_secs(30)).await;
     let roots = site.acme.issued_roots().await;
     trusted(&site.edge("hooks.example.test", &roots)).await;
 
@@ -255,13 +257,7 @@ async fn names_are_proved_over_http_where_tls_fails() {
     if !AcmeServer::is_available() {
         return;
     }
-    let (site, _relay) = off(|| {
-        let site = Site::new(|plan| plan.tls_port = free_port());
-        let http = format!("127.0.0.1:{}", site.http_port);
-        let relay = site.start(&["--http-listen", &http]);
-        (site, relay)
-    })
-    .await;
+    let (site, _relay) = running(true, |plan| plan.tls_port = free_port()).await;
     let roots = site.acme.issued_roots().await;
     trusted(&site.edge("hooks.example.test", &roots)).await;
 }
@@ -301,13 +297,7 @@ async fn the_http_port_answers_challenges_and_forwards_nothing() {
     if !AcmeServer::is_available() {
         return;
     }
-    let (site, _relay) = off(|| {
-        let site = Site::new(|_| {});
-        let http = format!("127.0.0.1:{}", site.http_port);
-        let relay = site.start(&["--http-listen", &http]);
-        (site, relay)
-    })
-    .await;
+    let (site, _relay) = running(true, |_| {}).await;
     let ask = |head: &'static str| {
         let address = ("127.0.0.1", site.http_port);
         async move {
