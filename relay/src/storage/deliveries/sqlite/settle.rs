@@ -36,7 +36,7 @@ pub(super) struct Settling {
     pub begun: u32,
     /// `true` if the history holds no rows as old as this delivery any more.
     pub is_history_swept: bool,
-    /// Number of bytes that the tunnel may still hold.
+    /// Number of bytes that the tunnel may still hold, for the response of a dead letter.
     pub room: u64,
     pub now: UnixMillis,
 }

@@ -232,7 +232,10 @@ impl DeliveryWork {
             tunnel: tunnel.id,
             begun: changes.begun.remove(&request.head.seq).unwrap_or_default(),
             is_history_swept: request.head.seq < self.swept.history,
-            room: self.usage().room(&self.limits, &request.tunnel, *held),
+            room: match &request.outcome {
+                Outcome::Dead { .. } => self.usage().room(&self.limits, &request.tunnel, *held),
+                _ => 0,
+            },
             now,
         };
         settle::settle(db, request, settling, &self.limits, held)
