@@ -219,8 +219,10 @@ fn certificate_line(certificate: &CertificateStatus, now_s: i64) -> String {
         line.push_str(&format!(", renewal in {} days", days(renewal_s).max(0)));
     }
     if let Some(error) = &certificate.last_error {
-        let failures = certificate.failures;
-        line.push_str(&format!("; {failures} orders failed, the last: {error}"));
+        match certificate.failures {
+            0 => line.push_str(&format!("; {error}")),
+            failures => line.push_str(&format!("; {failures} orders failed, the last: {error}")),
+        }
     }
     line
 }

@@ -128,8 +128,13 @@ pub(super) fn rewrite_log(database: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Returns the size of a database's write-ahead log, in bytes.
+pub(super) fn log_bytes(database: &Path) -> u64 {
+    std::fs::metadata(log_of(database)).map_or(0, |log| log.len())
+}
+
 /// Returns the path of a database's write-ahead log.
-pub(super) fn log_of(database: &Path) -> PathBuf {
+fn log_of(database: &Path) -> PathBuf {
     let mut log = database.as_os_str().to_owned();
     log.push("-wal");
     PathBuf::from(log)

@@ -9,7 +9,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
 use uuid::Uuid;
 
-use super::{millis, time_of};
+use super::{disk, millis, time_of};
 use crate::storage::StorageError;
 use crate::storage::agents::AgentId;
 use crate::storage::deliveries::{
@@ -115,7 +115,15 @@ pub(super) fn page(
     most: usize,
 ) -> Result<Page, StorageError> {
     let db = open(path)?;
-    let search = || {
+    let search = Search {
+        db: &db,
+        path,
+        filter,
+        before,
+        most,
+        deadline: Instant::now() + QUERY_TIMEOUT,
+    };
+    let find = || {
         // Each tunnel has an index by state and number: one query for each pair needs no sorting.
         let tunnels: Vec<i64> = {
             let select = "SELECT id FROM tunnels WHERE (?1 IS NULL OR host = ?1) \
@@ -136,7 +144,7 @@ pub(super) fn page(
             states.map(move |state| (tunnel, state.number()))
         });
         for place in places {
-            search_place(&db, path, place, filter, (before, most), &mut rows)?;
+            search.place(place, &mut rows)?;
         }
 
         rows.sort_by_key(|row| std::cmp::Reverse(row.seq));
@@ -144,82 +152,89 @@ pub(super) fn page(
         rows.truncate(most);
         Ok(Page { rows, has_more })
     };
-    search().map_err(|error| StorageError::Deliveries(sqlite::failed(path)(error)))
+    find().map_err(|error| StorageError::Deliveries(sqlite::failed(path)(error)))
 }
 
-/// Searches the deliveries of a tunnel in one state, newest first. Reads them in windows, because a
-/// long query keeps SQLite from using its log again, which then grows (sqlite.org/wal.html).
-fn search_place(
-    db: &Connection,
-    path: &Path,
-    (tunnel, state): (i64, i64),
-    filter: &DeliveryFilter,
-    (before, most): (Option<i64>, usize),
-    rows: &mut Vec<DeliveryRow>,
-) -> rusqlite::Result<()> {
-    let deadline = Instant::now() + QUERY_TIMEOUT;
-    let (mut before, mut found) = (before.unwrap_or(i64::MAX), 0);
-    // A text is searched in whole payloads.
-    let (mut window, widest) = match filter.text {
-        Some(_) => (1, 1),
-        None => (FIRST_WINDOW, WIDEST_WINDOW),
-    };
-    while found <= most {
-        wait_for_log(path, deadline)?;
-        let end = "SELECT min(seq) FROM (SELECT seq FROM deliveries \
-                   WHERE tunnel = ?1 AND state = ?2 AND seq < ?3 ORDER BY seq DESC LIMIT ?4)";
-        let end = db
-            .prepare_cached(end)?
-            .query_row(params![tunnel, state, before, window], |row| row.get(0));
-        let Some(end) = end? else {
-            break;
+/// A search, whose queries have one deadline together.
+struct Search<'s> {
+    db: &'s Connection,
+    path: &'s Path,
+    filter: &'s DeliveryFilter,
+    before: Option<i64>,
+    most: usize,
+    deadline: Instant,
+}
+
+impl Search<'_> {
+    /// Searches the deliveries of a tunnel in one state, newest first. Reads them in windows, because a
+    /// long query keeps SQLite from using its log again, which then grows (sqlite.org/wal.html).
+    fn place(
+        &self,
+        (tunnel, state): (i64, i64),
+        rows: &mut Vec<DeliveryRow>,
+    ) -> rusqlite::Result<()> {
+        let Self {
+            db, filter, most, ..
+        } = *self;
+        let (mut before, mut found) = (self.before.unwrap_or(i64::MAX), 0);
+        // A text is searched in whole payloads.
+        let (mut window, widest) = match filter.text {
+            Some(_) => (1, 1),
+            None => (FIRST_WINDOW, WIDEST_WINDOW),
         };
+        while found <= most {
+            self.wait_for_log()?;
+            let end = "SELECT min(seq) FROM (SELECT seq FROM deliveries \
+                   WHERE tunnel = ?1 AND state = ?2 AND seq < ?3 ORDER BY seq DESC LIMIT ?4)";
+            let end = db
+                .prepare_cached(end)?
+                .query_row(params![tunnel, state, before, window], |row| row.get(0));
+            let Some(end) = end? else {
+                break;
+            };
 
-        let mut conditions = Conditions::of(filter, before);
-        conditions.add("d.tunnel = ?", tunnel);
-        conditions.add("d.state = ?", state);
-        conditions.add("d.seq >= ?", end);
-        let query = format!(
-            "SELECT {COLUMNS} FROM deliveries d JOIN tunnels t ON t.id = d.tunnel \
+            let mut conditions = Conditions::of(filter, before);
+            conditions.add("d.tunnel = ?", tunnel);
+            conditions.add("d.state = ?", state);
+            conditions.add("d.seq >= ?", end);
+            let query = format!(
+                "SELECT {COLUMNS} FROM deliveries d JOIN tunnels t ON t.id = d.tunnel \
              WHERE 1{} ORDER BY d.seq DESC LIMIT {}",
-            conditions.text,
-            most - found + 1
-        );
-        let mut query = db.prepare_cached(&query)?;
-        let matches = query.query_map(params_from_iter(conditions.values), read_row)?;
-        for row in matches {
-            rows.push(row?);
-            found += 1;
+                conditions.text,
+                most - found + 1
+            );
+            let mut query = db.prepare_cached(&query)?;
+            let matches = query.query_map(params_from_iter(conditions.values), read_row)?;
+            for row in matches {
+                rows.push(row?);
+                found += 1;
+            }
+            (before, window) = (end, (window * 4).min(widest));
         }
-        (before, window) = (end, (window * 4).min(widest));
+        Ok(())
     }
-    Ok(())
-}
 
-/// Waits while the log is so large that no query may keep it from being used again.
-///
-/// # Errors
-/// The error of a query that was interrupted, after the deadline.
-fn wait_for_log(path: &Path, deadline: Instant) -> rusqlite::Result<()> {
-    let log = super::disk::log_of(path);
-    while std::fs::metadata(&log).is_ok_and(|log| log.len() > LARGE_LOG_BYTES)
-        && Instant::now() < deadline
-    {
-        std::thread::sleep(LOG_WAIT);
+    /// Waits while the log is so large that no query may keep it from being used again.
+    ///
+    /// # Errors
+    /// The error of a query that was interrupted, after the deadline.
+    fn wait_for_log(&self) -> rusqlite::Result<()> {
+        while Instant::now() < self.deadline {
+            if disk::log_bytes(self.path) <= LARGE_LOG_BYTES {
+                return Ok(());
+            }
+            std::thread::sleep(LOG_WAIT);
+        }
+        let interrupted = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_INTERRUPT);
+        Err(rusqlite::Error::SqliteFailure(interrupted, None))
     }
-    if Instant::now() < deadline {
-        return Ok(());
-    }
-    let interrupted = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_INTERRUPT);
-    Err(rusqlite::Error::SqliteFailure(interrupted, None))
 }
 
 /// Number of rows in the first window of a search, and in the widest one.
 const FIRST_WINDOW: i64 = 256;
 const WIDEST_WINDOW: i64 = 4096;
 
-/// Size of the log from which searches wait, in bytes. It is 16 MiB in operation, and shrinks to
-/// 64 MiB once no query reads it.
+/// Size of the log from which searches wait, in bytes. It is 16 MiB in operation.
 const LARGE_LOG_BYTES: u64 = 128 * 1024 * 1024;
 
 /// Interval between two looks at the log.

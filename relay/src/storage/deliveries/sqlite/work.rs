@@ -401,6 +401,9 @@ fn change_all(
 /// a small batch.
 const SWEEP_PAUSE_MS: u64 = 100;
 
+/// Size of the log from which an idle writer empties it, in bytes: twice that in operation.
+const LONG_LOG_BYTES: u64 = 32 * 1024 * 1024;
+
 /// Copies the log into the file, and empties it (sqlite.org/pragma.html#pragma_wal_checkpoint).
 const CHECKPOINT: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
@@ -537,7 +540,8 @@ impl Work for DeliveryWork {
     /// Copies the log into the file, which shrinks only then. Waits for no query that reads the log:
     /// webhooks would wait, too.
     fn idle(&mut self, connection: &Connection) {
-        if !self.has_free_pages {
+        // Searches wait for a log that has become large, and no commit may follow that shortens it.
+        if !self.has_free_pages && disk::log_bytes(&self.path) <= LONG_LOG_BYTES {
             return;
         }
         let result = connection.busy_timeout(Duration::ZERO).and_then(|()| {
@@ -624,6 +628,29 @@ mod tests {
         drop(rows);
         work.idle(&db);
         assert!(!work.has_free_pages);
+    }
+
+    /// Searches would wait for it.
+    #[test]
+    fn an_idle_writer_empties_a_long_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deliveries.db");
+        let db = sqlite::open(&path, &SCHEMA).unwrap();
+        let reader = sqlite::open_to_read(&path).unwrap();
+        let mut select = reader.prepare("SELECT count(*) FROM tunnels").unwrap();
+        let mut rows = select.query([]).unwrap();
+        rows.next().unwrap();
+        let insert = "INSERT INTO responses VALUES (?1, '', zeroblob(1000000))";
+        for seq in 0..40 {
+            db.execute(insert, [seq]).unwrap();
+        }
+        drop(rows);
+        assert!(disk::log_bytes(&path) > LONG_LOG_BYTES);
+
+        let mut work = work(&path);
+        work.has_free_pages = false;
+        work.idle(&db);
+        assert_eq!(disk::log_bytes(&path), 0);
     }
 
     #[test]
