@@ -167,7 +167,7 @@ impl Relay {
                     status: acme_status.clone(),
                 };
                 Some(Acme {
-                    http_port: bind_http(&parts, public_port)?,
+                    http_port: bind_http(&parts)?,
                     task: AcmeTask::new(parts).map_err(data_dir)?,
                     preflight,
                 })
@@ -305,7 +305,11 @@ impl Relay {
             tasks.spawn(acme.preflight.run(stop_agents.clone()));
             tasks.spawn(acme.task.run(changes, stop_agents.clone()));
             if let Some(http_port) = acme.http_port {
-                tasks.spawn(http_port.serve(tasks.clone(), stop_agents.clone()));
+                tasks.spawn(http_port.serve(
+                    Arc::clone(&edge_state),
+                    tasks.clone(),
+                    stop_agents.clone(),
+                ));
             }
         }
         tasks.spawn(certificates.run(certificate_reloads, stop_agents.clone()));
@@ -510,7 +514,7 @@ impl Relay {
     }
 }
 
-/// What gets certificates from an ACME server, before it starts.
+/// Tasks for certificates of an ACME server, before they start.
 struct Acme<W> {
     task: AcmeTask<W>,
     preflight: Preflight,
@@ -518,9 +522,9 @@ struct Acme<W> {
 }
 
 /// Binds the port for plain HTTP, if the settings name one.
-fn bind_http<W>(parts: &AcmeParts<W>, https_port: u16) -> Result<Option<HttpPort>, StartError> {
+fn bind_http<W>(parts: &AcmeParts<W>) -> Result<Option<HttpPort>, StartError> {
     let bind = |address| {
-        HttpPort::bind(address, parts.challenges.clone(), https_port)
+        HttpPort::bind(address, parts.challenges.clone())
             .map_err(|source| StartError::Listen { address, source })
     };
     parts.settings.http_listen.map(bind).transpose()

@@ -251,7 +251,7 @@ async fn a_lost_account_is_created_again() {
     trusted(&site.edge("hooks.example.test", &roots)).await;
 }
 
-/// Where the port of the edge is not reachable, names are proved on the port for HTTP.
+/// Names are proved on the port for HTTP where that of the edge is not reachable.
 #[tokio::test]
 async fn names_are_proved_over_http_where_tls_fails() {
     if !AcmeServer::is_available() {
@@ -291,7 +291,7 @@ async fn a_dns_hook_gives_a_wildcard_certificate() {
     trusted(&site.edge("any.hooks.example.test", &roots)).await;
 }
 
-/// The port for HTTP proves names, sends browsers to https, and takes no webhook.
+/// The port for HTTP refuses all but challenges, as clear text on the port of the edge is refused.
 #[tokio::test]
 async fn the_http_port_answers_challenges_and_forwards_nothing() {
     if !AcmeServer::is_available() {
@@ -310,15 +310,14 @@ async fn the_http_port_answers_challenges_and_forwards_nothing() {
             text
         }
     };
-    let get = ask("GET /x?y HTTP/1.1\r\nHost: hooks.example.test\r\n\r\n").await;
-    assert!(get.starts_with("HTTP/1.1 301"), "{get}");
-    let location = format!("location: https://hooks.example.test:{}/x?y", site.port);
-    assert!(get.contains(&location), "{get}");
-    let post = ask("POST /x HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n").await;
-    assert!(
-        post.starts_with("HTTP/1.1 400") && post.contains("https://"),
-        "{post}"
-    );
-    let token = ask("GET /.well-known/acme-challenge/x HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
-    assert!(token.starts_with("HTTP/1.1 404"), "{token}");
+    for head in [
+        "GET /x?y HTTP/1.1\r\nHost: hooks.example.test\r\n\r\n",
+        "POST /x HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n",
+        "GET /.well-known/acme-challenge/x HTTP/1.1\r\nHost: a.test\r\n\r\n",
+    ] {
+        let refused = ask(head).await;
+        assert!(refused.starts_with("HTTP/1.1 400"), "{refused}");
+        assert!(refused.contains("hookward-error: https_only"), "{refused}");
+        assert!(refused.contains("hookward-request-id: "), "{refused}");
+    }
 }

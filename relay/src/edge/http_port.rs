@@ -1,28 +1,27 @@
-//! The port for plain HTTP: answers ACME challenges (RFC 8555 §8.3), sends browsers to https, and
-//! refuses webhooks with the reason. It forwards nothing.
+//! The port for plain HTTP: answers ACME challenges (RFC 8555 §8.3), and refuses everything else as
+//! clear text on the HTTPS port is refused.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hookward_core::address::canonical;
-use hookward_core::names::HostName;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::clear_text;
 use super::listener::EdgeListener;
+use super::state::EdgeState;
+use crate::body::response::ResponseBody;
 use crate::certs::acme::challenges::Challenges;
 use crate::overload::per_client::PerClientLimiter;
 
@@ -30,8 +29,6 @@ use crate::overload::per_client::PerClientLimiter;
 pub(crate) struct HttpPort {
     listener: TcpListener,
     challenges: Challenges,
-    /// Port in the URLs of redirections.
-    https_port: u16,
 }
 
 impl HttpPort {
@@ -39,20 +36,20 @@ impl HttpPort {
     ///
     /// # Errors
     /// Error of the system.
-    pub(crate) fn bind(
-        address: SocketAddr,
-        challenges: Challenges,
-        https_port: u16,
-    ) -> io::Result<Self> {
+    pub(crate) fn bind(address: SocketAddr, challenges: Challenges) -> io::Result<Self> {
         Ok(Self {
             listener: EdgeListener::bind(address)?,
             challenges,
-            https_port,
         })
     }
 
     /// Serves until `stop` is cancelled.
-    pub(crate) async fn serve(self, tasks: TaskTracker, stop: CancellationToken) {
+    pub(crate) async fn serve(
+        self,
+        edge: Arc<EdgeState>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let per_client = PerClientLimiter::default();
         loop {
@@ -69,12 +66,12 @@ impl HttpPort {
                     let (Some(own), Ok(place)) = (own, place) else {
                         continue;
                     };
-                    let (challenges, port) = (self.challenges.clone(), self.https_port);
+                    let (challenges, edge) = (self.challenges.clone(), Arc::clone(&edge));
                     let stop = stop.clone();
                     tasks.spawn(async move {
                         let _places = (own, place);
                         tokio::select! {
-                            () = serve_one(stream, challenges, port) => {}
+                            () = serve_one(stream, client, challenges, edge) => {}
                             () = stop.cancelled() => {}
                         }
                     });
@@ -88,65 +85,27 @@ impl HttpPort {
     }
 }
 
-/// Answers the only request of a connection.
-async fn serve_one(stream: TcpStream, challenges: Challenges, https_port: u16) {
-    let service = service_fn(|request| {
-        let response = respond(&request, &challenges, https_port);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(TIMEOUT)
-        .max_buf_size(HEAD_BUFFER)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
-    let _ = timeout(TIMEOUT * 2, serving).await;
-}
-
-fn respond(
-    request: &Request<Incoming>,
-    challenges: &Challenges,
-    https_port: u16,
-) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    if is_read && let Some(token) = path.strip_prefix(CHALLENGE_PATH) {
-        return match challenges.text(token) {
-            Some(text) => text_response(StatusCode::OK, text),
-            None => text_response(StatusCode::NOT_FOUND, "no such challenge\n".to_owned()),
+async fn serve_one(
+    stream: TcpStream,
+    client: IpAddr,
+    challenges: Challenges,
+    edge: Arc<EdgeState>,
+) {
+    let service = service_fn(|request| async {
+        let response = match challenge_of(&request, &challenges) {
+            Some(text) => Response::new(ResponseBody::own(Full::from(text))),
+            None => clear_text::refuse(request, client, &edge).await,
         };
-    }
-
-    let host = request.headers().get(header::HOST);
-    let host = host.and_then(|host| HostName::parse_authority(host.to_str().ok()?));
-    match host.filter(|_| is_read) {
-        Some((host, _)) => {
-            let target = request
-                .uri()
-                .path_and_query()
-                .map_or("/", |path| path.as_str());
-            let port = match https_port {
-                443 => String::new(),
-                port => format!(":{port}"),
-            };
-            let mut response = text_response(StatusCode::MOVED_PERMANENTLY, String::new());
-            if let Ok(location) = format!("https://{host}{port}{target}").parse() {
-                response.headers_mut().insert(header::LOCATION, location);
-            }
-            response
-        }
-        // A redirection would not help: what the request carries has already travelled in clear text.
-        None => {
-            let text = "{\"error\":\"https_only\",\"reason\":\"the request came over http, in clear text: use https:// in the sender's settings\"}\n";
-            text_response(StatusCode::BAD_REQUEST, text.to_owned())
-        }
-    }
+        Ok::<_, Infallible>(response)
+    });
+    clear_text::serve_one(stream, service).await;
 }
 
-fn text_response(status: StatusCode, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(text));
-    *response.status_mut() = status;
-    response
+/// Returns the text of the challenge that a request asks for, if it is in progress.
+fn challenge_of(request: &Request<Incoming>, challenges: &Challenges) -> Option<String> {
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    let token = request.uri().path().strip_prefix(CHALLENGE_PATH)?;
+    challenges.text(token).filter(|_| is_read)
 }
 
 /// Path of HTTP-01 challenges (RFC 8555 §8.3).
@@ -158,12 +117,6 @@ const CONNECTIONS: usize = 256;
 /// Maximum number of connections of one client at the same time: a server validates from several
 /// addresses.
 const CONNECTIONS_PER_CLIENT: usize = 8;
-
-/// Time for the head of the request, and for the response.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Size of hyper's buffer for the head, in bytes: the minimum.
-const HEAD_BUFFER: usize = 8 * 1024;
 
 /// Pause after `accept` failed, nearly always for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

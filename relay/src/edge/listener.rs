@@ -199,17 +199,7 @@ async fn handshake_and_serve(
 
     let tls = match timeout(edge.limits.tls_handshake_timeout, opening).await {
         Ok(Ok(OpenedStream::ClearText(stream))) => {
-            return clear_text::respond(
-                stream,
-                &Peer {
-                    address,
-                    sni: None,
-                    unread,
-                    slot,
-                },
-                &edge,
-            )
-            .await;
+            return clear_text::respond(stream, address, &edge).await;
         }
         Ok(Ok(OpenedStream::Tls(tls))) => tls,
         Ok(Err(error)) => {

@@ -24,7 +24,7 @@ pub(super) struct Solvers {
     pub dns_hook: Option<DnsHook>,
 }
 
-/// What an order is for.
+/// Names of an order, and how they are proved.
 pub(super) struct OrderRequest<'r> {
     pub names: &'r [String],
     /// Certificate that the new one replaces (RFC 9773 §5).

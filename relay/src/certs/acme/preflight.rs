@@ -21,7 +21,7 @@ pub(crate) struct Preflight {
     pub has_http: bool,
 }
 
-/// What was found on the way to the relay.
+/// State of the way to the relay.
 #[derive(Default)]
 struct Findings {
     /// Addresses of the domain.

@@ -32,7 +32,7 @@ use crate::certs::resolver::CertificateResolver;
 use crate::certs::review::WantedNames;
 use crate::settings::AcmeSettings;
 
-/// What the task works with.
+/// Settings and shared state of the task.
 pub(crate) struct AcmeParts<W> {
     pub settings: AcmeSettings,
     pub data_dir: PathBuf,
@@ -80,7 +80,7 @@ struct Managed {
     unsaved: Option<Zeroizing<String>>,
 }
 
-/// What the schedule needs of a certificate.
+/// Schedule of a certificate in force.
 struct Issued {
     id: Option<CertificateIdentifier<'static>>,
     /// Times in seconds since 1970.
@@ -91,7 +91,7 @@ struct Issued {
     /// Number from 0 to 1 that spreads renewals.
     random: f64,
     /// Time of the next request for the server's suggestion; `None` if it makes none.
-    ask_at: Option<Instant>,
+    suggestion_at: Option<Instant>,
     /// `true` once the server has suggested a time: it accepts what a certificate replaces.
     has_suggestion: bool,
 }
@@ -121,7 +121,7 @@ impl Issued {
             not_after: certificate.not_after,
             renewal_s: renewal_time(certificate.not_before, certificate.not_after, random),
             random,
-            ask_at: Some(Instant::now()),
+            suggestion_at: Some(Instant::now()),
             has_suggestion: false,
         }
     }
@@ -241,7 +241,7 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
         let covered: Vec<_> = covered.cloned().collect();
         let mut issued = Issued::of(&certificate);
         if covered.len() < names.len() {
-            (issued.renewal_s, issued.ask_at) = (0, None);
+            (issued.renewal_s, issued.suggestion_at) = (0, None);
         }
         match self.parts.resolver.set_issued(&covered, certificate.pair) {
             Ok(()) => Some(issued),
@@ -256,8 +256,11 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
     async fn work(&mut self) {
         let queue = self.queue.clone();
         for name in &queue {
-            self.ask(name).await;
             self.save(name).await;
+        }
+        // One at a time: a server that does not respond must not hold up orders.
+        if let Some(name) = queue.iter().find(|name| self.has_suggestion_due(name)) {
+            self.request_suggestion(name).await;
         }
         self.warn_of_ends();
         if let Some(name) = self.most_urgent() {
@@ -540,25 +543,26 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
         Ok(Some(ExternalAccountKey::new(id.clone(), &key)))
     }
 
+    /// Returns `true` if a suggestion is due.
+    fn has_suggestion_due(&self, name: &str) -> bool {
+        let managed = self.managed.get(name);
+        let issued = managed.and_then(|managed| managed.issued.as_ref());
+        issued.is_some_and(|issued| {
+            issued.id.is_some() && issued.suggestion_at.is_some_and(|at| at <= Instant::now())
+        })
+    }
+
     /// Requests the time at which the server suggests a renewal (RFC 9773).
-    async fn ask(&mut self, name: &str) {
-        let issued = self
-            .managed
-            .get(name)
-            .and_then(|managed| managed.issued.as_ref());
-        let is_due = issued.is_some_and(|issued| {
-            issued.id.is_some() && issued.ask_at.is_some_and(|at| at <= Instant::now())
-        });
-        let Some(id) = issued
-            .filter(|_| is_due)
-            .and_then(|issued| issued.id.clone())
-        else {
+    async fn request_suggestion(&mut self, name: &str) {
+        let managed = self.managed.get(name);
+        let issued = managed.and_then(|managed| managed.issued.as_ref());
+        let Some(id) = issued.and_then(|issued| issued.id.clone()) else {
             return;
         };
         let answer = match self.account().await {
-            Ok(account) => timeout(ASK_TIMEOUT, account.renewal_info(&id)).await,
+            Ok(account) => timeout(SUGGESTION_TIMEOUT, account.renewal_info(&id)).await,
             // The order says what is wrong.
-            Err(_) => return self.ask_later(name, ASK_RETRY),
+            Err(_) => return self.postpone_suggestion(name, SUGGESTION_RETRY),
         };
 
         let managed = self.managed.get_mut(name);
@@ -572,27 +576,27 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
                 let life = (issued.not_before, issued.not_after);
                 issued.renewal_s = suggested_time((start, end), life, issued.random);
                 issued.has_suggestion = true;
-                let again = again.clamp(SHORTEST_ASK, LONGEST_ASK);
-                issued.ask_at = Some(Instant::now() + again);
+                let again = again.clamp(SHORTEST_SUGGESTION_WAIT, LONGEST_SUGGESTION_WAIT);
+                issued.suggestion_at = Some(Instant::now() + again);
                 tracing::debug!(
                     name,
                     renewal_s = issued.renewal_s,
                     "renewal suggested by the server"
                 );
             }
-            Ok(Err(instant_acme::Error::Unsupported(_))) => issued.ask_at = None,
+            Ok(Err(instant_acme::Error::Unsupported(_))) => issued.suggestion_at = None,
             Ok(Err(error)) => {
                 tracing::debug!(name, %error, "the server has suggested no renewal");
-                issued.ask_at = Some(Instant::now() + ASK_RETRY);
+                issued.suggestion_at = Some(Instant::now() + SUGGESTION_RETRY);
             }
-            Err(_) => issued.ask_at = Some(Instant::now() + ASK_RETRY),
+            Err(_) => issued.suggestion_at = Some(Instant::now() + SUGGESTION_RETRY),
         }
     }
 
-    fn ask_later(&mut self, name: &str, wait: Duration) {
+    fn postpone_suggestion(&mut self, name: &str, wait: Duration) {
         let managed = self.managed.get_mut(name);
         if let Some(issued) = managed.and_then(|managed| managed.issued.as_mut()) {
-            issued.ask_at = Some(Instant::now() + wait);
+            issued.suggestion_at = Some(Instant::now() + wait);
         }
     }
 
@@ -646,7 +650,7 @@ fn share(byte: u8) -> f64 {
 }
 
 /// Maximum time of a request for a suggestion.
-const ASK_TIMEOUT: Duration = Duration::from_secs(60);
+const SUGGESTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Reason of a first certificate that waits.
 const TOO_MANY_NEW: &str =
@@ -662,8 +666,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Bounds of the time between two requests for a suggestion (RFC 9773 §4.3.2).
-const SHORTEST_ASK: Duration = Duration::from_secs(60);
-const LONGEST_ASK: Duration = Duration::from_secs(86_400);
+const SHORTEST_SUGGESTION_WAIT: Duration = Duration::from_secs(60);
+const LONGEST_SUGGESTION_WAIT: Duration = Duration::from_secs(86_400);
 
 /// Wait after the server has not suggested a time (RFC 9773 §4.3.3).
-const ASK_RETRY: Duration = Duration::from_secs(6 * 3600);
+const SUGGESTION_RETRY: Duration = Duration::from_secs(6 * 3600);
