@@ -440,4 +440,16 @@ mod tests {
             "it has it already"
         );
     }
+
+    #[test]
+    fn hosts_of_agents_alternate() {
+        let store = Store::in_memory().unwrap();
+        let (one, two) = (agent(&store, "one"), agent(&store, "two"));
+        let host = |label: &str| HostName::parse(&format!("{label}.example.test")).unwrap();
+        for (label, owner) in [("a", one.id), ("b", one.id), ("c", one.id), ("z", two.id)] {
+            let claim = store.claim_host(&host(label), None, owner).unwrap();
+            assert_eq!(claim, HostClaim::Owned);
+        }
+        assert_eq!(store.hosts().unwrap(), ["a", "z", "b", "c"].map(host));
+    }
 }

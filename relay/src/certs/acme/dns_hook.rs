@@ -97,3 +97,30 @@ const HOOK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Maximum length of the shown output, in characters.
 const OUTPUT_CHARS: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_record_whose_addition_failed_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (script, calls) = (dir.path().join("hook"), dir.path().join("calls"));
+        let text = format!(
+            "#!/bin/sh\necho \"$@\" >> {}\necho 'no such zone' >&2\nexit 1\n",
+            calls.display()
+        );
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+
+        let hook = DnsHook::new(vec![script.display().to_string()]).unwrap();
+        let error = hook.add("a.test", "value").await.err().unwrap().to_string();
+        assert!(error.contains("no such zone"), "{error}");
+        let calls = fs::read_to_string(calls).unwrap();
+        let expected = ["add", "remove"].map(|verb| format!("{verb} _acme-challenge.a.test value"));
+        assert_eq!(calls.lines().collect::<Vec<_>>(), expected);
+    }
+}

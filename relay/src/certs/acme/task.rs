@@ -671,3 +671,79 @@ const LONGEST_SUGGESTION_WAIT: Duration = Duration::from_secs(86_400);
 
 /// Wait after the server has not suggested a time (RFC 9773 §4.3.3).
 const SUGGESTION_RETRY: Duration = Duration::from_secs(6 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use hookward_core::names::HostName;
+
+    use super::*;
+    use crate::fetch::client::client_tls;
+    use crate::settings::AcmeSettings;
+
+    fn task(dir: &std::path::Path) -> AcmeTask<impl Fn() -> WantedNames + Clone + Send + 'static> {
+        let pair = rcgen::generate_simple_self_signed(vec!["own.test".to_owned()]).unwrap();
+        let own = crate::certs::CertificatePair {
+            chain: vec![pair.cert.der().clone()],
+            key: pair.signing_key.serialize_der().try_into().unwrap(),
+        };
+        let wanted = || WantedNames {
+            domain: HostName::parse("example.test").unwrap(),
+            hosts: ["b.example.test", "a.example.test"]
+                .map(HostName::parse)
+                .into_iter()
+                .collect(),
+        };
+        let parts = AcmeParts {
+            settings: AcmeSettings {
+                email: "a@example.test".to_owned(),
+                directory: "https://ca.test/dir".to_owned(),
+                ca: None,
+                http_listen: None,
+                dns_hook: None,
+                external_account: None,
+                new_names_per_day: 1,
+            },
+            data_dir: dir.to_owned(),
+            tls: client_tls(None).unwrap(),
+            resolver: Arc::new(CertificateResolver::new(own).unwrap()),
+            challenges: Challenges::default(),
+            wanted,
+            clock: Clock::default(),
+            audit: AuditLog::off(Clock::default()),
+            status: AcmeStatus::default(),
+        };
+        AcmeTask::new(parts).unwrap()
+    }
+
+    fn issued(renewal_s: i64) -> Option<Issued> {
+        Some(Issued {
+            id: None,
+            not_before: 0,
+            not_after: i64::MAX,
+            renewal_s,
+            random: 0.0,
+            suggestion_at: None,
+            has_suggestion: false,
+        })
+    }
+
+    #[test]
+    fn the_domain_is_first_and_new_hosts_have_a_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut task = task(dir.path());
+        assert_eq!(task.most_urgent().as_deref(), Some("example.test"));
+
+        let domain = task.managed.get_mut("example.test").unwrap();
+        domain.issued = issued(i64::MAX);
+        assert_eq!(task.most_urgent().as_deref(), Some("b.example.test"));
+        // One that fails lets others pass.
+        task.managed.get_mut("b.example.test").unwrap().failures = 1;
+        assert_eq!(task.most_urgent().as_deref(), Some("a.example.test"));
+
+        task.first_certificates.push_back(Instant::now());
+        assert_eq!(task.most_urgent(), None);
+        // A renewal does not count.
+        task.managed.get_mut("a.example.test").unwrap().issued = issued(0);
+        assert_eq!(task.most_urgent().as_deref(), Some("a.example.test"));
+    }
+}
