@@ -35,16 +35,14 @@ pub(super) async fn run(args: JoinArgs) -> Result<Exit, CommandError> {
         last_transport: state.last_transport(),
         ..LinkSettings::default()
     };
-    match join(&state, &link, token, args.replace).await? {
-        Ok(joined) => {
+    let joined = join(&state, &link, token, args.replace, LogFormat::Text).await?;
+    Ok(match joined {
+        Some(joined) => {
             report_joined(&joined, "; next: hookward http PORT");
-            Ok(Exit::Done)
+            Exit::Done
         }
-        Err(message) => {
-            print_error(LogFormat::Text, &message);
-            Ok(Exit::Credential)
-        }
-    }
+        None => Exit::Credential,
+    })
 }
 
 /// Joins a relay before the first tunnel: by the token of the environment, or by one that the user
@@ -79,16 +77,14 @@ pub(super) async fn first_join(
         }
     };
 
-    match join(state, link, token, false).await? {
-        Ok(joined) => {
+    let joined = join(state, link, token, false, log_format).await?;
+    Ok(match joined {
+        Some(joined) => {
             report_joined(&joined, "");
-            Ok(None)
+            None
         }
-        Err(message) => {
-            print_error(log_format, &message);
-            Ok(Some(Exit::Credential))
-        }
-    }
+        None => Some(Exit::Credential),
+    })
 }
 
 /// Reads the token that the user pastes. The thread is detached, so that a signal ends the program
@@ -114,7 +110,8 @@ struct Joined {
     relays: Vec<String>,
 }
 
-/// Exchanges a token for a credential. Returns the relay's message if it refuses the token.
+/// Exchanges a token for a credential. Returns `None` if the relay refuses the token, with its message on
+/// standard error.
 ///
 /// # Errors
 /// Failure that ends with [`Exit::Failed`].
@@ -123,7 +120,8 @@ async fn join(
     link: &LinkSettings,
     token: JoinToken,
     replace: bool,
-) -> Result<Result<Joined, String>, CommandError> {
+    log_format: LogFormat,
+) -> Result<Option<Joined>, CommandError> {
     // Stored before the token is used, so that an interrupted join can be repeated.
     let secret = state.begin_join(&token.secret)?;
     let relay = RelayEndpoint {
@@ -142,7 +140,7 @@ async fn join(
             };
             let relays = state.keep_credential(credential, replace)?;
             state.end_join();
-            Ok(Ok(Joined {
+            Ok(Some(Joined {
                 relay: token.relay,
                 agent,
                 relays,
@@ -153,7 +151,8 @@ async fn join(
             message,
         }) => {
             state.end_join();
-            Ok(Err(message))
+            print_error(log_format, &message);
+            Ok(None)
         }
         Err(error) => Err(error.into()),
     }

@@ -2,10 +2,12 @@
 //! agent owns. [`task`] orders and renews them, one after the other. [`challenges`] holds what the
 //! server validates meanwhile.
 
+mod account;
 pub(crate) mod challenges;
 mod client;
 pub(crate) mod dns_hook;
 mod files;
+mod managed;
 mod order;
 pub(crate) mod preflight;
 mod schedule;

@@ -7,14 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hookward_core::clock::Clock;
-use hookward_core::secret::SecretReader as _;
 use hookward_core::text::printable;
 use hookward_observe::audit::{Actor, AuditLog};
-use hookward_runtime::secrets::ProcessSecrets;
-use instant_acme::{Account, CertificateIdentifier, ExternalAccountKey, NewAccount};
+use instant_acme::CertificateIdentifier;
 use rustls::ClientConfig;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -22,11 +19,13 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use super::AcmeError;
+use super::account::AccountKeeper;
 use super::challenges::Challenges;
 use super::client::AcmeClient;
 use super::files::{AcmeFiles, IssuedCertificate};
+use super::managed::{Issued, Managed, share};
 use super::order::{OrderRequest, Solvers, order};
-use super::schedule::{renewal_time, retry_wait, shortest_gap, suggested_time};
+use super::schedule::{retry_wait, shortest_gap, suggested_time};
 use super::status::{AcmeStatus, NameStatus};
 use crate::certs::resolver::CertificateResolver;
 use crate::certs::review::WantedNames;
@@ -52,7 +51,7 @@ pub(crate) struct AcmeTask<W> {
     parts: AcmeParts<W>,
     files: Arc<AcmeFiles>,
     client: AcmeClient,
-    account: Option<Account>,
+    account: AccountKeeper,
     solvers: Solvers,
     /// Certificates by their first name.
     managed: BTreeMap<String, Managed>,
@@ -60,71 +59,8 @@ pub(crate) struct AcmeTask<W> {
     queue: Vec<String>,
     /// Times of the first certificates of hosts in the last day.
     first_certificates: VecDeque<Instant>,
-    /// Time at which the account was replaced last.
-    account_replaced: Option<Instant>,
     /// Time of the next warnings of certificates that end soon.
     warn_at: Instant,
-}
-
-/// A certificate that is kept, or wanted.
-struct Managed {
-    names: Vec<String>,
-    issued: Option<Issued>,
-    failures: u32,
-    /// Time of the next attempt after a failure.
-    retry_at: Option<Instant>,
-    last_error: Option<String>,
-    /// Way that has proved the names.
-    way: usize,
-    /// Certificate that is in force, and could not be written.
-    unsaved: Option<Zeroizing<String>>,
-}
-
-/// Schedule of a certificate in force.
-struct Issued {
-    id: Option<CertificateIdentifier<'static>>,
-    /// Times in seconds since 1970.
-    not_before: i64,
-    not_after: i64,
-    /// Time of the renewal, in seconds since 1970.
-    renewal_s: i64,
-    /// Number from 0 to 1 that spreads renewals.
-    random: f64,
-    /// Time of the next request for the server's suggestion; `None` if it makes none.
-    suggestion_at: Option<Instant>,
-    /// `true` once the server has suggested a time: it accepts what a certificate replaces.
-    has_suggestion: bool,
-}
-
-impl Managed {
-    fn new(names: Vec<String>) -> Self {
-        Self {
-            names,
-            issued: None,
-            failures: 0,
-            retry_at: None,
-            last_error: None,
-            way: 0,
-            unsaved: None,
-        }
-    }
-}
-
-impl Issued {
-    fn of(certificate: &IssuedCertificate) -> Self {
-        let first = certificate.pair.chain.first();
-        let digest = Sha256::digest(first.map_or(&[][..], |first| first.as_ref()));
-        let random = digest.first().map_or(0.0, |byte| share(*byte));
-        Self {
-            id: first.and_then(|first| CertificateIdentifier::try_from(first).ok()),
-            not_before: certificate.not_before,
-            not_after: certificate.not_after,
-            renewal_s: renewal_time(certificate.not_before, certificate.not_after, random),
-            random,
-            suggestion_at: Some(Instant::now()),
-            has_suggestion: false,
-        }
-    }
 }
 
 impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
@@ -139,15 +75,21 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
             has_http: parts.settings.http_listen.is_some(),
             dns_hook: parts.settings.dns_hook.clone(),
         };
+        let files = Arc::new(files);
+        let client = AcmeClient::new(Arc::clone(&parts.tls));
         let mut task = Self {
-            client: AcmeClient::new(Arc::clone(&parts.tls)),
-            files: Arc::new(files),
-            account: None,
+            account: AccountKeeper::new(
+                parts.settings.clone(),
+                Arc::clone(&files),
+                client.clone(),
+                parts.audit.clone(),
+            ),
+            client,
+            files,
             solvers,
             managed: BTreeMap::new(),
             queue: Vec::new(),
             first_certificates: VecDeque::new(),
-            account_replaced: None,
             warn_at: Instant::now(),
             parts,
         };
@@ -413,7 +355,7 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
 
     fn failed(&mut self, name: &str, error: &AcmeError) {
         // The next attempt reads the server's directory again.
-        self.account = None;
+        self.account.forget();
         let now = self.now_s();
         let Some(managed) = self.managed.get_mut(name) else {
             return;
@@ -457,7 +399,7 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
         mut way: usize,
         may_change: bool,
     ) -> Result<(Zeroizing<String>, usize), AcmeError> {
-        let mut account = self.account().await?;
+        let mut account = self.account.get().await?;
         let mut changes = 0;
         loop {
             let request = OrderRequest {
@@ -467,10 +409,9 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
             };
             match order(&account, request, &self.solvers).await {
                 // The server has lost its accounts, or has ended this one.
-                Err(error) if error.is_lost_account() && self.may_replace_account() => {
+                Err(error) if error.is_lost_account() && self.account.may_replace() => {
                     tracing::warn!(reason = error.shown(), "a new ACME account is created");
-                    self.account_replaced = Some(Instant::now());
-                    account = self.create_account().await?;
+                    account = self.account.replace().await?;
                 }
                 Err(AcmeError::Rejected { names })
                     if may_change && changes + 1 < self.solvers.ways() =>
@@ -482,65 +423,6 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
                 ordered => return Ok((ordered?, way)),
             }
         }
-    }
-
-    /// Returns `true` once a day: a server limits the number of accounts.
-    fn may_replace_account(&self) -> bool {
-        self.account_replaced
-            .is_none_or(|replaced| replaced.elapsed() >= DAY)
-    }
-
-    /// Returns the account; creates one at the first time.
-    async fn account(&mut self) -> Result<Account, AcmeError> {
-        if let Some(account) = &self.account {
-            return Ok(account.clone());
-        }
-        let Some(credentials) = self.files.account()? else {
-            return self.create_account().await;
-        };
-        let builder = Account::builder_with_http(Box::new(self.client.clone()));
-        let account = builder.from_credentials(credentials).await;
-        let account = account.map_err(AcmeError::Account)?;
-        self.account = Some(account.clone());
-        Ok(account)
-    }
-
-    /// Creates an account, and replaces the file of an earlier one.
-    async fn create_account(&mut self) -> Result<Account, AcmeError> {
-        let contact = format!("mailto:{}", self.parts.settings.email);
-        let new = NewAccount {
-            contact: &[&contact],
-            terms_of_service_agreed: true,
-            only_return_existing: false,
-        };
-        let external = self.external_account()?;
-        let directory = self.parts.settings.directory.clone();
-        let builder = Account::builder_with_http(Box::new(self.client.clone()));
-        let created = builder.create(&new, directory, external.as_ref()).await;
-        let (account, credentials) = created.map_err(AcmeError::Account)?;
-        self.files.keep_account(&credentials)?;
-        let details = json!({ "server": self.parts.settings.directory });
-        let audit = &self.parts.audit;
-        audit.act("acme_account_created", Actor::program(), details);
-        self.account = Some(account.clone());
-        Ok(account)
-    }
-
-    fn external_account(&self) -> Result<Option<ExternalAccountKey>, AcmeError> {
-        let Some((id, source)) = &self.parts.settings.external_account else {
-            return Ok(None);
-        };
-        let loaded = ProcessSecrets.load(&source.to_string());
-        let loaded = loaded.map_err(|error| AcmeError::ExternalAccount(error.to_string()))?;
-        // Servers hand it out with and without padding.
-        let text = loaded.secret.expose().trim_ascii();
-        let text = text.strip_suffix(b"=").unwrap_or(text);
-        let text = text.strip_suffix(b"=").unwrap_or(text);
-        let key = data_encoding::BASE64URL_NOPAD.decode(text);
-        let key = key.map(Zeroizing::new).map_err(|_| {
-            AcmeError::ExternalAccount(format!("the key in {source} is not base64url"))
-        })?;
-        Ok(Some(ExternalAccountKey::new(id.clone(), &key)))
     }
 
     /// Returns `true` if a suggestion is due.
@@ -559,7 +441,7 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
         let Some(id) = issued.and_then(|issued| issued.id.clone()) else {
             return;
         };
-        let answer = match self.account().await {
+        let answer = match self.account.get().await {
             Ok(account) => timeout(SUGGESTION_TIMEOUT, account.renewal_info(&id)).await,
             // The order says what is wrong.
             Err(_) => return self.postpone_suggestion(name, SUGGESTION_RETRY),
@@ -642,11 +524,6 @@ fn random() -> f64 {
         Err(_) => [u8::MAX],
     };
     share(byte)
-}
-
-/// Returns a byte as a number from 0 to 1.
-fn share(byte: u8) -> f64 {
-    f64::from(byte) / f64::from(u8::MAX)
 }
 
 /// Maximum time of a request for a suggestion.
