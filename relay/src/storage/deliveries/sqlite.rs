@@ -268,7 +268,7 @@ impl SqliteDeliveries {
         }
 
         match timeout(COMMIT_TIMEOUT, answered).await {
-            Ok(Ok(stored)) => {
+            Ok(Ok((stored, _))) => {
                 // The commit has confirmed it.
                 if let Some(claim) = claim {
                     claim.forget();

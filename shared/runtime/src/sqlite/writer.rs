@@ -121,6 +121,9 @@ struct QueueState<R> {
     ended: bool,
     /// `true` while the file cannot be written.
     failing: bool,
+    /// `true` while the thread waits for a request: a notification is a system call, which would
+    /// otherwise be made for every request.
+    is_waiting: bool,
 }
 
 /// Counters of a writer's commits.
@@ -174,6 +177,7 @@ impl<R: Send + 'static> Writer<R> {
                 bytes: 0,
                 ended: false,
                 failing: false,
+                is_waiting: false,
             }),
             changed: Condvar::new(),
             commits: CommitCounters::default(),
@@ -222,30 +226,22 @@ impl<R> WriterQueue<R> {
     /// # Errors
     /// The request.
     pub fn try_push(&self, request: R, most: usize) -> Result<(), R> {
-        let mut state = self.0.lock();
+        let state = self.0.lock();
         if state.requests.len() >= most || state.ended || state.failing {
             return Err(request);
         }
 
-        state.bytes += (self.0.size_of)(&request);
-        state.requests.push_back(request);
-        drop(state);
-        self.0.changed.notify_one();
+        self.0.add(state, request);
         Ok(())
     }
 
     /// Queues a request that must not be lost, such as the end of an earlier one. A writer that has
     /// ended drops it.
     pub fn push(&self, request: R) {
-        let mut state = self.0.lock();
-        if state.ended {
-            return;
+        let state = self.0.lock();
+        if !state.ended {
+            self.0.add(state, request);
         }
-
-        state.bytes += (self.0.size_of)(&request);
-        state.requests.push_back(request);
-        drop(state);
-        self.0.changed.notify_one();
     }
 
     /// Returns the size of the requests that wait, in bytes.
@@ -276,6 +272,15 @@ impl<R> WriterQueue<R> {
 impl<R> Shared<R> {
     fn lock(&self) -> MutexGuard<'_, QueueState<R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, mut state: MutexGuard<'_, QueueState<R>>, request: R) {
+        state.bytes += (self.size_of)(&request);
+        state.requests.push_back(request);
+        if std::mem::take(&mut state.is_waiting) {
+            drop(state);
+            self.changed.notify_one();
+        }
     }
 }
 
@@ -321,6 +326,7 @@ impl<W: Work> WriterThread<W> {
     fn next_batch(&self) -> Option<Vec<W::Request>> {
         let mut state = self.shared.lock();
         while state.requests.is_empty() && !state.ended {
+            state.is_waiting = true;
             let Some(idle) = self.options.idle else {
                 let waited = self.shared.changed.wait(state);
                 state = waited.unwrap_or_else(PoisonError::into_inner);
@@ -334,6 +340,7 @@ impl<W: Work> WriterThread<W> {
                 break;
             }
         }
+        state.is_waiting = false;
 
         if state.requests.is_empty() && state.ended {
             return None;

@@ -74,8 +74,11 @@ pub(super) struct AcceptRequest {
     pub delivery: NewDelivery,
     /// Claim that the same commit confirms.
     pub claim: Option<(ClaimKey, i64)>,
-    pub answer: oneshot::Sender<Result<Stored, StoreRefusal>>,
+    pub answer: oneshot::Sender<AcceptReply>,
 }
+
+/// Result of storing a webhook, with the webhook itself: the caller's thread frees its memory.
+pub(super) type AcceptReply = (Result<Stored, StoreRefusal>, NewDelivery);
 
 /// End of an attempt to record.
 pub(super) struct SettleRequest {
@@ -486,7 +489,10 @@ impl Work for DeliveryWork {
                     if stored.is_none() {
                         self.usage().undo(&request.delivery);
                     }
-                    let _ = request.answer.send(stored.ok_or(StoreRefusal::Known));
+                    let AcceptRequest {
+                        delivery, answer, ..
+                    } = *request;
+                    let _ = answer.send((stored.ok_or(StoreRefusal::Known), delivery));
                 }
                 (Request::Lease { answer, .. }, Reply::Lease(lease)) => {
                     let _ = answer.send(lease);
@@ -522,7 +528,10 @@ impl Work for DeliveryWork {
                         Some(ErrorCode::DiskFull) => StoreRefusal::DiskFull,
                         _ => StoreRefusal::Failing,
                     };
-                    let _ = request.answer.send(Err(refusal));
+                    let AcceptRequest {
+                        delivery, answer, ..
+                    } = *request;
+                    let _ = answer.send((Err(refusal), delivery));
                 }
                 kept => again.push(kept),
             }
