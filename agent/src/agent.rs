@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::status::AgentView;
+use crate::config::state_dir::StateDir;
 use crate::events::EventSink;
 use crate::exchange::delivery_log::DeliveryLog;
 use crate::exchange::{ExchangeHandler, InFlight, Pairing, PendingHeads, RefusalSummary};
@@ -45,6 +46,8 @@ pub struct AgentSettings {
     pub tunnels: Vec<TunnelSettings>,
     /// Time for requests in flight when the agent stops.
     pub drain: Duration,
+    /// Directory that keeps renewed credentials; `None` for a relay in this process.
+    pub state: Option<StateDir>,
     /// File of completed deliveries.
     pub delivery_log: Option<PathBuf>,
 }
@@ -194,6 +197,7 @@ impl Agent {
         let shared = LinkContext {
             tunnels,
             calls: calls.collect(),
+            state: settings.state,
             link: settings.link,
             events,
             clock: clock.clone(),

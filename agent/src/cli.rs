@@ -14,8 +14,8 @@ use hookward_cli::environment;
 use hookward_cli::help::{CompletionsArgs, ManArgs};
 
 pub(crate) use self::commands::{
-    AuditCommand, CheckArgs, DiagnoseArgs, ExplainArgs, JoinArgs, ProvidersArgs, ProvidersCommand,
-    SendArgs, StatusArgs, VerifyArgs,
+    AuditCommand, CheckArgs, DiagnoseArgs, ExplainArgs, JoinArgs, PinCommand, ProvidersArgs,
+    ProvidersCommand, SendArgs, StatusArgs, VerifyArgs,
 };
 pub(crate) use self::policy::PolicyFlags;
 pub use self::tunnel::UpstreamArgs;
@@ -59,6 +59,9 @@ pub(crate) enum Command {
     Send(Box<SendArgs>),
     /// Receive the secret that a provider sends in its challenge
     Pair(Box<PairArgs>),
+    /// Show or change the keys that the agent accepts from its relays
+    #[command(subcommand)]
+    Pin(PinCommand),
     /// Print completions for a shell
     #[command(visible_alias = "completion")]
     Completions(CompletionsArgs),
@@ -89,6 +92,7 @@ impl Cli {
             Command::Status(args) => args.format,
             Command::Diagnose(_)
             | Command::Join(_)
+            | Command::Pin(_)
             | Command::Providers(_)
             | Command::Check(_)
             | Command::Explain(_)

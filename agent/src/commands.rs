@@ -9,6 +9,7 @@ mod http;
 mod join;
 mod local;
 mod pair;
+mod pin;
 mod providers;
 mod request_input;
 mod runner;
@@ -105,6 +106,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CommandError> {
         Command::Diagnose(args) => diagnose::run(*args).await,
         Command::Start(args) => start::run(*args).await,
         Command::Join(args) => join::run(args).await,
+        Command::Pin(command) => pin::run(&command),
         Command::Providers(args) => providers::run(&args),
         Command::Check(args) => check::run(*args),
         Command::Explain(args) => explain::run(*args).await,

@@ -3,7 +3,8 @@
 //! Every relay gets some links ([`mod@link`]), each of which keeps one connection. [`dialer`]
 //! connects over QUIC, TLS over TCP, or a [`proxy`]; [`backoff`] schedules the attempts;
 //! [`handshake`] greets the relay and opens the tunnels; [`active`] is a connection in use, and
-//! [`outbox`] sends its messages, among them [`calls`] of the relay's API. [`failover`] schedules
+//! [`outbox`] sends its messages, among them [`calls`] of the relay's API. [`renewal`] replaces the
+//! agent's credential. [`failover`] schedules
 //! searches for a better connection, and [`suspend`] detects that the machine was suspended. [`status`] summarises all links for the user, and [`policy_sync`] tracks
 //! the policy of each relay. All connections of one instance serve the same tunnels, so losing one
 //! of several loses nothing.
@@ -21,6 +22,7 @@ pub(crate) mod link;
 mod outbox;
 pub(crate) mod policy_sync;
 pub(crate) mod proxy;
+mod renewal;
 pub(crate) mod status;
 mod suspend;
 
@@ -45,6 +47,7 @@ pub use self::error::ConnectionError;
 pub use self::join::join;
 use self::link::RelayLink;
 use self::proxy::Proxies;
+use crate::config::state_dir::Credential;
 use crate::events::{Event, EventSink};
 
 /// Message of an agent to the relay, with its policy.
@@ -58,8 +61,38 @@ pub struct RelayEndpoint {
     pub address: String,
     /// Pin of the relay's key.
     pub pin: Pin,
+    /// Pin of another key, while the relay changes its key.
+    pub second_pin: Option<Pin>,
     /// Credential of the agent there.
     pub credential: Secret,
+    /// Credential of a renewal that was interrupted.
+    pub next_credential: Option<Secret>,
+}
+
+impl RelayEndpoint {
+    /// Creates the endpoint of a relay with one key.
+    #[must_use]
+    pub const fn new(address: String, pin: Pin, credential: Secret) -> Self {
+        Self {
+            address,
+            pin,
+            second_pin: None,
+            credential,
+            next_credential: None,
+        }
+    }
+}
+
+impl From<Credential> for RelayEndpoint {
+    fn from(stored: Credential) -> Self {
+        Self {
+            address: stored.relay,
+            pin: stored.pin,
+            second_pin: stored.second_pin,
+            credential: stored.secret,
+            next_credential: stored.next,
+        }
+    }
 }
 
 /// Allowed transports.
@@ -136,7 +169,13 @@ pub(crate) async fn run(
         let dialer = Dialer::new(&relay, &shared.link, shared.tasks.clone())?;
         let calls = shared.calls.get(&relay.address).cloned();
         let calls = calls.unwrap_or_default();
-        let at = Arc::new(RelayState::new(relay, dialer, &shared.tunnels, calls));
+        let at = Arc::new(RelayState::new(
+            relay,
+            dialer,
+            &shared.tunnels,
+            calls,
+            shared.state.clone(),
+        ));
 
         let (shared, stop) = (Arc::clone(&shared), stop.child_token());
         kept.spawn(async move { (at.relay.address.clone(), run_relay(at, shared, stop).await) });

@@ -2,16 +2,22 @@
 
 use hookward_core::reason::Reason;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use hookward_cli::OutputFormat;
 use hookward_cli::deliveries::{DeliveriesCommand as SharedDeliveriesCommand, FilterArgs};
 use hookward_cli::environment;
 use hookward_cli::help::{CompletionsArgs, ManArgs};
+use hookward_core::diagnostics::{parse_duration, parse_size};
 use hookward_core::limits::Limits;
+use hookward_core::names::HostName;
+use hookward_core::rate::Rate;
+use hookward_gate::policy::DeliveryMode;
 use hookward_observe::audit::{KeptHead, RawAudit};
 
 use crate::settings::{RawAcme, RawSettings};
+use crate::storage::agents::prefix_pattern;
 
 /// Exit codes, for `--help`.
 pub(crate) const EXIT_CODES: &str = "\
@@ -229,12 +235,82 @@ pub(crate) struct ServeArgs {
 /// Commands of `hookward-relay agent`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentCommand {
-    /// Print a join token for an agent of this name
-    Add(AgentArgs),
-    /// Withdraw an agent's credential; its session ends within seconds
+    /// Print a join token for an agent of this name, and limit what it may open
+    Add(ScopedAgentArgs),
+    /// Change what an agent may open
+    Set(ScopedAgentArgs),
+    /// Let an agent replace its credential, and end the old one after the overlap
+    Rotate(RotateArgs),
+    /// Withdraw an agent's credentials; its sessions end within a second, and it keeps its hosts
+    Revoke(AgentArgs),
+    /// Revoke an agent, and free its hosts
     Remove(AgentArgs),
-    /// List agents: state, address, transport, round-trip time, version, hosts
+    /// List agents: state, address, transport, round-trip time, version, hosts, limits
     List(ListArgs),
+}
+
+/// Arguments of `hookward-relay agent add` and `set`.
+#[derive(Debug, Args)]
+#[command(after_help = SCOPE_EXAMPLE)]
+pub(crate) struct ScopedAgentArgs {
+    #[command(flatten)]
+    pub agent: AgentArgs,
+    #[command(flatten)]
+    pub scope: ScopeArgs,
+}
+
+/// Example of limits.
+const SCOPE_EXAMPLE: &str = "\
+Example:
+  hookward-relay agent add jira --host jira.hooks.example.com --path /rest/webhooks --expires 90d
+
+A limit replaces an earlier one of the same kind. The others stay, unless --unlimited is given.";
+
+/// What an agent may open.
+#[derive(Debug, Args)]
+pub(crate) struct ScopeArgs {
+    /// Host that the agent may open, and no others (repeatable); it is the agent's at once
+    #[arg(long, value_name = "FQDN", value_parser = parse_host)]
+    pub host: Vec<HostName>,
+
+    /// Path prefix of its routes, and no others (repeatable)
+    #[arg(long, value_name = "PREFIX", value_parser = parse_prefix)]
+    pub path: Vec<String>,
+
+    /// Delivery modes of its routes: direct, queue, fallback
+    #[arg(long, value_name = "MODE,…", value_delimiter = ',', value_parser = DeliveryMode::parse)]
+    pub delivery: Vec<DeliveryMode>,
+
+    /// Maximum rate of each of its tunnels, such as 100/s
+    #[arg(long, value_name = "RATE", value_parser = Rate::parse)]
+    pub rate: Option<Rate>,
+
+    /// Maximum size of a body that a check reads, such as 1MiB
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_body: Option<u64>,
+
+    /// Maximum number of hosts
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub max_hosts: Option<u32>,
+
+    /// Life of its credentials, such as 90d; the agent renews them after two thirds
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    pub expires: Option<Duration>,
+
+    /// Remove all limits that are not given
+    #[arg(long)]
+    pub unlimited: bool,
+}
+
+/// Arguments of `hookward-relay agent rotate`.
+#[derive(Debug, Args)]
+pub(crate) struct RotateArgs {
+    #[command(flatten)]
+    pub agent: AgentArgs,
+
+    /// Time for which the old credential stays valid
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = overlap)]
+    pub overlap: Duration,
 }
 
 /// Arguments of `hookward-relay agent list`.
@@ -406,6 +482,37 @@ impl ServeArgs {
             ..RawSettings::default()
         }
     }
+}
+
+fn parse_host(text: &str) -> Result<HostName, Reason> {
+    HostName::parse(text)
+        .ok_or_else(|| format!("{text:?} is not a host name such as jira.hooks.example.com").into())
+}
+
+fn parse_prefix(text: &str) -> Result<String, Reason> {
+    match prefix_pattern(text) {
+        Some(_) if !text.contains('*') => Ok(text.to_owned()),
+        _ => Err(format!("{text:?} is not a path prefix such as /rest/webhooks").into()),
+    }
+}
+
+fn size(text: &str) -> Result<u64, Reason> {
+    parse_size(text).ok_or_else(|| format!("{text:?} is not a size such as 64KiB or 1MiB").into())
+}
+
+fn lifetime(text: &str) -> Result<Duration, Reason> {
+    let life = parse_duration(text).filter(|life| *life >= MIN_CREDENTIAL_LIFE);
+    life.ok_or_else(|| {
+        format!("{text:?} is not a life of a minute or more, such as 12h or 90d").into()
+    })
+}
+
+/// Minimum life of a credential: the relay requests a renewal once a minute.
+const MIN_CREDENTIAL_LIFE: Duration = Duration::from_secs(60);
+
+fn overlap(text: &str) -> Result<Duration, Reason> {
+    parse_duration(text)
+        .ok_or_else(|| format!("{text:?} is not a duration such as 10m, 24h or 7d").into())
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), Reason> {

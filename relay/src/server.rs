@@ -13,7 +13,7 @@ use hookward_core::address::AddressSet;
 use hookward_core::clock::Clock;
 use hookward_core::ip_sets::NamedSets;
 use hookward_core::limits::DOCTOR_BYTES_PER_SECOND;
-use hookward_core::names::AgentName;
+use hookward_core::names::{AgentName, HostName};
 use hookward_core::rate::ByteMeter;
 use hookward_core::secret::Secret;
 use hookward_core::text::printable;
@@ -27,6 +27,7 @@ use hookward_tunnel::join_token::JoinToken;
 use hookward_tunnel::transport::identity::Pin;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -61,7 +62,8 @@ use crate::observe::{Observer, Subscription};
 use crate::overload::connections::ConnectionTable;
 use crate::overload::per_client::PerClientLimiter;
 use crate::sessions::context::{PoliciesInForce, SessionContext};
-use crate::sessions::{AgentAcceptor, AgentListener, Registry};
+use crate::sessions::failed_joins::FailedJoins;
+use crate::sessions::{AgentAcceptor, AgentListener, Registry, revision};
 use crate::settings::Settings;
 use crate::storage::agents::TakenHost;
 use crate::storage::deliveries::{DELIVERIES_FILE, DeliveryStore};
@@ -228,9 +230,17 @@ impl Relay {
             registry: registry.clone(),
             observer: Arc::clone(&observer),
         });
+        let (revision, agents_revision) = watch::channel(0);
+        tasks.spawn(revision::watch(
+            store.clone(),
+            revision,
+            stop_agents.clone(),
+        ));
         let host = Arc::new(SessionContext {
             registry: registry.clone(),
             store: store.clone(),
+            agents_revision,
+            failed_joins: FailedJoins::default(),
             clock: clock.clone(),
             limits: settings.limits.clone(),
             stored_for: settings
@@ -561,8 +571,10 @@ fn wanted_names(store: &Store, settings: &Settings) -> impl Fn() -> WantedNames 
     let reserved: Vec<_> = settings.hosts.keys().cloned().collect();
     move || {
         // Hosts of an earlier domain are not served.
+        let given = store.given_hosts().unwrap_or_default();
         let served = store.hosts().ok().map(|hosts| {
-            let served = hosts.into_iter().filter(|host| host.is_child_of(&domain));
+            let is_served = |host: &HostName| host.is_child_of(&domain) || given.contains(host);
+            let served = hosts.into_iter().filter(is_served);
             served.chain(reserved.iter().cloned()).collect()
         });
         WantedNames {

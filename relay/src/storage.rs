@@ -221,8 +221,23 @@ pub(crate) const STATE_FILE: &str = "relay.db";
 const STATE_SCHEMA: Schema = Schema {
     durability: Durability::Full,
     incremental_vacuum: false,
-    migrations: &[create_state, add_used_by, add_acts, add_seen],
+    migrations: &[
+        create_state,
+        add_used_by,
+        add_acts,
+        add_seen,
+        add_credentials,
+    ],
 };
+
+/// Counts a change of agents, credentials or owners of hosts in its transaction, so that sessions
+/// review what they may do.
+fn note_agents_changed(db: &Connection) -> rusqlite::Result<()> {
+    let count = "INSERT INTO facts VALUES ('agents_revision', '1') ON CONFLICT (name)
+                 DO UPDATE SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT)";
+    db.execute(count, [])?;
+    Ok(())
+}
 
 /// Returns a time as SQLite stores it.
 fn millis(at: UnixMillis) -> i64 {
@@ -235,7 +250,7 @@ fn create_state(db: &Transaction<'_>) -> rusqlite::Result<()> {
         CREATE TABLE IF NOT EXISTS agents (
             id INTEGER PRIMARY KEY,
             name TEXT NOT NULL UNIQUE,
-            credential_digest BLOB UNIQUE            -- SHA-256; null until the agent has joined
+            credential_digest BLOB UNIQUE            -- unused since the table of credentials
         ) STRICT;
         CREATE TABLE IF NOT EXISTS join_tokens (
             digest BLOB PRIMARY KEY,                 -- SHA-256 of the token's secret
@@ -276,6 +291,25 @@ fn add_seen(db: &Transaction<'_>) -> rusqlite::Result<()> {
         ALTER TABLE agents ADD COLUMN seen_ms INTEGER;
         ALTER TABLE agents ADD COLUMN seen_address TEXT;
         ALTER TABLE agents ADD COLUMN seen_version TEXT;
+    ",
+    )
+}
+
+/// Lets an agent have several credentials, each with an end, and limits what it may open.
+fn add_credentials(db: &Transaction<'_>) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "
+        CREATE TABLE credentials (
+            digest BLOB PRIMARY KEY,                 -- SHA-256
+            agent INTEGER NOT NULL REFERENCES agents(id) ON DELETE CASCADE,
+            renew_ms INTEGER,                        -- from when on the agent renews it; null: never
+            expires_ms INTEGER                       -- null: never
+        ) STRICT;
+        CREATE INDEX credentials_of_agent ON credentials (agent);
+        INSERT INTO credentials (digest, agent)
+            SELECT credential_digest, id FROM agents WHERE credential_digest IS NOT NULL;
+        UPDATE agents SET credential_digest = NULL;
+        ALTER TABLE agents ADD COLUMN scope TEXT NOT NULL DEFAULT '{}'; -- JSON of AgentScope
     ",
     )
 }

@@ -121,11 +121,8 @@ async fn the_host_of_an_agent_that_has_joined_and_never_came_is_503() {
         .relay()
         .add_agent(&AgentName::parse("new").unwrap())
         .unwrap();
-    let relay = RelayEndpoint {
-        address: stage.relay().tunnel_address().to_string(),
-        pin: token.pin,
-        credential: Secret::generate().unwrap(),
-    };
+    let address = stage.relay().tunnel_address().to_string();
+    let relay = RelayEndpoint::new(address, token.pin, Secret::generate().unwrap());
 
     assert_eq!(
         join(&relay, &LinkSettings::default(), token.secret)
@@ -152,7 +149,8 @@ async fn hosts_of_an_agent_removed_while_disconnected_are_free() {
         .unwrap()
         .unwrap();
 
-    let agent = store.authenticate(&credential).unwrap().unwrap();
+    let found = store.authenticate(&credential, stage.clock.now()).unwrap();
+    let agent = found.known().unwrap().agent;
     store.claim_host(&host, None, agent.id).unwrap();
     let mut edge = stage.edge.clone();
     edge.host = host.to_string();

@@ -122,12 +122,7 @@ impl Joined {
             stage.relay().tunnel_address().to_string(),
             stage.relay().pin(),
         );
-        let credential = Credential {
-            relay,
-            pin,
-            agent: name.to_string(),
-            secret,
-        };
+        let credential = Credential::new(relay, pin, name.to_string(), secret);
 
         let joined = Self {
             stage,

@@ -88,6 +88,9 @@ impl SecretReader for AnySecret {
             SecretSource::Env(name) if name == "USER_AND_PASSWORD" => "user:a long password",
             SecretSource::Env(_) => "an example secret of some length",
             SecretSource::File(_) => PUBLIC_KEY,
+            SecretSource::Command(_) | SecretSource::Systemd(_) => {
+                "an example secret of some length"
+            }
         };
         Ok(Zeroizing::new(text.as_bytes().to_vec()))
     }

@@ -544,7 +544,7 @@ async fn an_agent_that_does_not_authenticate_is_cut_off() {
     .await;
     let endpoint = quic::client(
         (Ipv4Addr::LOCALHOST, 0).into(),
-        stage.relay().pin(),
+        hookward_tunnel::transport::identity::Pins::new(stage.relay().pin(), None),
         Liveness::default(),
     )
     .unwrap();

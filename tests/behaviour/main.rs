@@ -37,6 +37,7 @@ mod fetched;
 mod gate;
 mod grant;
 mod http;
+mod identities;
 mod judge;
 mod layers;
 mod limits;

@@ -765,7 +765,7 @@ async fn an_undeclared_proxy_is_warned_of() {
             .claim_host(
                 &HostName::parse("flexdeploy.hooks.example.test").unwrap(),
                 Some(&name),
-                agent.id,
+                agent.agent.id,
             )
             .unwrap();
         relay.signal("TERM");

@@ -419,11 +419,7 @@ async fn a_relay_with_another_key_gets_no_data() {
     let credential = state.credentials().unwrap().remove(0);
 
     let secret = hookward_core::secret::Secret::generate().unwrap();
-    let at = |pin| RelayEndpoint {
-        address: credential.relay.clone(),
-        pin,
-        credential: secret.clone(),
-    };
+    let at = |pin| RelayEndpoint::new(credential.relay.clone(), pin, secret.clone());
 
     let right = join(
         &at(credential.pin),
@@ -433,12 +429,12 @@ async fn a_relay_with_another_key_gets_no_data() {
     .await;
     assert!(!matches!(
         right,
-        Err(hookward_agent::ConnectionError::WrongKey(_))
+        Err(hookward_agent::ConnectionError::WrongKey { .. })
     ));
 
     let wrong = join(&at(pin), &LinkSettings::default(), secret.clone()).await;
     assert!(
-        matches!(wrong, Err(hookward_agent::ConnectionError::WrongKey(_))),
+        matches!(wrong, Err(hookward_agent::ConnectionError::WrongKey { .. })),
         "{wrong:?}"
     );
     relay.abort();

@@ -21,7 +21,7 @@ use hookward_tests::sender::{Edge, Http1, github_signature};
 use hookward_tests::stage::{Fleet, Plan, Stage, policy, signed_policy};
 use hookward_tests::wait::{DEADLINE, eventually, within};
 use hookward_tunnel::protocol::control::{ConnectionId, RefusedReason, RelayMessage};
-use hookward_tunnel::transport::identity::Pin;
+use hookward_tunnel::transport::identity::{Pin, Pins};
 use hookward_tunnel::transport::liveness::Liveness;
 use hookward_tunnel::transport::{ControlStream, Session, Transport, quic};
 use tokio::task::JoinHandle;
@@ -629,11 +629,8 @@ async fn through_an_http_proxy_with_a_password() {
 #[tokio::test]
 async fn a_proxy_that_refuses_is_named_and_one_that_is_not_for_this_host_is_not_asked() {
     let proxy = Proxy::start("user:right").await;
-    let relay = RelayEndpoint {
-        address: "127.0.0.1:9".to_owned(),
-        pin: pin(),
-        credential: Secret::generate().unwrap(),
-    };
+    let (address, credential) = ("127.0.0.1:9".to_owned(), Secret::generate().unwrap());
+    let relay = RelayEndpoint::new(address, pin(), credential);
 
     let link = |no: &str| LinkSettings {
         transport: TransportMode::Only(Transport::Tcp),
@@ -695,7 +692,7 @@ impl ByHand {
 
         let endpoint = quic::client(
             (Ipv4Addr::LOCALHOST, 0).into(),
-            stage.relay().pin(),
+            Pins::new(stage.relay().pin(), None),
             Liveness::default(),
         )
         .unwrap();

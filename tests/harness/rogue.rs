@@ -90,11 +90,11 @@ impl Rogue {
         );
 
         let settings = AgentSettings {
-            relays: vec![RelayAddress {
-                address: address.to_string(),
+            relays: vec![RelayAddress::new(
+                address.to_string(),
                 pin,
-                credential: Secret::generate().unwrap(),
-            }],
+                Secret::generate().unwrap(),
+            )],
             link: LinkSettings {
                 transport,
                 connections: Some(1),
@@ -107,6 +107,7 @@ impl Rogue {
                 pairing: None,
             }],
             drain: Limits::default().drain,
+            state: None,
             delivery_log: None,
         };
         let agent = Agent::start(settings, clock, reporter, |_| {}, |_| {});
@@ -154,12 +155,8 @@ pub async fn refusing(reason: RefusedReason) -> (TempDir, JoinHandle<()>) {
     let identity = TunnelIdentity::load_or_make(dir.path()).unwrap();
     let pin = identity.pin;
     let endpoint = endpoint(identity);
-    let credential = Credential {
-        relay: endpoint.local_addr().unwrap().to_string(),
-        pin,
-        agent: "x".into(),
-        secret: Secret::generate().unwrap(),
-    };
+    let address = endpoint.local_addr().unwrap().to_string();
+    let credential = Credential::new(address, pin, "x".into(), Secret::generate().unwrap());
 
     StateDir::open(Some(dir.path()))
         .unwrap()

@@ -253,15 +253,14 @@ impl Stage {
 
         let opened = Arc::clone(&self.opened);
         let settings = AgentSettings {
-            relays: vec![RelayAddress {
-                address: self
-                    .link
+            relays: vec![RelayAddress::new(
+                self.link
                     .as_ref()
                     .map_or(self.tunnel, |link| link.address)
                     .to_string(),
-                pin: self.relay.as_ref().unwrap().pin(),
-                credential: self.credential.clone(),
-            }],
+                self.relay.as_ref().unwrap().pin(),
+                self.credential.clone(),
+            )],
             link: self.plan.link.clone(),
             tunnels: vec![TunnelSettings {
                 host: Some(HOST.to_owned()),
@@ -278,6 +277,7 @@ impl Stage {
                     }),
             }],
             drain: self.plan.limits.drain,
+            state: None,
             delivery_log: Some(self.dir.path().join("delivered.db")),
         };
 
@@ -463,10 +463,12 @@ impl Fleet {
             }
         });
 
-        let at = |member: &Member| RelayAddress {
-            address: member.tunnel.to_string(),
-            pin: member.relay.as_ref().unwrap().pin(),
-            credential: member.credential.clone(),
+        let at = |member: &Member| {
+            RelayAddress::new(
+                member.tunnel.to_string(),
+                member.relay.as_ref().unwrap().pin(),
+                member.credential.clone(),
+            )
         };
 
         let settings = AgentSettings {
@@ -479,6 +481,7 @@ impl Fleet {
                 pairing: None,
             }],
             drain: plan.limits.drain,
+            state: None,
             delivery_log: None,
         };
 
@@ -540,11 +543,7 @@ pub async fn refused(plan: Plan) -> String {
     let (reporter, _reports) = events::channel();
     let address = relay.tunnel_address().to_string();
     let settings = AgentSettings {
-        relays: vec![RelayAddress {
-            address,
-            pin: relay.pin(),
-            credential,
-        }],
+        relays: vec![RelayAddress::new(address, relay.pin(), credential)],
         link: plan.link,
         tunnels: vec![TunnelSettings {
             host: Some(HOST.to_owned()),
@@ -553,6 +552,7 @@ pub async fn refused(plan: Plan) -> String {
             pairing: None,
         }],
         drain: plan.limits.drain,
+        state: None,
         delivery_log: None,
     };
     let agent = Agent::start(settings, plan.clock, reporter, |_| {}, |_| {});

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use hookward_observe::audit::KeptHead;
+use hookward_tunnel::transport::identity::Pin;
 
 use super::policy::POLICY_FLAGS;
 use super::tunnel::TransportFlag;
@@ -27,6 +28,32 @@ pub(crate) struct JoinArgs {
     /// Transport to the relay
     #[arg(long, value_enum, default_value_t)]
     pub(crate) transport: TransportFlag,
+
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// Commands of `hookward pin`.
+#[derive(Debug, Subcommand)]
+#[command(after_help = exit::HELP)]
+pub(crate) enum PinCommand {
+    /// List relays and the keys that the agent accepts from them
+    List(Common),
+    /// Accept a second key, when a relay gets another one
+    Add(PinArgs),
+    /// Accept a key no more
+    Remove(PinArgs),
+}
+
+/// Arguments of `hookward pin add` and `remove`.
+#[derive(Debug, Args)]
+pub(crate) struct PinArgs {
+    /// Pin of the key, as `hookward-relay status` shows it
+    pub(crate) pin: Pin,
+
+    /// Address of the relay, if the agent has joined several
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) relay: Option<String>,
 
     #[command(flatten)]
     pub(crate) common: Common,
@@ -201,7 +228,7 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "PROVIDER[/VARIANT]")]
     pub(crate) provider: String,
 
-    /// Secret, or private key in PEM: env:NAME or file:PATH
+    /// Secret, or private key in PEM: env:NAME, file:PATH, cmd:COMMAND or systemd:NAME
     #[arg(long, value_name = "SECRET")]
     pub(crate) secret: String,
 

@@ -96,19 +96,12 @@ fn relays(
     kept: Vec<Credential>,
 ) -> Result<Vec<RelayEndpoint>, CommandError> {
     if let Some(address) = given {
-        return Ok(vec![RelayEndpoint {
-            address,
-            pin: Pin::of_no_key(),
-            credential: Secret::generate()?,
-        }]);
+        let unknown = Secret::generate()?;
+        let relay = RelayEndpoint::new(address, Pin::of_no_key(), unknown);
+        return Ok(vec![relay]);
     }
 
-    let joined = kept.into_iter().map(|kept| RelayEndpoint {
-        address: kept.relay,
-        pin: kept.pin,
-        credential: kept.secret,
-    });
-    Ok(joined.collect())
+    Ok(kept.into_iter().map(RelayEndpoint::from).collect())
 }
 
 impl Findings {

@@ -124,20 +124,12 @@ async fn join(
 ) -> Result<Option<Joined>, CommandError> {
     // Stored before the token is used, so that an interrupted join can be repeated.
     let secret = state.begin_join(&token.secret)?;
-    let relay = RelayEndpoint {
-        address: token.relay.clone(),
-        pin: token.pin,
-        credential: secret.clone(),
-    };
+    let relay = RelayEndpoint::new(token.relay.clone(), token.pin, secret.clone());
 
     match relay_link::join(&relay, link, token.secret).await {
         Ok(agent) => {
-            let credential = Credential {
-                relay: token.relay.clone(),
-                pin: token.pin,
-                agent: agent.clone(),
-                secret,
-            };
+            let address = token.relay.clone();
+            let credential = Credential::new(address, token.pin, agent.clone(), secret);
             let relays = state.keep_credential(credential, replace)?;
             state.end_join();
             Ok(Some(Joined {

@@ -127,11 +127,8 @@ impl Local {
     /// Returns the endpoint by which the agent reaches it.
     #[must_use]
     pub(super) fn connection(&self) -> relay_link::RelayEndpoint {
-        relay_link::RelayEndpoint {
-            address: self.relay.tunnel_address().to_string(),
-            pin: self.relay.pin(),
-            credential: self.credential.clone(),
-        }
+        let address = self.relay.tunnel_address().to_string();
+        relay_link::RelayEndpoint::new(address, self.relay.pin(), self.credential.clone())
     }
 
     /// Returns address and port of its HTTPS listener.

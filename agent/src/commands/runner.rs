@@ -149,6 +149,7 @@ impl TunnelRunner {
         };
 
         let delivery_log = state.path().join(DELIVERY_LOG);
+        let kept = state.clone();
         let remember = remember(&link, state, events.clone());
         for message in messages {
             events.emit(message);
@@ -159,6 +160,7 @@ impl TunnelRunner {
             link,
             tunnels: settings,
             drain: Limits::default().drain,
+            state: local.is_none().then_some(kept),
             delivery_log: Some(delivery_log),
         };
 
@@ -265,13 +267,7 @@ fn relays(local: Option<&Local>, state: &StateDir) -> Result<Vec<RelayEndpoint>,
     }
 
     let kept = state.credentials()?.into_iter();
-    Ok(kept
-        .map(|kept| RelayEndpoint {
-            address: kept.relay,
-            pin: kept.pin,
-            credential: kept.secret,
-        })
-        .collect())
+    Ok(kept.map(RelayEndpoint::from).collect())
 }
 
 /// Returns the settings of the connections: the flags, the environment, and the transport that

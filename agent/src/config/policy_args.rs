@@ -131,7 +131,9 @@ mod tests {
                     Ok(Zeroizing::new(name.clone().into_bytes()))
                 }
                 SecretSource::Env(name) => Err(SecretError::Unset(name.clone())),
-                SecretSource::File(path) => {
+                SecretSource::File(path)
+                | SecretSource::Command(path)
+                | SecretSource::Systemd(path) => {
                     Err(SecretError::Unreadable(path.clone(), "gone".into()))
                 }
             }

@@ -47,10 +47,31 @@ pub struct Credential {
     pub relay: String,
     /// Pin of the relay's key.
     pub pin: Pin,
+    /// Pin of another key, while the relay changes its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_pin: Option<Pin>,
     /// Name of the agent there.
     pub agent: String,
     /// Credential's secret.
     pub secret: Secret,
+    /// Secret that replaces it, during a renewal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Secret>,
+}
+
+impl Credential {
+    /// Creates the credential of a new join.
+    #[must_use]
+    pub const fn new(relay: String, pin: Pin, agent: String, secret: Secret) -> Self {
+        Self {
+            relay,
+            pin,
+            second_pin: None,
+            agent,
+            secret,
+            next: None,
+        }
+    }
 }
 
 /// A join in progress.
@@ -220,6 +241,53 @@ impl StateDir {
         let addresses = relays.iter().map(|kept| kept.relay.clone()).collect();
         self.write_json(AGENT, &SavedTunnel::Several { relays })?;
         Ok(addresses)
+    }
+
+    /// Stores the credential that will replace the present one at a relay.
+    ///
+    /// # Errors
+    /// `StateError`.
+    pub(crate) fn begin_renewal(&self, relay: &str, next: &Secret) -> Result<(), StateError> {
+        self.change_credential(relay, |kept| kept.next = Some(next.clone()))
+    }
+
+    /// Replaces the credential at a relay.
+    ///
+    /// # Errors
+    /// `StateError`; the previous one stays.
+    pub(crate) fn end_renewal(&self, relay: &str, renewed: &Secret) -> Result<(), StateError> {
+        self.change_credential(relay, |kept| {
+            (kept.secret, kept.next) = (renewed.clone(), None);
+        })
+    }
+
+    /// Changes the credential at a relay. Another process may have left the relay meanwhile.
+    fn change_credential(
+        &self,
+        relay: &str,
+        change: impl FnOnce(&mut Credential),
+    ) -> Result<(), StateError> {
+        let changed = self.change_credentials(|credentials| {
+            let kept = credentials.iter_mut().find(|kept| kept.relay == relay);
+            kept.map(change).ok_or(())
+        });
+        changed.map(drop)
+    }
+
+    /// Changes the credentials, unless `change` fails.
+    ///
+    /// # Errors
+    /// `StateError`.
+    pub(crate) fn change_credentials<T, E>(
+        &self,
+        change: impl FnOnce(&mut [Credential]) -> Result<T, E>,
+    ) -> Result<Result<T, E>, StateError> {
+        let mut relays = self.credentials()?;
+        let changed = change(&mut relays);
+        if changed.is_ok() {
+            self.write_json(AGENT, &SavedTunnel::Several { relays })?;
+        }
+        Ok(changed)
     }
 
     /// Returns the transport of the last working connection. Deletes an unreadable hint.

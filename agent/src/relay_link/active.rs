@@ -6,19 +6,20 @@ use std::time::{Duration, Instant};
 
 use crate::relay_link::AgentMessage;
 use hookward_core::limits::CONTROL_BYTES;
+use hookward_core::secret::SecretDigest;
 use hookward_tunnel::protocol::control::RelayMessage;
 use hookward_tunnel::transport::{ControlReader, MessageReader, MessageWriter};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::events::EventSink;
+use crate::events::{Event, EventSink};
 use crate::exchange::{self, SessionTerms};
 use crate::relay_link::calls::PendingCalls;
 use crate::relay_link::dialer::Dialed;
 use crate::relay_link::outbox::Outbox;
 use crate::relay_link::policy_sync::PolicyOffer;
-use crate::relay_link::{ConnectionError, LinkContext, report_refusals};
+use crate::relay_link::{ConnectionError, LinkContext, RelayState, report_refusals};
 
 /// Timeout for the relay's acknowledgement of a drain.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,6 +32,9 @@ pub(crate) struct ActiveLink {
     pub(crate) terms: Arc<SessionTerms>,
     pub(crate) exchanges: TaskTracker,
     pub(crate) since: Instant,
+    /// Credential by which the relay knows the connection.
+    pub(crate) credential: SecretDigest,
+    pub(crate) renewal: Renewal,
     /// Calls of the relay's API that wait for their answers.
     pub(crate) calls: PendingCalls,
     /// Policy that was sent to the relay and is not yet answered, with its tunnel.
@@ -39,7 +43,28 @@ pub(crate) struct ActiveLink {
     pub(crate) relay_draining: bool,
 }
 
+/// State of the renewal of a connection's credential.
+pub(crate) enum Renewal {
+    None,
+    /// The relay requests this one.
+    Requested(SecretDigest),
+    /// It was sent to the relay, and is not yet answered.
+    Sent(SecretDigest),
+}
+
 impl ActiveLink {
+    /// Prepares the renewal of the credential, which the relay requests.
+    pub(crate) fn request_renewal(&mut self, at: &RelayState, events: &EventSink) {
+        match at.credential.replacement(&self.credential) {
+            Ok(next) => self.renewal = Renewal::Requested(next.digest()),
+            // The relay requests it again.
+            Err(error) => events.emit(Event::Warning(format!(
+                "the credential at {} can't be renewed before it expires: {error}",
+                at.relay.address
+            ))),
+        }
+    }
+
     /// Ends a connection without failing a request: the relay stops sending requests, those in flight
     /// finish, and the connection closes. Once `stop` is cancelled, it takes up to `shared.drain`.
     pub(crate) async fn retire(mut self, shared: &LinkContext, stop: CancellationToken) {

@@ -3,8 +3,10 @@
 use super::calls::RelayCalls;
 use super::dialer::Dialer;
 use super::policy_sync::{PolicyOffer, PolicySync};
+use super::renewal::RelayCredential;
 use super::status::LinkStatus;
 use super::{LinkSettings, OpenedTunnel, RelayEndpoint};
+use crate::config::state_dir::StateDir;
 use crate::events::{Event, EventSink};
 use crate::exchange::TunnelGate;
 use crate::exchange::started::StartedRequests;
@@ -53,6 +55,8 @@ pub(crate) struct LinkContext {
     pub status: LinkStatus,
     /// Calls of each relay's API, by the relay's address.
     pub calls: BTreeMap<String, Arc<RelayCalls>>,
+    /// Directory that keeps the credentials; `None` for a relay in this process.
+    pub state: Option<StateDir>,
     /// Slots for unfinished heads.
     pub heads: PendingHeads,
     /// Tracker of connection drivers and of connections that drain.
@@ -62,6 +66,8 @@ pub(crate) struct LinkContext {
 /// State of one relay, which all links to it share.
 pub(crate) struct RelayState {
     pub relay: RelayEndpoint,
+    /// Credential of the agent there.
+    pub credential: RelayCredential,
     /// Dialer for this relay.
     pub dialer: Dialer,
     /// Calls of its API.
@@ -100,6 +106,7 @@ impl RelayState {
         dialer: Dialer,
         tunnels: &[LinkTunnel],
         calls: Arc<RelayCalls>,
+        state: Option<StateDir>,
     ) -> Self {
         let gate = |tunnel: &LinkTunnel| {
             Arc::new(TunnelGate::new(Arc::clone(&tunnel.wanted.borrow().gate)))
@@ -108,7 +115,9 @@ impl RelayState {
             .iter()
             .map(|tunnel| PolicySync::new(tunnel.wanted.clone()));
 
+        let (address, next) = (relay.address.clone(), relay.next_credential.clone());
         Self {
+            credential: RelayCredential::new(address, relay.credential.clone(), next, state),
             relay,
             dialer,
             calls,

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use hookward_tunnel::transport::identity::Pins;
 use hookward_tunnel::transport::{Session, Transport, tcp};
 use quinn::Endpoint;
 use tokio::task::JoinSet;
@@ -70,13 +71,14 @@ impl Dialer {
         link: &LinkSettings,
         tasks: TaskTracker,
     ) -> Result<Self, ConnectionError> {
-        let tls = tcp::client_tls(relay.pin)?;
-        let (address, pin) = (relay.address.clone(), relay.pin);
+        let pins = Pins::new(relay.pin, relay.second_pin);
+        let tls = tcp::client_tls(pins.clone())?;
+        let address = relay.address.clone();
         let (liveness, proxies) = (link.liveness, link.proxies.clone());
         let way = DialTarget {
             endpoints: Mutex::default(),
             address,
-            pin,
+            pins,
             liveness,
             proxies,
             tls,
@@ -212,7 +214,7 @@ impl Dialer {
             match ended {
                 Ok(Ok(found)) => return Ok(found),
                 Ok(Err(error))
-                    if error.is_final() || matches!(error, ConnectionError::WrongKey(_)) =>
+                    if error.is_final() || matches!(error, ConnectionError::WrongKey { .. }) =>
                 {
                     return Err(error);
                 }

@@ -1,6 +1,7 @@
 //! Reason why there is no session.
 
 use hookward_tunnel::protocol::control::RefusedReason;
+use hookward_tunnel::transport::identity::Pin;
 use hookward_tunnel::transport::quic::EndpointError;
 use hookward_tunnel::transport::{SessionError, StreamError, Transport};
 use std::io;
@@ -54,10 +55,20 @@ pub enum ConnectionError {
     PolicyKept,
     /// The server at the relay's address has another key.
     #[error(
-        "the server at {0} is not the relay that this agent has joined: its key differs. If the relay was \
-         set up anew, join it again with a new token; if not, a third party is in between"
+        "the server at {address} is not the relay that this agent has joined: its key {} differs from {expected}. \
+         If the relay was set up anew, join it again with a new token. If only its key has changed, compare it with \
+         `hookward-relay status` there, and accept it: hookward pin add {}. If neither, a third party is in between",
+        shown(found),
+        shown(found)
     )]
-    WrongKey(String),
+    WrongKey {
+        /// Address as written.
+        address: String,
+        /// Pin of the joined relay.
+        expected: Pin,
+        /// Pin of the server's key.
+        found: Option<Pin>,
+    },
     /// The server at the relay's address is not a relay.
     #[error(
         "the TLS server at {0} is not a relay: it does not speak the tunnel's protocol. Another server has the \
@@ -96,4 +107,8 @@ impl ConnectionError {
     pub const fn is_final(&self) -> bool {
         matches!(self, Self::Refused { reason, .. } if !matches!(reason, RefusedReason::Unavailable | RefusedReason::Other))
     }
+}
+
+fn shown(pin: &Option<Pin>) -> String {
+    pin.map_or("(unknown)".to_owned(), |pin| pin.to_string())
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::relay_link::AgentMessage;
 use hookward_core::limits::{CONTROL_BYTES, GREETING_BYTES};
 use hookward_core::names::{HostName, origin_of};
+use hookward_core::secret::SecretDigest;
 use hookward_core::text::printable;
 use hookward_tunnel::protocol::control::{ConnectionId, Deadlines, RefusedReason, RelayMessage};
 use hookward_tunnel::transport::{ControlStream, Session, StreamError};
@@ -16,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::exchange::TunnelGate;
 use crate::exchange::{SessionTerms, TunnelBinding};
-use crate::relay_link::active::ActiveLink;
+use crate::relay_link::active::{ActiveLink, Renewal};
 use crate::relay_link::calls::PendingCalls;
 use crate::relay_link::dialer::Dialed;
 use crate::relay_link::outbox::Outbox;
@@ -30,6 +31,8 @@ use crate::relay_link::{
 /// Connection whose relay has accepted the greeting.
 pub(crate) struct Welcomed {
     control: ControlStream,
+    /// Credential of the greeting.
+    credential: SecretDigest,
     deadlines: Deadlines,
     /// `true` if the session survives a refused host.
     outlives_refused_hosts: bool,
@@ -56,8 +59,10 @@ pub(crate) async fn greet(
     lost: bool,
 ) -> Result<Welcomed, ConnectionError> {
     let mut control = session.open_control().await?;
+    let credential = at.credential.current();
+    let digest = credential.digest();
     let hello = AgentMessage::Hello {
-        credential: at.relay.credential.clone(),
+        credential,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         connection: ConnectionId {
             instance: shared.instance.clone(),
@@ -87,6 +92,7 @@ pub(crate) async fn greet(
 
             Ok(Welcomed {
                 control,
+                credential: digest,
                 deadlines,
                 outlives_refused_hosts,
             })
@@ -111,6 +117,7 @@ pub(crate) async fn open(
 
     let Welcomed {
         mut control,
+        credential,
         deadlines,
         outlives_refused_hosts,
     } = greeted;
@@ -118,7 +125,7 @@ pub(crate) async fn open(
     at.note_addresses(found.addresses);
     let opening = async {
         let (mut hosts, mut opened) = (Vec::new(), Vec::new());
-        let (mut relay_leaves, mut stands_by) = (false, false);
+        let (mut relay_leaves, mut stands_by, mut renews) = (false, false, false);
         let mut host_refused = None;
 
         'tunnels: for (number, (tunnel, policies)) in
@@ -161,6 +168,7 @@ pub(crate) async fn open(
                         report_refusals(&shared.events, requests, counts)
                     }
                     RelayMessage::Draining => relay_leaves = true,
+                    RelayMessage::RenewCredential => renews = true,
                     RelayMessage::Standby { standby } => stands_by = standby,
                     RelayMessage::Unknown => {}
                     other => return Err(unexpected(other)),
@@ -200,10 +208,10 @@ pub(crate) async fn open(
 
         match host_refused {
             Some(message) if hosts.is_empty() => Err(refused(RefusedReason::Host, &message)),
-            _ => Ok((hosts, opened, relay_leaves, stands_by)),
+            _ => Ok((hosts, opened, relay_leaves, stands_by, renews)),
         }
     };
-    let (hosts, opened, relay_leaves, stands_by) = timeout(OPEN, opening)
+    let (hosts, opened, relay_leaves, stands_by, renews) = timeout(OPEN, opening)
         .await
         .unwrap_or_else(|_| Err(silent()))?;
 
@@ -230,7 +238,7 @@ pub(crate) async fn open(
     let exchanges = TaskTracker::new();
 
     let (writer, reader) = control.split();
-    Ok(ActiveLink {
+    let mut active = ActiveLink {
         found,
         outbox: Outbox::new(writer),
         reader,
@@ -238,9 +246,15 @@ pub(crate) async fn open(
         exchanges,
         since: Instant::now(),
         calls: PendingCalls::default(),
+        credential,
+        renewal: Renewal::None,
         pending_policy: None,
         relay_draining: relay_leaves,
-    })
+    };
+    if renews {
+        active.request_renewal(at, &shared.events);
+    }
+    Ok(active)
 }
 
 /// Timeout for opening the tunnels: a policy may have 3 MiB, and the link may be slow.

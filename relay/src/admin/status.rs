@@ -85,6 +85,12 @@ pub(crate) struct AgentStatus {
     pub online: bool,
     /// Hosts that it owns.
     pub hosts: Vec<String>,
+    /// What it may open, as lines; none without limits.
+    #[serde(default)]
+    pub limits: Vec<String>,
+    /// Time at which its newest credential expires, in milliseconds since 1970.
+    #[serde(default)]
+    pub credential_expires_ms: Option<u64>,
     /// Address and port of the newest session, or of the last one.
     pub address: Option<String>,
     /// Last time at which it was connected, in milliseconds since 1970.
@@ -116,6 +122,8 @@ impl AgentStatus {
             sessions: 0,
             name: row.name,
             joined: row.joined,
+            limits: row.scope.lines(),
+            credential_expires_ms: row.expires.map(|at| at.0),
             hosts: row.hosts,
         }
     }

@@ -2,9 +2,10 @@
 //! relay.
 
 use std::path::Path;
+use std::time::Duration;
 
-use hookward_core::clock::Clock;
-use hookward_core::names::AgentName;
+use hookward_core::clock::{Clock, UnixMillis};
+use hookward_core::names::{AgentName, HostName};
 use hookward_core::secret::Secret;
 use hookward_observe::audit::Actor;
 use hookward_tunnel::join_token::JoinToken;
@@ -13,12 +14,12 @@ use crate::admin::status::AgentStatus;
 use crate::certs::TunnelIdentity;
 use hookward_cli::OutputFormat;
 
-use crate::cli::{AgentArgs, AgentCommand, ListArgs};
+use crate::cli::{AgentArgs, AgentCommand, ListArgs, RotateArgs, ScopeArgs, ScopedAgentArgs};
 use crate::commands::CommandError;
 use crate::commands::{say, status};
 use crate::storage::STATE_FILE;
 use crate::storage::Store;
-use crate::storage::agents::TakenHost;
+use crate::storage::agents::{AgentScope, ScopeChange, TakenHost};
 
 /// Error of the command line.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +31,30 @@ pub enum AgentCommandError {
     )]
     NoRelay(String),
     /// There is no agent of this name.
-    #[error("there is no agent {0}")]
+    #[error("there is no agent {0}; hookward-relay agent list shows all")]
     Unknown(AgentName),
+    /// The agent has no credential to rotate.
+    #[error("the agent {0} has not joined; hookward-relay agent add {0} makes a join token")]
+    NotJoined(AgentName),
+    /// No limit was given.
+    #[error(
+        "name what the agent {0} may open, such as --host, --path or --expires; --unlimited removes the limits"
+    )]
+    NoLimit(AgentName),
+    /// The limits of another agent name the host.
+    #[error(
+        "{host} is given to the agent {agent}; take it from that agent first: hookward-relay agent set {agent} with \
+         other hosts, or --unlimited"
+    )]
+    HostGiven {
+        /// The host.
+        host: HostName,
+        /// Name of the other agent.
+        agent: String,
+    },
+    /// More hosts than the agent may own.
+    #[error("an agent may own {0} hosts here")]
+    TooManyHosts(i64),
 }
 
 /// Runs the command.
@@ -40,29 +63,18 @@ pub enum AgentCommandError {
 /// [`CommandError`].
 pub(super) async fn run(command: AgentCommand) -> Result<(), CommandError> {
     match command {
-        AgentCommand::Add(args) => {
+        AgentCommand::Add(args) => add(&args),
+        AgentCommand::Set(args) => set(&args),
+        AgentCommand::Rotate(args) => rotate(&args),
+        AgentCommand::Revoke(args) => {
             let (name, store) = open(&args)?;
-            let relay = store
-                .tunnel_address()?
-                .ok_or_else(|| no_relay(&args.data_dir.data_dir))?;
-            let identity = TunnelIdentity::load(&args.data_dir.data_dir)?;
-            let secret = Secret::generate()?;
-
-            if let Some(TakenHost { host, from }) =
-                store.add_agent(&name, &secret, Clock::System.now())?
-            {
-                // Standard output carries only the token, for scripts.
-                note(&format!(
-                    "{host} was opened by the agent {from}, and is {name}'s own now; {from} loses it within seconds"
-                ));
+            if !store.revoke_agent(&name, Clock::System.now())? {
+                return Err(AgentCommandError::Unknown(name).into());
             }
-
-            say(&JoinToken {
-                relay,
-                pin: identity.pin,
-                secret,
-            }
-            .to_text())
+            say(&format!(
+                "agent {name} is revoked; its sessions end within a second. It keeps its hosts, and may join again: \
+                 hookward-relay agent add {name}"
+            ))
         }
         AgentCommand::Remove(args) => {
             let (name, store) = open(&args)?;
@@ -70,10 +82,128 @@ pub(super) async fn run(command: AgentCommand) -> Result<(), CommandError> {
                 return Err(AgentCommandError::Unknown(name).into());
             }
             say(&format!(
-                "agent {name} is removed; its session ends within seconds"
+                "agent {name} is removed; its sessions end within a second"
             ))
         }
         AgentCommand::List(args) => list(&args).await,
+    }
+}
+
+fn add(args: &ScopedAgentArgs) -> Result<(), CommandError> {
+    let (name, store) = open(&args.agent)?;
+    let dir = &args.agent.data_dir.data_dir;
+    let relay = store.tunnel_address()?.ok_or_else(|| no_relay(dir))?;
+    let identity = TunnelIdentity::load(dir)?;
+    let secret = Secret::generate()?;
+
+    let scope = args
+        .scope
+        .changes_something()
+        .then(|| args.scope.apply_to(scope_of(&store, &name)?))
+        .transpose()?;
+    let change = store.add_agent_with(&name, scope, &secret, Clock::System.now())?;
+    report(&name, change)?;
+
+    say(&JoinToken {
+        relay,
+        pin: identity.pin,
+        secret,
+    }
+    .to_text())
+}
+
+fn set(args: &ScopedAgentArgs) -> Result<(), CommandError> {
+    let (name, store) = open(&args.agent)?;
+    if !args.scope.changes_something() {
+        return Err(AgentCommandError::NoLimit(name).into());
+    }
+    let scope = args.scope.apply_to(scope_of(&store, &name)?)?;
+    let lines = scope.lines();
+    report(&name, store.set_scope(&name, scope, Clock::System.now())?)?;
+    say(&match lines.is_empty() {
+        true => format!("agent {name} has no limits of its own"),
+        false => format!("agent {name} has: {}", lines.join("; ")),
+    })
+}
+
+fn rotate(args: &RotateArgs) -> Result<(), CommandError> {
+    let (name, store) = open(&args.agent)?;
+    let now = Clock::System.now();
+    let overlap = u64::try_from(args.overlap.as_millis()).unwrap_or(u64::MAX);
+    match store.rotate_credentials(&name, overlap, now)? {
+        None => Err(AgentCommandError::Unknown(name).into()),
+        Some(0) => Err(AgentCommandError::NotJoined(name).into()),
+        Some(_) => {
+            let end = UnixMillis(now.0.saturating_add(overlap)).to_rfc3339();
+            say(&format!(
+                "agent {name} replaces its credential as soon as it is connected; the old one ends at {end}"
+            ))
+        }
+    }
+}
+
+/// Returns what an agent may open now; no limits for a new one.
+fn scope_of(store: &Store, name: &AgentName) -> Result<AgentScope, CommandError> {
+    let mut rows = store.list_agents()?.into_iter();
+    let row = rows.find(|row| row.name == name.as_str());
+    Ok(row.map(|row| row.scope).unwrap_or_default())
+}
+
+/// Reports the hosts that moved to the agent. Standard output carries only the token, for scripts.
+fn report(name: &AgentName, change: ScopeChange) -> Result<(), AgentCommandError> {
+    match change {
+        ScopeChange::Done(taken) => {
+            for TakenHost { host, from } in taken {
+                note(&format!(
+                    "{host} belonged to the agent {from}, and is {name}'s now; {from} loses it within a second"
+                ));
+            }
+            Ok(())
+        }
+        ScopeChange::Unknown => Err(AgentCommandError::Unknown(name.clone())),
+        ScopeChange::Conflict { host, agent } => Err(AgentCommandError::HostGiven { host, agent }),
+    }
+}
+
+impl ScopeArgs {
+    const fn changes_something(&self) -> bool {
+        self.unlimited
+            || !self.host.is_empty()
+            || !self.path.is_empty()
+            || !self.delivery.is_empty()
+            || self.rate.is_some()
+            || self.max_body.is_some()
+            || self.max_hosts.is_some()
+            || self.expires.is_some()
+    }
+
+    /// Returns the scope with these limits in place of those of the same kind.
+    fn apply_to(&self, now: AgentScope) -> Result<AgentScope, CommandError> {
+        let now = match self.unlimited {
+            true => AgentScope::default(),
+            false => now,
+        };
+        let life = |life: Duration| u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
+        let scope = AgentScope {
+            hosts: replaced(&self.host, now.hosts),
+            paths: replaced(&self.path, now.paths),
+            delivery: replaced(&self.delivery, now.delivery),
+            rate: self.rate.or(now.rate),
+            max_body: self.max_body.or(now.max_body),
+            max_hosts: self.max_hosts.or(now.max_hosts),
+            credential_life_ms: self.expires.map(life).or(now.credential_life_ms),
+        };
+        match scope.hosts.len() as i64 > scope.host_limit() {
+            true => Err(AgentCommandError::TooManyHosts(scope.host_limit()).into()),
+            false => Ok(scope),
+        }
+    }
+}
+
+fn replaced<T: Clone>(given: &[T], now: Vec<T>) -> Vec<T> {
+    match given.is_empty() {
+        true => now,
+        false => given.to_vec(),
     }
 }
 

@@ -102,6 +102,7 @@ fn text(status: &RelayStatus, now: UnixMillis) -> String {
                 status.domain, status.edge, status.tunnel
             ),
         ),
+        ("key", status.pin.clone()),
         (
             "requests",
             format!(
@@ -174,7 +175,9 @@ pub(super) fn agents(agents: &[AgentStatus], now: UnixMillis) -> String {
         "RTT",
         "VERSION",
         "LAST SEEN",
+        "CREDENTIAL",
         "HOSTS",
+        "LIMITS",
     ];
     let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
     let rows = agents.iter().map(|agent| {
@@ -188,6 +191,12 @@ pub(super) fn agents(agents: &[AgentStatus], now: UnixMillis) -> String {
             (false, Some(at)) => format!("{} ago", span(now.0.saturating_sub(at) / 1000)),
             (false, None) => "never".to_owned(),
         };
+        let credential = match (agent.joined, agent.credential_expires_ms) {
+            (false, _) => "-".to_owned(),
+            (true, None) => "no end".to_owned(),
+            (true, Some(at)) if at <= now.0 => "expired".to_owned(),
+            (true, Some(at)) => format!("{} left", span((at - now.0) / 1000)),
+        };
         vec![
             agent.name.clone(),
             state.to_owned(),
@@ -198,7 +207,12 @@ pub(super) fn agents(agents: &[AgentStatus], now: UnixMillis) -> String {
                 .map_or("-".to_owned(), |rtt| format!("{rtt:.1} ms")),
             or_dash(&agent.version),
             seen,
+            credential,
             agent.hosts.join(" "),
+            match agent.limits.is_empty() {
+                true => "-".to_owned(),
+                false => agent.limits.join("; "),
+            },
         ]
     });
     table::text(&header, rows.collect())

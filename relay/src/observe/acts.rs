@@ -95,6 +95,9 @@ fn record(act: &PendingAct, observer: &Observer) {
     let event = match act.event.as_str() {
         "agent_added" => "agent_added",
         "agent_removed" => "agent_removed",
+        "agent_limited" => "agent_limited",
+        "agent_revoked" => "agent_revoked",
+        "credential_rotated" => "credential_rotated",
         "join_token_replaced" => "join_token_replaced",
         _ => "act",
     };

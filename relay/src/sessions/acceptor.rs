@@ -98,7 +98,7 @@ impl AgentAcceptor {
         self.tasks.spawn(async move {
             let greeting = async {
                 let session = connecting.await?;
-                let admitted = handshake::authenticate(&session, &this.host).await?;
+                let admitted = handshake::authenticate(&session, &this.host, place.source).await?;
                 Ok::<_, HandshakeError>((session, admitted))
             };
             let greeted = tokio::select! {

@@ -14,11 +14,14 @@ use hookward_gate::policy::summary::Summary;
 use hookward_observe::audit::{Act, Actor, AuditLog, Causer, LimitedKind};
 use hookward_tunnel::transport::liveness::Liveness;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::fetch::ip_sets::IpSetUpdater;
 use crate::observe::Observer;
+use crate::sessions::failed_joins::FailedJoins;
 use crate::sessions::registry::Registry;
 use crate::storage::Store;
+use crate::storage::agents::AgentScope;
 
 /// State that sessions need.
 pub(crate) struct SessionContext {
@@ -26,6 +29,10 @@ pub(crate) struct SessionContext {
     pub registry: Registry,
     /// Persistent state.
     pub store: Store,
+    /// Number of changes of agents in it, which may come from other processes.
+    pub agents_revision: watch::Receiver<u64>,
+    /// Failed joins by client.
+    pub failed_joins: FailedJoins,
     /// Clock.
     pub clock: Clock,
     pub limits: Limits,
@@ -112,15 +119,16 @@ impl SessionContext {
         Liveness::with_idle_timeout(self.limits.tunnel_idle_timeout)
     }
 
-    /// Returns the host of an agent that requests none: a reserved host, or its name below the
-    /// domain.
+    /// Returns the host of an agent that requests none: a reserved host, the first one of its scope, or
+    /// its name below the domain.
     #[must_use]
-    pub(crate) fn host_of(&self, agent: &AgentName) -> HostName {
+    pub(crate) fn host_of(&self, agent: &AgentName, scope: &AgentScope) -> HostName {
         let given = self
             .reserved_hosts
             .iter()
             .find(|(_, owner)| *owner == agent)
             .map(|(name, _)| name.clone());
+        let given = given.or_else(|| scope.hosts.first().cloned());
         given.unwrap_or_else(|| self.domain.child(agent))
     }
 }

@@ -1,6 +1,8 @@
 //! Authenticates an agent, under one deadline: by a join, which ends the connection, or by a hello
 //! with a known credential.
 
+use std::net::IpAddr;
+
 use crate::sessions::AgentMessage;
 use data_encoding::HEXLOWER;
 use hookward_core::limits::GREETING_BYTES;
@@ -12,13 +14,15 @@ use hookward_tunnel::transport::{ControlStream, Session, SessionError, StreamErr
 use crate::sessions::active::SessionIdentity;
 use crate::sessions::context::SessionContext;
 use crate::storage::StorageError;
-use crate::storage::agents::Agent;
+use crate::storage::agents::{Agent, AgentScope, Authentication, KnownAgent};
 use crate::storage::hosts::HostClaim;
 
 /// An authenticated agent.
 pub(crate) struct Authenticated {
     /// Agent of the session.
     pub agent: Agent,
+    /// What the agent may open.
+    pub scope: AgentScope,
     /// Digest of the credential, which the session checks regularly.
     pub credential: SecretDigest,
     /// Identity of the session.
@@ -35,7 +39,7 @@ pub(crate) enum HandshakeError {
     Joined(String),
     /// The agent was refused.
     #[error("refused an agent: {0}")]
-    Refused(&'static str),
+    Refused(String),
     #[error(transparent)]
     Session(#[from] SessionError),
     /// The stream failed, or the peer is not an agent.
@@ -45,13 +49,14 @@ pub(crate) enum HandshakeError {
     Store(#[from] StorageError),
 }
 
-/// Reads the greeting and answers it. The caller sets the deadline.
+/// Reads the greeting of a client and answers it. The caller sets the deadline.
 ///
 /// # Errors
 /// [`HandshakeError`] for everything but the hello of a known agent.
 pub(crate) async fn authenticate(
     session: &Session,
     host: &SessionContext,
+    client: IpAddr,
 ) -> Result<Authenticated, HandshakeError> {
     let store = &host.store;
     let mut control = session.accept_control().await?;
@@ -66,14 +71,19 @@ pub(crate) async fn authenticate(
         } => {
             let digest = credential.digest();
             let wanted = digest.clone();
-            let Some(agent) = store.run(move |store| store.authenticate(&wanted)).await? else {
-                let message = "this relay does not know the agent's credential; it may have been withdrawn. \
-                               Ask for a new join token (hookward-relay agent add NAME) and run hookward join";
-                return refuse(control, RefusedReason::Credential, message).await;
+            let now = host.clock.now();
+            let found = store.run(move |store| store.authenticate(&wanted, now));
+            let KnownAgent { agent, scope, .. } = match found.await? {
+                Authentication::Known(known) => known,
+                Authentication::Expired(_) => {
+                    return refuse(control, RefusedReason::Credential, EXPIRED).await;
+                }
+                Authentication::Unknown => {
+                    return refuse(control, RefusedReason::Credential, UNKNOWN).await;
+                }
             };
             control.send(&welcome(&agent, host)).await?;
 
-            let now = host.clock.now();
             let identity = SessionIdentity {
                 connected: now,
                 // The time that the message took counts as a part of it.
@@ -86,6 +96,7 @@ pub(crate) async fn authenticate(
 
             Ok(Authenticated {
                 agent,
+                scope,
                 credential: digest,
                 identity,
                 control,
@@ -94,10 +105,11 @@ pub(crate) async fn authenticate(
         AgentMessage::Join {
             secret,
             credential_digest,
-        } => join(control, host, secret, &credential_digest).await,
+        } => join(control, host, client, secret, &credential_digest).await,
         AgentMessage::Open { .. }
         | AgentMessage::UpstreamHealth { .. }
         | AgentMessage::Call { .. }
+        | AgentMessage::Renew { .. }
         | AgentMessage::Drain
         | AgentMessage::Unknown => Err(StreamError::Protocol(
             "the first message is neither hello nor join".to_owned(),
@@ -105,6 +117,14 @@ pub(crate) async fn authenticate(
         .into()),
     }
 }
+
+/// Refusal of an unknown credential.
+const UNKNOWN: &str = "this relay does not know the agent's credential; it may have been withdrawn. \
+                       Ask for a new join token (hookward-relay agent add NAME) and run hookward join";
+
+/// Refusal of an expired credential.
+pub(super) const EXPIRED: &str = "the agent's credential has expired: the agent was away when it had to renew it. \
+                                  Ask for a new join token (hookward-relay agent add NAME) and run hookward join";
 
 /// Returns how far another clock is ahead of this one, in milliseconds.
 fn offset(own: u64, other: u64) -> i64 {
@@ -128,14 +148,21 @@ fn welcome(agent: &Agent, host: &SessionContext) -> RelayMessage {
 async fn join(
     mut control: ControlStream,
     host: &SessionContext,
+    client: IpAddr,
     secret: Secret,
     credential: &str,
 ) -> Result<Authenticated, HandshakeError> {
-    let digest = HEXLOWER
-        .decode(credential.as_bytes())
-        .ok()
-        .and_then(|bytes| SecretDigest::from_stored(&bytes));
-    let Some(digest) = digest else {
+    // Before the token is looked up: a client that guesses learns nothing.
+    let steady = host.clock.moment().steady;
+    if let Some(wait_ms) = host.failed_joins.wait(client, steady) {
+        let message = format!(
+            "too many failed joins from this address: try again in {} s",
+            wait_ms.div_ceil(1000)
+        );
+        return refuse(control, RefusedReason::Unavailable, &message).await;
+    }
+
+    let Some(digest) = parse_digest(credential) else {
         return Err(
             StreamError::Protocol("a join without a credential's digest".to_owned()).into(),
         );
@@ -147,8 +174,8 @@ async fn join(
         .run(move |store| store.join(&secret, &digest, now))
         .await?
     {
-        Some(agent) => {
-            keep_host(&agent, host).await;
+        Some(KnownAgent { agent, scope, .. }) => {
+            keep_host(&agent, &scope, host).await;
             control
                 .send(&RelayMessage::Joined {
                     agent: agent.name.to_string(),
@@ -159,6 +186,7 @@ async fn join(
             Err(HandshakeError::Joined(agent.name.to_string()))
         }
         None => {
+            host.failed_joins.note(client, steady);
             let message = "this join token was used already, replaced by a newer one, or is older than 24 hours; \
                            make another with hookward-relay agent add NAME";
             refuse(control, RefusedReason::JoinToken, message).await
@@ -166,10 +194,16 @@ async fn join(
     }
 }
 
+/// Parses the digest of a credential, in hex.
+pub(super) fn parse_digest(text: &str) -> Option<SecretDigest> {
+    let bytes = HEXLOWER.decode(text.as_bytes()).ok()?;
+    SecretDigest::from_stored(&bytes)
+}
+
 /// Reserves the host of the agent's name, which answers 503 until the agent connects. This also
 /// holds on every relay that gets a copy of the state.
-async fn keep_host(agent: &Agent, host: &SessionContext) {
-    let own = host.host_of(&agent.name);
+async fn keep_host(agent: &Agent, scope: &AgentScope, host: &SessionContext) {
+    let own = host.host_of(&agent.name, scope);
     if host.reserved_hosts.contains_key(&own) {
         return;
     }
@@ -192,7 +226,7 @@ async fn keep_host(agent: &Agent, host: &SessionContext) {
 async fn refuse<T>(
     mut control: ControlStream,
     reason: RefusedReason,
-    message: &'static str,
+    message: &str,
 ) -> Result<T, HandshakeError> {
     control
         .send(&RelayMessage::Refused {
@@ -202,5 +236,5 @@ async fn refuse<T>(
         .await?;
     control.finish().await;
 
-    Err(HandshakeError::Refused(message))
+    Err(HandshakeError::Refused(message.to_owned()))
 }

@@ -30,10 +30,10 @@ use crate::observe::RelayEventKind;
 use crate::observe::owner_events::OwnerEvents;
 use crate::sessions::active::ActiveSession;
 use crate::sessions::context::SessionContext;
-use crate::sessions::handshake::Authenticated;
+use crate::sessions::handshake::{Authenticated, EXPIRED, parse_digest};
 use crate::sessions::registry::Registry;
 use crate::storage::Store;
-use crate::storage::agents::AgentSeen;
+use crate::storage::agents::{AgentScope, AgentSeen, Authentication, Renewal};
 
 /// Guard that removes a session from the registry when it ends.
 struct RegisteredTunnels<'c> {
@@ -144,8 +144,8 @@ impl SessionEnd {
 
 /// Result of a review in the store.
 struct Review {
-    /// `false` once the credential was withdrawn.
-    is_known: bool,
+    /// Agent of the session's credential.
+    found: Authentication,
     /// Host that another agent owns now, with that agent's name.
     lost: Option<(HostName, String)>,
 }
@@ -157,7 +157,11 @@ pub(crate) struct SessionLoop<'c> {
     control: ControlStream,
     live: Arc<ActiveSession>,
     credential: SecretDigest,
+    /// What the agent may open.
+    scope: AgentScope,
     state: SessionState,
+    /// Time of the last request to renew the credential.
+    renewal_requested: Option<Instant>,
     /// `true` once the agent was notified that the relay drains.
     is_drain_announced: bool,
     calls: Calls,
@@ -171,6 +175,7 @@ impl<'c> SessionLoop<'c> {
     fn new(session: Session, admitted: Authenticated, context: &'c SessionContext) -> Self {
         let Authenticated {
             agent,
+            scope,
             credential,
             identity,
             control,
@@ -183,7 +188,9 @@ impl<'c> SessionLoop<'c> {
             control,
             live: ActiveSession::new(agent, identity, session.clone(), events),
             credential,
+            scope,
             state: SessionState::Active,
+            renewal_requested: None,
             is_drain_announced: false,
             calls: Calls::new(context.deliveries_api.clone(), requester),
             opened: BTreeSet::new(),
@@ -218,6 +225,7 @@ impl<'c> SessionLoop<'c> {
             live: Arc::clone(&live),
         };
         let (mut reviews, mut checks) = (every(REVIEW_INTERVAL), every(CHECK_INTERVAL));
+        let mut revision = self.context.agents_revision.clone();
         let mut eviction = pin!(live.response_backlog.run_eviction());
 
         loop {
@@ -231,6 +239,10 @@ impl<'c> SessionLoop<'c> {
                 answer = calls.next() => ControlFlow::Continue(Some(answer)),
                 event = live.owner_events.next_message() => ControlFlow::Continue(Some(event)),
                 _ = reviews.tick() => {
+                    let review = self.review().await;
+                    self.on_review(review)
+                }
+                Ok(()) = revision.changed() => {
                     let review = self.review().await;
                     self.on_review(review)
                 }
@@ -306,6 +318,7 @@ impl<'c> SessionLoop<'c> {
             AgentMessage::Call { id, method, path } => {
                 ControlFlow::Continue(self.calls.begin(id, &method, &path))
             }
+            AgentMessage::Renew { credential_digest } => self.on_renew(&credential_digest).await,
             AgentMessage::Drain => self.on_agent_drain(),
             AgentMessage::Hello { .. } | AgentMessage::Join { .. } | AgentMessage::Unknown => {
                 ControlFlow::Continue(None)
@@ -319,9 +332,49 @@ impl<'c> SessionLoop<'c> {
         policy: Policy,
         revision: u64,
     ) -> Result<(HostName, RelayMessage), OpenRefused> {
-        let name = choose_host(host, &self.live.agent.name, self.context)?;
-        let opened = open(name.clone(), policy, revision, &self.live, self.context).await?;
+        let (live, scope, context) = (&self.live, &self.scope, self.context);
+        let name = choose_host(host, &live.agent.name, scope, context)?;
+        let opened = open(name.clone(), policy, revision, live, scope, context).await?;
         Ok((name, opened))
+    }
+
+    /// Replaces the credential of the session. The agent uses it from its next connection on.
+    async fn on_renew(&mut self, digest: &str) -> Step {
+        let Some(new) = parse_digest(digest) else {
+            let what = "a renewal without a credential's digest".to_owned();
+            return ControlFlow::Break(SessionEnd::new(what));
+        };
+
+        let (old, wanted, now) = (
+            self.credential.clone(),
+            new.clone(),
+            self.context.clock.now(),
+        );
+        let renewal = move |store: &Store| store.renew(&old, &wanted, now);
+        match self.context.store.run(renewal).await {
+            Ok(Renewal::Renewed) => {
+                self.credential = new;
+                self.report_renewed();
+                ControlFlow::Continue(Some(RelayMessage::Renewed))
+            }
+            // The agent keeps the old one, and the relay requests another renewal.
+            Ok(refused) => {
+                tracing::warn!(agent = %self.live.agent.name, ?refused, "the credential was not renewed");
+                ControlFlow::Continue(None)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the state file failed: the credential was not renewed");
+                ControlFlow::Continue(None)
+            }
+        }
+    }
+
+    fn report_renewed(&self) {
+        let (name, peer) = (&self.live.agent.name, self.session.peer());
+        tracing::info!(event = "credential_renewed", agent = %name, %peer, "credential renewed");
+        let details = json!({ "agent": name.as_str(), "address": peer.to_string() });
+        let audit = self.context.observer.audit();
+        audit.act("credential_renewed", Actor::agent(name), details);
     }
 
     /// Records an opened host. Only a refused host leaves the agent's other tunnels open.
@@ -366,6 +419,7 @@ impl<'c> SessionLoop<'c> {
     /// command `hookward-relay agent` changes them in another process. Returns `None` if the store fails.
     async fn review(&self) -> Option<Review> {
         let (credential, agent) = (self.credential.clone(), self.live.agent.id);
+        let now = self.context.clock.now();
         let reserved = &self.context.reserved_hosts;
         let hosts: Vec<_> = self
             .opened
@@ -376,27 +430,35 @@ impl<'c> SessionLoop<'c> {
 
         let review = move |store: &Store| {
             Ok(Review {
-                is_known: store.authenticate(&credential)?.is_some(),
+                found: store.authenticate(&credential, now)?,
                 lost: store.lost_host(&hosts, agent)?,
             })
         };
         self.context.store.run(review).await.ok()
     }
 
-    /// Ends the session of a removed agent, and withdraws a host that moved to another agent.
+    /// Ends the session of an agent that was revoked or limited, withdraws a host that moved to another
+    /// agent, and requests the renewal of a credential.
     fn on_review(&mut self, review: Option<Review>) -> Step {
-        match review {
-            Some(Review {
-                is_known: false, ..
-            }) => {
-                let message = "the agent's credential was withdrawn".to_owned();
-                let refusal = OpenRefused(RefusedReason::Credential, message);
-                ControlFlow::Break(SessionEnd::refused(refusal))
+        // A temporary failure of the store does not end a tunnel.
+        let Some(Review { found, lost }) = review else {
+            return ControlFlow::Continue(None);
+        };
+        let known = match found {
+            Authentication::Known(known) => known,
+            Authentication::Expired(_) => return refuse_credential(EXPIRED),
+            Authentication::Unknown => {
+                return refuse_credential("the agent's credential was withdrawn");
             }
-            Some(Review {
-                lost: Some((name, owner)),
-                ..
-            }) => {
+        };
+        if !known.scope.allows_same_as(&self.scope) {
+            // The agent connects again, and gets the reason for what it may not open any more.
+            let reason = "the administrator changed what the agent may open".to_owned();
+            return ControlFlow::Break(SessionEnd::new(reason));
+        }
+
+        match lost {
+            Some((name, owner)) => {
                 self.context.registry.give_up(&name, &self.live);
                 self.opened.remove(&name);
                 tracing::info!(agent = %self.live.agent.name, host = %name, owner, "the host moved to another agent");
@@ -407,9 +469,18 @@ impl<'c> SessionLoop<'c> {
                     message,
                 }))
             }
-            // A temporary failure of the store does not end a tunnel.
-            Some(Review { lost: None, .. }) | None => ControlFlow::Continue(None),
+            None if known.is_renewal_due => self.request_renewal(),
+            None => ControlFlow::Continue(None),
         }
+    }
+
+    fn request_renewal(&mut self) -> Step {
+        let is_recent = |at: Instant| at.elapsed() < RENEWAL_INTERVAL;
+        if self.renewal_requested.is_some_and(is_recent) {
+            return ControlFlow::Continue(None);
+        }
+        self.renewal_requested = Some(Instant::now());
+        ControlFlow::Continue(Some(RelayMessage::RenewCredential))
     }
 
     /// Checks for silence, evicted responses, and a takeover by a newer instance.
@@ -488,7 +559,15 @@ impl<'c> SessionLoop<'c> {
     }
 }
 
-/// Interval of credential checks: the maximum time until a removed agent is disconnected.
+fn refuse_credential(message: &str) -> Step {
+    let refusal = OpenRefused(RefusedReason::Credential, message.to_owned());
+    ControlFlow::Break(SessionEnd::refused(refusal))
+}
+
+/// Interval of requests to renew a credential, which an agent may fail to store.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Interval of credential checks, beside those after each change: credentials expire.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Interval of checks for silence and takeover.

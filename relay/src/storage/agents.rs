@@ -1,12 +1,19 @@
-//! Agents, their credentials and their join tokens.
+//! Agents and their join tokens.
+
+mod credentials;
+mod scope;
 
 use hookward_core::clock::UnixMillis;
 use hookward_core::limits::JOIN_TOKEN_LIFE_MS;
 use hookward_core::names::{AgentName, HostName};
-use hookward_core::secret::{Secret, SecretDigest};
-use rusqlite::{OptionalExtension as _, params};
+use hookward_core::secret::Secret;
+use rusqlite::params;
 
-use super::{StorageError, Store, acts, millis};
+pub(crate) use self::credentials::{Authentication, KnownAgent, Renewal};
+pub(super) use self::scope::of as scope_of;
+pub(crate) use self::scope::prefix_pattern;
+pub(crate) use self::scope::{AgentScope, ScopeChange};
+use super::{StorageError, Store, acts, millis, note_agents_changed};
 
 /// Identifies an agent for the lifetime of the data directory. Names can be reused, ids cannot. The
 /// default is no agent.
@@ -31,8 +38,12 @@ pub struct Agent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentRow {
     pub name: String,
-    /// `true` once the agent has exchanged a join token for a credential.
+    /// `true` while the agent has a credential.
     pub joined: bool,
+    /// Time at which its newest credential expires; `None` if never.
+    pub expires: Option<UnixMillis>,
+    /// What it may open.
+    pub scope: AgentScope,
     /// The hosts it owns.
     pub hosts: Vec<String>,
     /// Its last connection or its end.
@@ -83,9 +94,33 @@ impl Store {
         secret: &Secret,
         now: UnixMillis,
     ) -> Result<Option<TakenHost>, StorageError> {
+        match self.add_agent_with(name, None, secret, now)? {
+            ScopeChange::Done(taken) => Ok(taken.into_iter().next()),
+            ScopeChange::Unknown | ScopeChange::Conflict { .. } => Ok(None),
+        }
+    }
+
+    /// Adds an agent like [`Store::add_agent`], and sets what it may open; `None` leaves that as it
+    /// is. Returns the hosts that belonged to other agents, or a conflict, which changes nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub fn add_agent_with(
+        &self,
+        name: &AgentName,
+        scope: Option<AgentScope>,
+        secret: &Secret,
+        now: UnixMillis,
+    ) -> Result<ScopeChange, StorageError> {
         let host = self.domain()?.map(|domain| domain.child(name));
         let (name, digest, actor) = (name.clone(), secret.digest(), self.actor.clone());
         self.write(move |tx| {
+            if let Some(scope) = &scope
+                && let Some(conflict) = scope::conflict(tx, &name, scope)?
+            {
+                return Ok(conflict);
+            }
+
             let created = tx.execute(
                 // Random, because SQLite would use the id of a removed agent again.
                 "INSERT INTO agents (id, name) VALUES (abs(random()), ?1) ON CONFLICT DO NOTHING",
@@ -116,27 +151,25 @@ impl Store {
                 ],
             )?;
 
-            let mut taken = None;
+            let mut taken = match &scope {
+                Some(scope) => scope::set(tx, agent, scope, now)?,
+                None => Vec::new(),
+            };
             if let Some(host) = host {
-                let of_another = "SELECT name FROM hosts JOIN agents ON agents.id = hosts.agent
-                                  WHERE host = ?1 AND hosts.agent <> ?2";
-                let from: Option<String> = tx
-                    .query_row(of_another, params![host.as_str(), agent], |row| row.get(0))
-                    .optional()?;
-                if let Some(from) = from {
-                    tx.execute(
-                        "UPDATE hosts SET agent = ?2 WHERE host = ?1",
-                        params![host.as_str(), agent],
-                    )?;
-                    taken = Some(TakenHost { host, from });
-                }
+                taken.extend(scope::take_own_host(tx, agent, host)?);
+            }
+            if !taken.is_empty() {
+                note_agents_changed(tx)?;
             }
 
-            let details = taken
-                .as_ref()
+            let moved = taken
+                .iter()
                 .map(|TakenHost { host, from }| format!("{host} moved from the agent {from}"));
+            let limits = scope.iter().flat_map(AgentScope::lines);
+            let details: Vec<_> = moved.chain(limits).collect();
+            let details = (!details.is_empty()).then(|| details.join("; "));
             acts::add(tx, event, name.as_str(), &actor, details.as_deref(), now)?;
-            Ok(taken)
+            Ok(ScopeChange::Done(taken))
         })
     }
 
@@ -149,6 +182,7 @@ impl Store {
         self.write(move |db| {
             let removed = db.execute("DELETE FROM agents WHERE name = ?1", [name.as_str()])? > 0;
             if removed {
+                note_agents_changed(db)?;
                 acts::add(db, "agent_removed", name.as_str(), &actor, None, now)?;
             }
             Ok(removed)
@@ -162,15 +196,21 @@ impl Store {
     pub fn list_agents(&self) -> Result<Vec<AgentRow>, StorageError> {
         self.read(|db| {
             let mut query = db.prepare(
-                "SELECT name, credential_digest IS NOT NULL, coalesce(group_concat(host, ' '), ''),
-                        seen_ms, coalesce(seen_address, ''), coalesce(seen_version, '')
+                "SELECT name, coalesce(group_concat(host, ' '), ''), scope,
+                        seen_ms, coalesce(seen_address, ''), coalesce(seen_version, ''),
+                        (SELECT count(*) FROM credentials WHERE agent = agents.id),
+                        (SELECT CASE WHEN count(expires_ms) = count(*) THEN max(expires_ms) END
+                         FROM credentials WHERE agent = agents.id)
                  FROM agents LEFT JOIN hosts ON agents.id = hosts.agent GROUP BY agents.id ORDER BY name",
             )?;
             let rows = query.query_map([], |row| {
-                let hosts: String = row.get(2)?;
+                let hosts: String = row.get(1)?;
+                let expires: Option<i64> = row.get(7)?;
                 Ok(AgentRow {
                     name: row.get(0)?,
-                    joined: row.get(1)?,
+                    joined: row.get::<_, i64>(6)? > 0,
+                    expires: expires.map(|at| UnixMillis(at.unsigned_abs())),
+                    scope: scope::read(row, 2)?,
                     hosts: hosts.split_whitespace().map(str::to_owned).collect(),
                     seen: seen_of(row)?,
                 })
@@ -189,66 +229,6 @@ impl Store {
             )
         })
         .map(drop)
-    }
-
-    /// Exchanges a join token's secret for a credential, and invalidates the token. Only the same
-    /// credential may use it again, because an agent may have missed the response or failed to store
-    /// it. Returns `None` if the token is unknown, used by another credential, or expired.
-    ///
-    /// # Errors
-    /// [`StorageError::State`].
-    pub fn join(
-        &self,
-        secret: &Secret,
-        credential: &SecretDigest,
-        now: UnixMillis,
-    ) -> Result<Option<Agent>, StorageError> {
-        let (digest, credential) = (secret.digest(), credential.clone());
-        self.write(move |tx| {
-            let agent: Option<i64> = tx
-                .query_row(
-                    "UPDATE join_tokens SET used_by = ?3
-                     WHERE digest = ?1 AND expires_ms > ?2 AND (used_by IS NULL OR used_by = ?3) RETURNING agent",
-                    params![digest.as_bytes(), millis(now), credential.as_bytes()],
-                    |row| row.get(0),
-                )
-                .optional()?;
-            let Some(agent) = agent else { return Ok(None) };
-
-            let name: String = tx.query_row(
-                "UPDATE agents SET credential_digest = ?2 WHERE id = ?1 RETURNING name",
-                params![agent, credential.as_bytes()],
-                |row| row.get(0),
-            )?;
-
-            Ok(AgentName::parse(&name).map(|name| Agent { id: AgentId(agent), name }))
-        })
-    }
-
-    /// Returns the agent with this credential.
-    ///
-    /// # Errors
-    /// [`StorageError::State`].
-    pub fn authenticate(&self, credential: &SecretDigest) -> Result<Option<Agent>, StorageError> {
-        // Lookup by digest: timing can reveal only a digest, from which a 256-bit credential cannot
-        // be found.
-        let credential = credential.clone();
-        self.read(move |db| {
-            db.query_row(
-                "SELECT id, name FROM agents WHERE credential_digest = ?1",
-                [credential.as_bytes()],
-                |row| Ok((AgentId(row.get(0)?), row.get::<_, String>(1)?)),
-            )
-            .optional()
-        })
-        .map(|row| {
-            row.and_then(|(id, name)| {
-                Some(Agent {
-                    id,
-                    name: AgentName::parse(&name)?,
-                })
-            })
-        })
     }
 }
 
@@ -279,73 +259,7 @@ mod tests {
             .join(&secret, &credential.digest(), NOW)
             .unwrap()
             .unwrap()
-    }
-
-    #[test]
-    fn a_join_token_works_once_and_for_a_day() {
-        let store = Store::in_memory().unwrap();
-        assert!(store.is_new().unwrap());
-        let name = AgentName::parse("a").unwrap();
-        let (old, secret, credential) = (
-            Secret::generate().unwrap(),
-            Secret::generate().unwrap(),
-            Secret::generate().unwrap(),
-        );
-        store.add_agent(&name, &old, NOW).unwrap();
-
-        let late = UnixMillis(NOW.0 + JOIN_TOKEN_LIFE_MS);
-        assert!(
-            store
-                .join(&old, &credential.digest(), late)
-                .unwrap()
-                .is_none(),
-            "a day later"
-        );
-        store.add_agent(&name, &secret, NOW).unwrap();
-
-        assert!(
-            store
-                .join(&old, &credential.digest(), NOW)
-                .unwrap()
-                .is_none(),
-            "replaced"
-        );
-
-        assert!(
-            store
-                .join(&secret, &credential.digest(), NOW)
-                .unwrap()
-                .is_some()
-        );
-
-        assert!(
-            store
-                .join(&secret, &credential.digest(), NOW)
-                .unwrap()
-                .is_some(),
-            "the same one again"
-        );
-
-        let another = Secret::generate().unwrap();
-        assert!(
-            store
-                .join(&secret, &another.digest(), NOW)
-                .unwrap()
-                .is_none(),
-            "used"
-        );
-
-        assert_eq!(
-            store
-                .authenticate(&credential.digest())
-                .unwrap()
-                .unwrap()
-                .name,
-            name
-        );
-        assert!(store.remove_agent(&name, NOW).unwrap());
-
-        assert!(store.authenticate(&credential.digest()).unwrap().is_none());
+            .agent
     }
 
     #[test]

@@ -55,6 +55,21 @@ impl Store {
         self.set_fact("test_commit", &now.to_rfc3339())
     }
 
+    /// Returns the number of changes of agents, credentials and owners of hosts.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub(crate) fn agents_revision(&self) -> Result<u64, StorageError> {
+        self.read(|db| {
+            let select = "SELECT CAST(value AS INTEGER) FROM facts WHERE name = 'agents_revision'";
+            let revision: Option<i64> = db
+                .prepare_cached(select)?
+                .query_row([], |row| row.get(0))
+                .optional()?;
+            Ok(revision.unwrap_or_default().unsigned_abs())
+        })
+    }
+
     /// Stores the address under which agents reach this relay, for `agent add`.
     ///
     /// # Errors

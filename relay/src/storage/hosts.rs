@@ -1,9 +1,11 @@
 //! Public hosts and the agents that own them.
 
+use std::collections::BTreeSet;
+
 use hookward_core::names::{AgentName, HostName};
 use rusqlite::{OptionalExtension as _, params};
 
-use super::agents::AgentId;
+use super::agents::{AgentId, scope_of};
 use super::{StorageError, Store};
 
 /// Result of a claim of a host.
@@ -15,6 +17,8 @@ pub enum HostClaim {
     Taken(String),
     /// The agent owns as many hosts as it may.
     TooMany,
+    /// The agent's scope names other hosts only.
+    OutOfScope,
 }
 
 impl Store {
@@ -66,14 +70,38 @@ impl Store {
                 return Ok(HostClaim::Taken(name));
             }
 
+            let scope = scope_of(tx, agent.0)?;
+            if !scope.allows_host(&host) {
+                return Ok(HostClaim::OutOfScope);
+            }
+
             let owned: i64 =
                 tx.query_row("SELECT count(*) FROM hosts WHERE agent = ?1", [agent.0], |row| row.get(0))?;
-            if owned >= HOSTS_PER_AGENT {
+            if owned >= scope.host_limit() {
                 return Ok(HostClaim::TooMany);
             }
 
             tx.execute("INSERT INTO hosts (host, agent) VALUES (?1, ?2)", params![host.as_str(), agent.0])?;
             Ok(HostClaim::Owned)
+        })
+    }
+
+    /// Returns the hosts that the scopes of agents name, which may be outside the relay's domain.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub(crate) fn given_hosts(&self) -> Result<BTreeSet<HostName>, StorageError> {
+        self.read(|db| {
+            let hosts = "SELECT host.value FROM agents, json_each(scope, '$.hosts') AS host";
+            let mut query = db.prepare(hosts)?;
+            let rows = query.query_map([], |row| row.get::<_, String>(0))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        })
+        .map(|names| {
+            names
+                .iter()
+                .filter_map(|name| HostName::parse(name))
+                .collect()
         })
     }
 

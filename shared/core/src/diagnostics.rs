@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-pub use self::values::parse_duration;
+pub use self::values::{parse_duration, parse_size};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -376,7 +376,6 @@ impl<'d> TableReader<'d> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnostics::values::parse_size;
     use std::time::Duration;
 
     #[test]

@@ -1,7 +1,10 @@
 //! Names of agents and public hosts.
 
+use serde::{Deserialize, Serialize};
+
 /// Public host name: lower case, letters, digits and hyphens in labels, without port and final dot.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct HostName(String);
 
 impl HostName {
@@ -64,6 +67,20 @@ impl HostName {
 /// Maximum length of a host name, in bytes (RFC 1035 §2.3.4, without the root's dot and length
 /// byte).
 const HOST: usize = 253;
+
+impl TryFrom<String> for HostName {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text).ok_or("not a host name")
+    }
+}
+
+impl From<HostName> for String {
+    fn from(host: HostName) -> Self {
+        host.0
+    }
+}
 
 impl std::borrow::Borrow<str> for HostName {
     fn borrow(&self) -> &str {

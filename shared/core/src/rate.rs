@@ -52,6 +52,15 @@ impl Rate {
         }
     }
 
+    /// Creates a rate of `count` requests a minute.
+    #[must_use]
+    pub fn per_minute(count: u32) -> Self {
+        Self {
+            count: count.clamp(1, MAX_COUNT),
+            span_ms: 60_000,
+        }
+    }
+
     /// Returns the cost of one request, in microseconds.
     #[must_use]
     pub fn cost(self) -> u64 {

@@ -110,17 +110,29 @@ pub enum SecretSource {
     Env(String),
     /// `file:PATH`: the content of a file.
     File(String),
+    /// `cmd:COMMAND`: the output of a shell command, such as `vault kv get`.
+    Command(String),
+    /// `systemd:NAME`: a credential of the systemd unit (systemd.io/CREDENTIALS).
+    Systemd(String),
 }
 
 /// Failure to load a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// The text is neither `env:NAME` nor `file:PATH`.
+    /// The text names no source.
     #[error(
-        "a secret is given as env:NAME or file:PATH, never as itself: \
+        "a secret is given as env:NAME, file:PATH, cmd:COMMAND or systemd:NAME, never as itself: \
          every process on this machine can read a command line, and policy files get copied"
     )]
     Literal,
+    /// The command failed. Its error output is not shown, because it may contain the secret.
+    #[error("{0} {1}; run the command by hand to see its error")]
+    Command(SecretSource, String),
+    /// The program was not started by a systemd unit with credentials.
+    #[error(
+        "{0}: this process has no credentials of systemd; the unit needs LoadCredential= or SetCredentialEncrypted="
+    )]
+    NoSystemd(SecretSource),
     /// The variable is not set.
     #[error("the environment variable {0} is not set")]
     Unset(String),
@@ -155,12 +167,18 @@ impl fmt::Display for SecretSource {
         match self {
             Self::Env(name) => write!(f, "env:{name}"),
             Self::File(path) => write!(f, "file:{path}"),
+            // The rest may contain a secret of its own.
+            Self::Command(line) => match line.trim().split_once(char::is_whitespace) {
+                Some((program, _)) => write!(f, "cmd:{program} …"),
+                None => write!(f, "cmd:{}", line.trim()),
+            },
+            Self::Systemd(name) => write!(f, "systemd:{name}"),
         }
     }
 }
 
 impl SecretSource {
-    /// Parses `env:NAME` or `file:PATH`.
+    /// Parses `env:NAME`, `file:PATH`, `cmd:COMMAND` or `systemd:NAME`.
     ///
     /// # Errors
     /// [`SecretError::Literal`] for anything else; the error does not repeat the text.
@@ -169,6 +187,8 @@ impl SecretSource {
             Some(("env", name)) if is_variable(name) => Ok(Self::Env(name.to_owned())),
             Some(("env", _)) => Err(SecretError::NoName),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.to_owned())),
+            Some(("cmd", line)) if !line.trim().is_empty() => Ok(Self::Command(line.to_owned())),
+            Some(("systemd", name)) if is_file_name(name) => Ok(Self::Systemd(name.to_owned())),
             _ => Err(SecretError::Literal),
         }
     }
@@ -191,12 +211,19 @@ pub trait SecretReader {
     /// If the variable is not set, or the file is unreadable.
     fn read(&self, source: &SecretSource) -> Result<Zeroizing<Vec<u8>>, SecretError>;
 
-    /// Loads the secret that `env:NAME` or `file:PATH` names, without one trailing newline.
+    /// Loads the secret whose source this text names, without one trailing newline.
     ///
     /// # Errors
     /// [`SecretError`].
     fn load(&self, text: &str) -> Result<LoadedSecret, SecretError> {
-        let source = SecretSource::parse(text)?;
+        self.load_from(SecretSource::parse(text)?)
+    }
+
+    /// Loads the secret of a source, without one trailing newline.
+    ///
+    /// # Errors
+    /// [`SecretError`].
+    fn load_from(&self, source: SecretSource) -> Result<LoadedSecret, SecretError> {
         let mut bytes = self.read(&source)?.to_vec();
         let newline_removed = bytes.last() == Some(&b'\n');
         if newline_removed {
@@ -206,7 +233,9 @@ pub trait SecretReader {
             }
         }
 
-        let note = newline_removed.then(|| format!("{source}: the trailing newline was trimmed"));
+        // Every command ends its output with one.
+        let is_notable = newline_removed && !matches!(source, SecretSource::Command(_));
+        let note = is_notable.then(|| format!("{source}: the trailing newline was trimmed"));
         let secret = Secret::new(bytes).ok_or(SecretError::Empty(source))?;
 
         Ok(LoadedSecret {
@@ -214,6 +243,11 @@ pub trait SecretReader {
             notes: note.into_iter().collect(),
         })
     }
+}
+
+/// Returns `true` for a name of a file in a given directory.
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', '\0']) && !matches!(name, "." | "..")
 }
 
 /// Returns `true` for a valid variable name (POSIX.1-2017 §8.1), in either case.

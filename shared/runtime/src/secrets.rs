@@ -1,4 +1,6 @@
-//! Secrets read from the process's environment and from files.
+//! Secrets read from the process's environment, files, commands, and credentials of systemd.
+
+mod command;
 
 use std::path::PathBuf;
 
@@ -15,9 +17,9 @@ impl SecretReader for VettedSecrets {
         ProcessSecrets.read(source)
     }
 
-    fn load(&self, text: &str) -> Result<LoadedSecret, SecretError> {
-        let LoadedSecret { secret, mut notes } = ProcessSecrets.load(text)?;
-        let (source, bytes) = (SecretSource::parse(text)?, secret.expose());
+    fn load_from(&self, source: SecretSource) -> Result<LoadedSecret, SecretError> {
+        let LoadedSecret { secret, mut notes } = ProcessSecrets.load_from(source.clone())?;
+        let bytes = secret.expose();
         if bytes.len() < MIN_BYTES {
             return Err(SecretError::Short(source, bytes.len()));
         }
@@ -58,6 +60,18 @@ impl SecretReader for ProcessSecrets {
             SecretSource::File(path) => std::fs::read(at_home(path))
                 .map(Zeroizing::new)
                 .map_err(|error| SecretError::Unreadable(path.clone(), error.to_string())),
+            SecretSource::Command(line) => {
+                command::output(line).map_err(|what| SecretError::Command(source.clone(), what))
+            }
+            SecretSource::Systemd(name) => {
+                let directory = std::env::var_os("CREDENTIALS_DIRECTORY");
+                let directory = directory.ok_or_else(|| SecretError::NoSystemd(source.clone()))?;
+                let path = PathBuf::from(directory).join(name);
+                let unreadable = |error: std::io::Error| {
+                    SecretError::Unreadable(source.to_string(), error.to_string())
+                };
+                std::fs::read(path).map(Zeroizing::new).map_err(unreadable)
+            }
         }
     }
 }

@@ -116,7 +116,7 @@ impl Findings {
                 HandshakeResult::Done(found.session)
             }
             // Without a pinned key, every key differs.
-            Err(ConnectionError::WrongKey(_)) if !joined => {
+            Err(ConnectionError::WrongKey { .. }) if !joined => {
                 let detail = format!(
                     "something answers in {:.0} ms; `hookward join` checks that it is your relay",
                     since.elapsed().as_secs_f64() * 1000.0
@@ -127,7 +127,7 @@ impl Findings {
             Err(error) => {
                 let somebody_else = matches!(
                     error,
-                    ConnectionError::WrongKey(_) | ConnectionError::NoRelay(_)
+                    ConnectionError::WrongKey { .. } | ConnectionError::NoRelay(_)
                 );
                 let outcome = if somebody_else {
                     StepOutcome::Failed
@@ -136,7 +136,7 @@ impl Findings {
                 };
                 self.add(relay, step, outcome, error.to_string());
 
-                if matches!(error, ConnectionError::WrongKey(_)) {
+                if matches!(error, ConnectionError::WrongKey { .. }) {
                     HandshakeResult::WrongKey
                 } else {
                     HandshakeResult::Failed

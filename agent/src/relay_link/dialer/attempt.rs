@@ -3,7 +3,7 @@
 use super::{ATTEMPTS_PER_SOCKET, Dialed, is_ours};
 use crate::relay_link::ConnectionError;
 use crate::relay_link::proxy::Proxies;
-use hookward_tunnel::transport::identity::Pin;
+use hookward_tunnel::transport::identity::Pins;
 use hookward_tunnel::transport::liveness::Liveness;
 use hookward_tunnel::transport::quic::{self, SERVER_NAME};
 use hookward_tunnel::transport::{Session, SessionError, Transport, tcp};
@@ -27,7 +27,7 @@ pub(super) struct DialTarget {
     // A std mutex: it guards a small map, and nothing waits while it is held.
     pub(super) endpoints: Mutex<HashMap<(usize, bool), Endpoint>>,
     pub(super) address: String,
-    pub(super) pin: Pin,
+    pub(super) pins: Pins,
     pub(super) liveness: Liveness,
     pub(super) proxies: Proxies,
     pub(super) tls: Arc<ClientConfig>,
@@ -137,9 +137,7 @@ impl DialTarget {
                     local: None,
                 })
             }
-            Err(error) if quic::is_wrong_key(&error) => {
-                Err(ConnectionError::WrongKey(self.address.clone()))
-            }
+            Err(error) if quic::is_wrong_key(&error) => Err(self.wrong_key()),
             Err(quinn::ConnectionError::TimedOut) => Err(ConnectionError::Silent {
                 address: self.address.clone(),
                 transport: Transport::Quic,
@@ -174,7 +172,7 @@ impl DialTarget {
             return Ok(endpoint.clone());
         }
 
-        let endpoint = quic::client(local, self.pin, self.liveness)?;
+        let endpoint = quic::client(local, self.pins.clone(), self.liveness)?;
         endpoints.insert(key, endpoint.clone());
         Ok(endpoint)
     }
@@ -222,6 +220,14 @@ impl DialTarget {
         })
     }
 
+    fn wrong_key(&self) -> ConnectionError {
+        ConnectionError::WrongKey {
+            address: self.address.clone(),
+            expected: self.pins.first(),
+            found: self.pins.refused(),
+        }
+    }
+
     fn tls(&self, error: io::Error) -> ConnectionError {
         let address = self.address.clone();
         match error
@@ -230,7 +236,7 @@ impl DialTarget {
         {
             Some(rustls::Error::InvalidCertificate(
                 CertificateError::ApplicationVerificationFailure,
-            )) => ConnectionError::WrongKey(address),
+            )) => self.wrong_key(),
             // TLS alerts of servers that are not relays.
             Some(rustls::Error::AlertReceived(
                 AlertDescription::NoApplicationProtocol

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER;
 use hookward_core::limits::CONTROL_BYTES;
 use hookward_runtime::interval::every;
 use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::wait::{first, is_reached, of, other_than};
 use super::{ProbeFuture, RelayLink};
 use crate::events::Event;
-use crate::relay_link::active::{ActiveLink, DRAIN_TIMEOUT, take};
+use crate::relay_link::active::{ActiveLink, DRAIN_TIMEOUT, Renewal, take};
 use crate::relay_link::backoff::jitter;
 use crate::relay_link::calls::{RelayAnswer, RelayCall};
 use crate::relay_link::failover::ProbeSchedule;
@@ -129,6 +130,7 @@ impl<'l> ServingLoop<'l> {
         loop {
             let can_send = self.active.outbox.is_ready();
             let is_sending = self.active.outbox.is_sending();
+            let renews = matches!(self.active.renewal, Renewal::Requested(_));
             let due = self.schedule.due().filter(|_| self.probe.running.is_none());
             let (at, active) = (&self.link.at, &mut *self.active);
             let policies = at.policies.iter().enumerate().map(|(number, policies)| {
@@ -155,6 +157,7 @@ impl<'l> ServingLoop<'l> {
                 }
                 (number, down) = first(health), if can_send => self.on_health_change(number, down),
                 call = at.calls.next(), if can_send => self.on_call(call),
+                () = std::future::ready(()), if can_send && renews => self.send_renewal(),
                 sent = active.outbox.sent() => self.on_sent(sent),
                 () = sleep_until(due.unwrap_or_else(tokio::time::Instant::now)), if due.is_some() => {
                     self.on_probe_due()
@@ -218,6 +221,34 @@ impl<'l> ServingLoop<'l> {
         let message = self.active.calls.begin(call);
         self.send(message);
         ControlFlow::Continue(())
+    }
+
+    fn send_renewal(&mut self) -> Step {
+        if let Renewal::Requested(next) = &self.active.renewal {
+            let next = next.clone();
+            self.send(AgentMessage::Renew {
+                credential_digest: HEXLOWER.encode(next.as_bytes()),
+            });
+            self.active.renewal = Renewal::Sent(next);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Uses the renewed credential, which the relay has stored.
+    fn on_renewed(&mut self) {
+        let Renewal::Sent(renewed) = std::mem::replace(&mut self.active.renewal, Renewal::None)
+        else {
+            return;
+        };
+        let (at, events) = (&self.link.at, &self.link.shared.events);
+        if let Err(error) = at.credential.replace(&renewed) {
+            events.emit(Event::Warning(format!(
+                "the new credential at {} is stored beside the old one only: {error}",
+                at.relay.address
+            )));
+        }
+        tracing::info!(relay = %at.relay.address, "credential renewed");
+        self.active.credential = renewed;
     }
 
     /// Begins to send a message.
@@ -358,6 +389,8 @@ impl<'l> ServingLoop<'l> {
             RelayMessage::Called { id, status, body } => {
                 self.active.calls.answered(id, RelayAnswer { status, body });
             }
+            RelayMessage::RenewCredential => self.active.request_renewal(&self.link.at, events),
+            RelayMessage::Renewed => self.on_renewed(),
             RelayMessage::Draining => {
                 self.active.relay_draining = true;
                 shared.status.set_draining(id, events);

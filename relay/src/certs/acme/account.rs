@@ -106,7 +106,7 @@ impl AccountKeeper {
         let Some((id, source)) = &self.settings.external_account else {
             return Ok(None);
         };
-        let loaded = ProcessSecrets.load(&source.to_string());
+        let loaded = ProcessSecrets.load_from(source.clone());
         let loaded = loaded.map_err(|error| AcmeError::ExternalAccount(error.to_string()))?;
         // Servers hand it out with and without padding.
         let text = loaded.secret.expose().trim_ascii();

@@ -4,6 +4,7 @@ use crate::sessions::active::ActiveSession;
 use crate::sessions::context::SessionContext;
 use crate::sessions::registry::PolicyVersion;
 use crate::storage::StorageError;
+use crate::storage::agents::AgentScope;
 use crate::storage::hosts::HostClaim;
 use hookward_core::limits::Limits;
 use hookward_core::names::{AgentName, HostName, origin_of};
@@ -29,22 +30,30 @@ impl From<StorageError> for OpenRefused {
 
 pub(super) async fn open(
     name: HostName,
-    policy: Policy,
+    mut policy: Policy,
     revision: u64,
     live: &Arc<ActiveSession>,
+    scope: &AgentScope,
     host: &SessionContext,
 ) -> Result<RelayMessage, OpenRefused> {
-    let bounds = PolicyLimits::of(&host.limits).storing(host.stored_for.is_some());
+    let stores = host.stored_for.is_some() && scope.stores();
+    let mut bounds = PolicyLimits::of(&host.limits).storing(stores);
+    bounds.body = scope.max_body.unwrap_or(bounds.body).min(bounds.body);
+    let (scope, rate, given) = (scope.clone(), scope.rate, scope.hosts.clone());
     // Resolving 100,000 addresses takes long, so it must not block other agents' requests.
     let now = host.clock.now();
     let compiled = tokio::task::spawn_blocking(move || {
-        let beyond = bounds.exceeded_by(&policy);
+        let mut beyond = bounds.exceeded_by(&policy);
+        beyond.extend(scope.exceeded_by(&policy));
         if !beyond.is_empty() {
             return Err(beyond);
         }
+        // The agent compares the digest with that of its own policy.
+        let summary = Arc::new(Summary::of(&policy));
+        scope.apply_to(&mut policy);
         let stored_for = policy.stored_for();
         let gate = Gate::compile(&policy, Side::Relay, now)?;
-        Ok((gate, Arc::new(Summary::of(&policy)), stored_for))
+        Ok((gate, summary, stored_for))
     });
 
     let compiled = compiled.await.map_err(|_| {
@@ -65,11 +74,20 @@ pub(super) async fn open(
         Err(mistakes) => return Err(OpenRefused(RefusedReason::Policy, mistakes.join("; "))),
     };
 
-    let gate = match host.limits.policy_rate {
+    let of_relay = match host.limits.policy_rate {
         rate if rate < Limits::default().policy_rate => {
-            gate.at_most(Rate::per_second(u32::try_from(rate).unwrap_or(u32::MAX)))
+            Some(Rate::per_second(u32::try_from(rate).unwrap_or(u32::MAX)))
         }
-        _ => gate,
+        _ => None,
+    };
+    // The lower rate is that with the longer time for each request.
+    let lowest = of_relay
+        .into_iter()
+        .chain(rate)
+        .max_by_key(|rate| rate.cost());
+    let gate = match lowest {
+        Some(rate) => gate.at_most(rate),
+        None => gate,
     };
 
     // Reserved hosts belong to the agent in the settings, even if another one owned them before.
@@ -88,6 +106,9 @@ pub(super) async fn open(
                     RefusedReason::Host,
                     format!("{name} belongs to the agent {owner}; choose another --host"),
                 ));
+            }
+            HostClaim::OutOfScope => {
+                return Err(out_of_scope(&name, &live.agent.name, &given));
             }
             HostClaim::TooMany => {
                 return Err(OpenRefused(
@@ -144,11 +165,12 @@ pub(super) async fn open(
 pub(super) fn choose_host(
     wanted: Option<&str>,
     agent: &AgentName,
+    scope: &AgentScope,
     host: &SessionContext,
 ) -> Result<HostName, OpenRefused> {
     let refused = |what: String| OpenRefused(RefusedReason::Host, what);
     let name = match wanted {
-        None => host.host_of(agent),
+        None => host.host_of(agent, scope),
         Some(text) if text.contains('.') => {
             HostName::parse(text).ok_or_else(|| refused(format!("{text:?} is not a host name")))?
         }
@@ -164,6 +186,8 @@ pub(super) fn choose_host(
         Some(owner) => Err(refused(format!(
             "{name} is given to the agent {owner} by the relay's settings"
         ))),
+        None if scope.hosts.contains(&name) => Ok(name),
+        None if !scope.allows_host(&name) => Err(out_of_scope(&name, agent, &scope.hosts)),
         None if name.is_child_of(&host.domain) => Ok(name),
         None => Err(refused(format!(
             "{name} is not one label below {}; the relay's settings can give it to this agent: \
@@ -171,4 +195,16 @@ pub(super) fn choose_host(
             host.domain
         ))),
     }
+}
+
+fn out_of_scope(name: &HostName, agent: &AgentName, given: &[HostName]) -> OpenRefused {
+    let all = given.iter().chain([name]);
+    let flags: String = all.map(|host| format!(" --host {host}")).collect();
+    OpenRefused(
+        RefusedReason::Host,
+        format!(
+            "the relay does not give {name} to the agent {agent}; its administrator can: \
+             hookward-relay agent set {agent}{flags}"
+        ),
+    )
 }

@@ -19,6 +19,7 @@ use crate::observe::Observer;
 use crate::sessions::AgentMessage;
 use crate::sessions::active::SessionIdentity;
 use crate::sessions::context::{PoliciesInForce, SessionContext};
+use crate::sessions::failed_joins::FailedJoins;
 use crate::sessions::handshake::Authenticated;
 
 /// A relay, for sessions of the agent `jira`.
@@ -55,7 +56,7 @@ impl SessionStage {
         let store = &self.context.store;
         store.add_agent(&name, &secret, UnixMillis(0)).unwrap();
         let agent = store.join(&secret, &credential.digest(), UnixMillis(0));
-        let agent = agent.unwrap().unwrap();
+        let agent = agent.unwrap().unwrap().agent;
 
         let (relay, other) = tokio::io::duplex(64 * 1024);
         let (peer, liveness) = (([127, 0, 0, 1], 1).into(), Liveness::default());
@@ -67,6 +68,7 @@ impl SessionStage {
         let (control, opened) = tokio::join!(session.accept_control(), other.open_control());
         let admitted = Authenticated {
             agent,
+            scope: AgentScope::default(),
             credential: credential.digest(),
             identity: SessionIdentity {
                 connection: ConnectionId {
@@ -113,6 +115,8 @@ fn context(domain: &str) -> SessionContext {
     let (store, clock) = (Store::in_memory().unwrap(), Clock::default());
     SessionContext {
         registry: Registry::default(),
+        agents_revision: tokio::sync::watch::channel(0).1,
+        failed_joins: FailedJoins::default(),
         ip_sets: IpSetUpdater::load(&store),
         store,
         limits: Limits::default(),
@@ -220,11 +224,9 @@ async fn a_host_that_moved_to_another_agent_is_withdrawn() {
     let (mut session, _agent) = stage.session("a").await;
     let _ = session.on_message(open_message("jira")).await;
     let host = HostName::parse("jira.hooks.example.com").unwrap();
-    let review = Review {
-        is_known: true,
-        lost: Some((host, "other".to_owned())),
-    };
-    let step = session.on_review(Some(review));
+    let review = session.review().await.unwrap();
+    let lost = Some((host, "other".to_owned()));
+    let step = session.on_review(Some(Review { lost, ..review }));
     assert!(matches!(
         step,
         ControlFlow::Continue(Some(RelayMessage::HostLost { message, .. })) if message.contains("other")

@@ -183,7 +183,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 
 /// Parses `64KiB`, `25MiB`, `1GiB` or `512B`. Rejects zero and other forms.
 #[must_use]
-pub(crate) fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;
     let number: u64 = number.parse().ok()?;

@@ -197,7 +197,9 @@ mod tests {
                 }
                 SecretSource::Env(name) if name == "NEWLINE" => Ok(Zeroizing::new(b"\n".to_vec())),
                 SecretSource::Env(name) => Err(SecretError::Unset(name.clone())),
-                SecretSource::File(path) => {
+                SecretSource::File(path)
+                | SecretSource::Command(path)
+                | SecretSource::Systemd(path) => {
                     Err(SecretError::Unreadable(path.clone(), "gone".into()))
                 }
             }

@@ -7,7 +7,7 @@ use hookward_core::diagnostics::{Origin, Origins, parse_duration};
 use hookward_core::ip_sets;
 use hookward_core::json::JsonPath;
 use hookward_core::rate::Rate;
-use hookward_core::secret::{SecretDigest, SecretReader};
+use hookward_core::secret::{SecretDigest, SecretReader, SecretSource};
 use http::HeaderName;
 
 use super::raw::{
@@ -321,7 +321,7 @@ impl Resolver<'_> {
             if secret.secret.expose().contains(&b':') {
                 active.push(token(secret));
             } else {
-                let what = format!("{source} holds no user:password");
+                let what = format!("{} holds no user:password", secret.name);
                 self.report(origins, "basic", what);
             }
         }
@@ -367,11 +367,16 @@ impl Resolver<'_> {
     }
 
     fn load(&mut self, origins: &Origins, key: &str, source: &str) -> Option<ActiveSecret> {
-        match self.secrets.load(source) {
-            Ok(loaded) => {
+        let loaded = SecretSource::parse(source).and_then(|source| {
+            // A command may contain a secret of its own.
+            let name = source.to_string();
+            Ok((name, self.secrets.load_from(source)?))
+        });
+        match loaded {
+            Ok((name, loaded)) => {
                 self.notes.extend(loaded.notes);
                 Some(ActiveSecret {
-                    name: source.to_owned(),
+                    name,
                     secret: loaded.secret,
                 })
             }

@@ -5,9 +5,12 @@
 //!                 Hello                 authenticates with a credential
 //!                 Open                  opens a tunnel for a host, with a policy
 //!                 UpstreamHealth        reports if the application is reachable
+//!                 Renew                 replaces its credential
 //!                 Call                  calls a method of the relay's API, for its own tunnels
 //!                 Drain                 requests no more exchanges: the agent stops, or has another connection
-//! relay → agent   Joined | Welcome | Opened | PolicyRejected | DrainAck | Draining | Standby
+//! relay → agent   RenewCredential       requests a new credential before the present one expires
+//!                 Renewed               has stored it
+//!                 Joined | Welcome | Opened | PolicyRejected | DrainAck | Draining | Standby
 //!                 HostLost | Refused
 //!                 Refusals              reports what the relay refused on the agent's tunnels
 //!                 Called                answers a call
@@ -85,6 +88,12 @@ pub enum AgentMessage<P> {
         /// Path and query.
         path: String,
     },
+    /// Replaces the credential of the connection, when the relay requests it. The old one stays valid
+    /// until its own end.
+    Renew {
+        /// SHA-256 of the new credential, in hex.
+        credential_digest: String,
+    },
     /// Announces that the agent stops, or has replaced this connection. The relay sends no more
     /// requests over it, and those in flight finish.
     Drain,
@@ -144,6 +153,10 @@ pub enum RelayMessage {
         #[serde(default)]
         outlives_refused_hosts: bool,
     },
+    /// The agent should renew its credential, which expires or was rotated.
+    RenewCredential,
+    /// The new credential is stored.
+    Renewed,
     /// The tunnel is open.
     Opened {
         /// Public host.

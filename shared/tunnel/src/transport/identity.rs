@@ -4,7 +4,7 @@
 //! agents, and no certificate authority can impersonate the relay.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -46,6 +46,22 @@ impl fmt::Display for Pin {
     }
 }
 
+impl std::str::FromStr for Pin {
+    type Err = PinError;
+
+    /// Parses a pin as the relay shows it.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let encoded = text.strip_prefix("sha256/").ok_or(PinError)?;
+        let bytes = BASE64.decode(encoded.as_bytes()).map_err(|_| PinError)?;
+        bytes.try_into().map(Self).map_err(|_| PinError)
+    }
+}
+
+/// The text is not a pin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a pin is sha256/ and 44 characters, as `hookward-relay status` shows it")]
+pub struct PinError;
+
 impl TryFrom<String> for Pin {
     type Error = &'static str;
 
@@ -71,10 +87,53 @@ pub fn crypto_provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// Accepts only the relay whose key has this pin, and ignores the other fields of its certificate.
+/// Keys that an agent accepts from its relay: one, or two while the relay changes it. Clones share the
+/// last refused key.
+#[derive(Debug, Clone)]
+pub struct Pins {
+    first: Pin,
+    second: Option<Pin>,
+    // A std mutex: it guards one value, and nothing waits while it is held.
+    refused: Arc<Mutex<Option<Pin>>>,
+}
+
+impl Pins {
+    /// Creates the pins of a relay.
+    #[must_use]
+    pub fn new(first: Pin, second: Option<Pin>) -> Self {
+        Self {
+            first,
+            second,
+            refused: Arc::default(),
+        }
+    }
+
+    /// Returns the first pin.
+    #[must_use]
+    pub const fn first(&self) -> Pin {
+        self.first
+    }
+
+    /// Returns the pin of the last key that was refused.
+    #[must_use]
+    pub fn refused(&self) -> Option<Pin> {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accepts(&self, pin: Pin) -> bool {
+        let is_known = pin == self.first || self.second == Some(pin);
+        if !is_known {
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            *refused = Some(pin);
+        }
+        is_known
+    }
+}
+
+/// Accepts only the relay whose key has one of these pins, and ignores the other fields of its certificate.
 #[derive(Debug)]
 pub(crate) struct PinnedVerifier {
-    pub(crate) pin: Pin,
+    pub(crate) pins: Pins,
     pub(crate) provider: Arc<CryptoProvider>,
 }
 
@@ -87,7 +146,7 @@ impl ServerCertVerifier for PinnedVerifier {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if Pin::of_certificate(end_entity)? == self.pin {
+        if self.pins.accepts(Pin::of_certificate(end_entity)?) {
             return Ok(ServerCertVerified::assertion());
         }
         Err(rustls::Error::InvalidCertificate(

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::protocol::ALPN;
-use crate::transport::identity::{Pin, PinnedVerifier, crypto_provider};
+use crate::transport::identity::{PinnedVerifier, Pins, crypto_provider};
 use crate::transport::liveness::Liveness;
 
 /// Server name in the tunnel's TLS handshake. It has no meaning, because the key is pinned.
@@ -155,18 +155,18 @@ impl HmacKey for StatelessKey {
     }
 }
 
-/// Creates the agent's endpoint, which dials the one relay with this pin.
+/// Creates the agent's endpoint, which dials the one relay with these pins.
 ///
 /// # Errors
 /// [`EndpointError`].
 pub fn client(
     address: SocketAddr,
-    pin: Pin,
+    pins: Pins,
     liveness: Liveness,
 ) -> Result<Endpoint, EndpointError> {
     let provider = crypto_provider();
     let verifier = PinnedVerifier {
-        pin,
+        pins,
         provider: Arc::clone(&provider),
     };
 

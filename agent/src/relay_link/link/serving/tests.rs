@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::events::{self, EventStream};
+use crate::relay_link::active::Renewal;
 use crate::relay_link::calls::PendingCalls;
 
 use crate::exchange::{ExchangeHandler, PendingHeads, SessionTerms, TunnelBinding};
@@ -85,20 +86,20 @@ impl LinkStage {
             generations: AtomicU64::new(1),
             status: LinkStatus::default(),
             calls: BTreeMap::new(),
+            state: None,
             heads: PendingHeads::default(),
             tasks: tasks.clone(),
         });
-        let relay = RelayEndpoint {
-            address: "relay.example:443".to_owned(),
-            pin: Pin::of_no_key(),
-            credential: Secret::generate().unwrap(),
-        };
+        let credential = Secret::generate().unwrap();
+        let address = "relay.example:443".to_owned();
+        let relay = RelayEndpoint::new(address, Pin::of_no_key(), credential);
         let dialer = Dialer::new(&relay, &shared.link, tasks.clone()).unwrap();
         let at = Arc::new(RelayState::new(
             relay,
             dialer,
             &shared.tunnels,
             Arc::default(),
+            None,
         ));
 
         let hosts = shared.tunnels.iter().enumerate();
@@ -128,6 +129,8 @@ impl LinkStage {
                 local: None,
             },
             outbox: Outbox::new(writer),
+            credential: at.credential.current().digest(),
+            renewal: Renewal::None,
             reader,
             terms: Arc::new(terms),
             exchanges: TaskTracker::new(),

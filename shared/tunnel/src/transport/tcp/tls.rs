@@ -1,19 +1,19 @@
 //! TLS settings of the tunnel over TCP.
 
 use crate::protocol::ALPN;
-use crate::transport::identity::{Pin as KeyPin, PinnedVerifier, crypto_provider};
+use crate::transport::identity::{PinnedVerifier, Pins, crypto_provider};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::Arc;
 
-/// Returns the TLS settings of the agent's side, which accept only the relay with this pin.
+/// Returns the TLS settings of the agent's side, which accept only the relay with these pins.
 ///
 /// # Errors
 /// If rustls rejects the settings.
-pub fn client_tls(pin: KeyPin) -> Result<Arc<ClientConfig>, rustls::Error> {
+pub fn client_tls(pins: Pins) -> Result<Arc<ClientConfig>, rustls::Error> {
     let provider = crypto_provider();
     let verifier = PinnedVerifier {
-        pin,
+        pins,
         provider: Arc::clone(&provider),
     };
 

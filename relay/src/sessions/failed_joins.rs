@@ -1,0 +1,84 @@
+//! Failed joins by client address (IPv6: its /64), so that guessing join tokens is slow.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hookward_core::address::source;
+use hookward_core::clock::SteadyMillis;
+use hookward_core::rate::Rate;
+
+/// Failed joins of each client.
+#[derive(Default)]
+pub(crate) struct FailedJoins(
+    // A std mutex: it guards a bounded map, and nothing waits while it is held.
+    Mutex<HashMap<IpAddr, u64>>,
+);
+
+impl FailedJoins {
+    /// Returns the time after which the client may try again, in milliseconds; `None` if it may now.
+    pub(crate) fn wait(&self, client: IpAddr, now: SteadyMillis) -> Option<u64> {
+        let spent = self.lock().get(&source(client)).copied()?;
+        rate().admit(spent, now).err()
+    }
+
+    /// Counts a failure.
+    pub(crate) fn note(&self, client: IpAddr, now: SteadyMillis) {
+        let mut failures = self.lock();
+        if failures.len() >= CLIENTS {
+            failures.retain(|_, spent| *spent > now.0.saturating_mul(1000));
+        }
+        let source = source(client);
+        // With so many clients, a token of 256 bits alone must be enough.
+        if failures.len() >= CLIENTS && !failures.contains_key(&source) {
+            return;
+        }
+        let spent = failures.entry(source).or_insert(0);
+        if let Ok(next) = rate().admit(*spent, now) {
+            *spent = next;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the rate of failed joins that a client may cause.
+fn rate() -> Rate {
+    Rate::per_minute(FAILURES_PER_MINUTE)
+}
+
+/// Number of failures a minute: an administrator mistypes less often.
+const FAILURES_PER_MINUTE: u32 = 10;
+
+/// Maximum number of clients to remember, with some 1 MiB.
+const CLIENTS: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_keeps_failing_waits() {
+        let failures = FailedJoins::default();
+        let (client, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        for _ in 0..FAILURES_PER_MINUTE {
+            assert_eq!(failures.wait(client, SteadyMillis(0)), None);
+            failures.note(client, SteadyMillis(0));
+        }
+        assert_eq!(failures.wait(client, SteadyMillis(0)), Some(6000));
+        assert_eq!(failures.wait(client, SteadyMillis(6000)), None);
+        assert_eq!(failures.wait(other, SteadyMillis(0)), None);
+    }
+
+    #[test]
+    fn many_clients_do_not_fill_the_memory() {
+        let failures = FailedJoins::default();
+        let client = |n: u32| IpAddr::from(n.to_be_bytes());
+        (0..20_000).for_each(|n| failures.note(client(n), SteadyMillis(0)));
+        assert_eq!(failures.lock().len(), CLIENTS);
+        failures.note(client(30_000), SteadyMillis(3_600_000));
+        assert_eq!(failures.lock().len(), 1);
+    }
+}
