@@ -109,7 +109,7 @@ impl Cli {
 pub(crate) enum Command {
     /// Serve senders over HTTPS, and agents over QUIC
     Serve(Box<ServeArgs>),
-    /// Add, list and remove agents
+    /// Add, limit and revoke agents
     #[command(subcommand)]
     Agent(AgentCommand),
     /// Show the state of the running relay

@@ -92,7 +92,7 @@ async fn an_agent_that_is_added_gets_the_host_of_its_name_and_the_other_keeps_it
         let added = add(&data_dir, "jira");
         assert_eq!(added.code, Some(0), "{added:?}");
         assert!(
-            added.err.contains("was opened by the agent flexdeploy"),
+            added.err.contains("belonged to the agent flexdeploy"),
             "{added:?}"
         );
         agent.says("belongs to the agent jira now; the other tunnels stay open");

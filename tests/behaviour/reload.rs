@@ -5,9 +5,11 @@ use std::path::Path;
 use hookward_gate::policy::Policy;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::{Process, run};
-use hookward_tests::sender::Http1;
+use hookward_tests::sender::{Http1, github_signature};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy};
-use hookward_tests::wait::{eventually, happens};
+use hookward_tests::wait::{eventually, happens, within};
+
+use super::programs::{edge, off};
 
 fn tokened(token: &str) -> Policy {
     let dir = tempfile::TempDir::new().unwrap();
@@ -222,4 +224,69 @@ fn the_program_reads_its_policy_again_when_the_file_changes_and_by_sighup() {
     assert_eq!(status("/b", "the-first-token"), "403");
     process.signal("TERM");
     assert_eq!(process.wait(), Some(0));
+}
+
+/// Secrets of a vault's command and of systemd, which both change.
+#[tokio::test]
+async fn secrets_of_commands_and_of_systemd_are_read_again_on_sighup() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let dir = tempfile::TempDir::new().unwrap();
+    let (vault, unit) = (dir.path().join("vault"), dir.path().join("unit"));
+    std::fs::create_dir(&unit).unwrap();
+    let of_vault = "the first secret of the vault";
+    std::fs::write(&vault, of_vault).unwrap();
+    std::fs::write(unit.join("github"), "the first secret of systemd").unwrap();
+
+    let port = application.address.port().to_string();
+    let (state, path) = (dir.path().to_owned(), vault.clone());
+    let (agent, ready) = off(move || {
+        let command = format!("github=cmd:cat {} | head -c 1000", path.display());
+        let args = ["http", &port, "--local=127.0.0.1:0", "--log-format", "json"];
+        let secrets = ["--verify", &command, "--verify", "github=systemd:github"];
+        let rest = ["--inspect", "off", "--state-dir", state.to_str().unwrap()];
+        let credentials = [("CREDENTIALS_DIRECTORY", unit.to_str().unwrap())];
+        let args = [args.as_slice(), &secrets, &rest].concat();
+        let mut agent = Process::start("hookward", &args, &credentials);
+        let ready = agent.event("ready");
+        (agent, ready)
+    })
+    .await;
+
+    let edge = edge(&ready, "flexdeploy.localhost");
+    let signed = |secret: &'static str| {
+        let edge = &edge;
+        async move {
+            let signature = github_signature(secret, b"{}");
+            let headers = [("x-hub-signature-256", signature.as_str())];
+            edge.post(&format!("{PREFIX}/git"), &headers, b"{}")
+                .await
+                .status
+        }
+    };
+    assert_eq!(signed("the first secret of the vault").await, 200);
+    assert_eq!(signed("the first secret of systemd").await, 200);
+    assert_eq!(signed("the second secret of the vault").await, 403);
+
+    std::fs::write(&vault, "the second secret of the vault").unwrap();
+    agent.signal("HUP");
+    within("the second secret is in force", async {
+        while signed("the second secret of the vault").await != 200 {}
+    })
+    .await;
+    assert_eq!(signed("the first secret of the vault").await, 403);
+
+    // A vault that fails changes nothing, and is named without its arguments.
+    std::fs::remove_file(&vault).unwrap();
+    std::fs::create_dir(&vault).unwrap();
+    agent.signal("HUP");
+    let mut agent = off(move || {
+        let mut agent = agent;
+        agent.says("OLD ONE STAYS IN FORCE");
+        agent
+    })
+    .await;
+    assert_eq!(signed("the second secret of the vault").await, 200);
+    agent.says("cmd:cat … ");
+    let path = vault.display().to_string();
+    assert!(!agent.out().join("\n").contains(&path));
 }

@@ -2,6 +2,8 @@
 
 pub(super) mod plan;
 
+use std::sync::Arc;
+
 use hookward_core::clock::Clock;
 use hookward_runtime::reload::Reloads;
 use tokio_util::sync::CancellationToken;
@@ -70,7 +72,7 @@ pub(super) fn again(
     };
 
     let state = state.clone();
-    let again = Box::new(move || plan::plan(&args, &state, &Clock::System));
+    let again = Arc::new(move || plan::plan(&args, &state, &Clock::System));
     Ok(PlannedTunnel {
         host,
         plan,

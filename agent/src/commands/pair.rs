@@ -5,7 +5,7 @@
 use hookward_core::reason::Reason;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use hookward_core::path::PathPattern;
 use hookward_core::secret::Secret;
@@ -50,7 +50,7 @@ pub(super) async fn run(args: PairArgs) -> Result<Exit, CommandError> {
 
     let plan = plan(&args.provider, policy);
     let reloads = Reloads::new(&[]).map_err(CommandError::system("SIGHUP"))?;
-    let again = Box::new(|| Ok(Err(hookward_core::diagnostics::Diagnostics(Vec::new()))));
+    let again = Arc::new(|| Ok(Err(hookward_core::diagnostics::Diagnostics(Vec::new()))));
     let tunnel = PlannedTunnel {
         host: args.public.host.clone(),
         plan,

@@ -4,7 +4,7 @@ mod announce;
 mod outputs;
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hookward_core::clock::Clock;
@@ -14,6 +14,7 @@ use hookward_runtime::process::{self, ShutdownSignals};
 use hookward_runtime::reload::Reloads;
 use hookward_tunnel::protocol::control::RefusedReason;
 use hookward_tunnel::transport::liveness::Liveness;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +39,7 @@ use futures_util::future::select_all;
 
 /// Function that makes a tunnel's plan again.
 pub(super) type PolicyReload =
-    Box<dyn Fn() -> Result<Result<Plan, Diagnostics>, StateError> + Send>;
+    Arc<dyn Fn() -> Result<Result<Plan, Diagnostics>, StateError> + Send + Sync>;
 
 /// A tunnel to open.
 pub(super) struct PlannedTunnel {
@@ -193,8 +194,19 @@ impl TunnelRunner {
                 // `select_all` panics without futures.
                 changed = async { select_all(changes).await.1 }, if can_reload => changed,
             };
-            if let Some((_, again)) = reloading.get(changed) {
-                reload(&agent, changed, &outputs, &events, again());
+            let Some((_, again)) = reloading.get(changed) else {
+                continue;
+            };
+            let again = Arc::clone(again);
+            // Commands that print secrets may take seconds.
+            let planning = spawn_blocking(move || again());
+            tokio::select! {
+                // It fails only after a panic, which is reported.
+                plan = planning => if let Ok(plan) = plan {
+                    reload(&agent, changed, &outputs, &events, plan);
+                },
+                () = signals.next() => break None,
+                () = quit.cancelled() => break None,
             }
         };
 

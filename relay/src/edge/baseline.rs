@@ -15,6 +15,7 @@ use hookward_observe::audit::{Actor, AuditLog};
 use hookward_runtime::reload::Reloads;
 use hookward_runtime::secrets::VettedSecrets;
 use serde_json::json;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::fetch::ip_sets::IpSetUpdater;
@@ -80,7 +81,18 @@ impl BaselinePolicy {
                 () = stop.cancelled() => return,
             }
 
-            match read(&path, &clock, &lists) {
+            let (file, now, wanted) = (path.clone(), clock.clone(), lists.clone());
+            // Commands that print secrets may take seconds.
+            let reading = spawn_blocking(move || read(&file, &now, &wanted));
+            let loaded = tokio::select! {
+                // It fails only after a panic, which is reported.
+                read = reading => match read {
+                    Ok(loaded) => loaded,
+                    Err(_) => continue,
+                },
+                () = stop.cancelled() => return,
+            };
+            match loaded {
                 Ok(loaded) => {
                     self.loaded.store(Some(Arc::new(loaded)));
                     tracing::warn!(event = "baseline_policy_loaded", path = %path.display(), "baseline policy reloaded");
