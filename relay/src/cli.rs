@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use hookward_cli::OutputFormat;
 use hookward_cli::deliveries::{DeliveriesCommand as SharedDeliveriesCommand, FilterArgs};
-use hookward_cli::environment;
+use hookward_cli::environment::{self, GivenFlag};
 use hookward_cli::help::{CompletionsArgs, ManArgs};
 use hookward_core::diagnostics::{parse_duration, parse_size};
 use hookward_core::limits::Limits;
@@ -76,16 +76,29 @@ Limits, with their defaults:
 pub struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+
+    /// Flags and variables that the user has given.
+    #[arg(skip)]
+    pub(crate) given: Vec<GivenFlag>,
 }
+
+/// Commands whose flags may come from the environment.
+const WITH_VARIABLES: [&str; 3] = ["serve", "config check", "config show"];
 
 impl Cli {
     /// Parses the command line of this process, and the environment. Ends the process after an error,
     /// `--help` or `--version`.
     #[must_use]
     pub fn from_process() -> Self {
-        let matches = environment::parse(Self::command(), &["serve"], std::env::args_os());
-        let parsed = matches.and_then(|matches| Self::from_arg_matches(&matches));
-        parsed.unwrap_or_else(|error| error.exit())
+        let parse = || {
+            let args = std::env::args_os();
+            let matches = environment::parse(Self::command(), &WITH_VARIABLES, args)?;
+            let command = environment::with_variables(Self::command(), &WITH_VARIABLES);
+            let mut cli = Self::from_arg_matches(&matches)?;
+            cli.given = environment::given(&command, &matches);
+            Ok(cli)
+        };
+        parse().unwrap_or_else(|error: clap::Error| error.exit())
     }
 
     /// Returns the format of the log and of errors.
@@ -95,6 +108,7 @@ impl Cli {
             Command::Serve(args) => args.log_format,
             Command::Agent(_)
             | Command::Audit(_)
+            | Command::Config(_)
             | Command::Deliveries(_)
             | Command::Storage(_)
             | Command::Completions(_)
@@ -112,6 +126,9 @@ pub(crate) enum Command {
     /// Add, limit and revoke agents
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// Check and explain the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Show the state of the running relay
     Status(StatusArgs),
     /// List stored webhooks, deliver them again, or delete them
@@ -140,7 +157,7 @@ pub enum LogFormat {
 }
 
 /// Flags of `hookward-relay serve`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = EXIT_CODES, after_long_help = serve_help())]
 pub(crate) struct ServeArgs {
     /// Settings file (TOML); flags win over it
@@ -230,6 +247,30 @@ pub(crate) struct ServeArgs {
     /// File of the log, instead of standard error
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
+}
+
+/// Commands of `hookward-relay config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Find all mistakes of settings, certificate and baseline policy, and start nothing
+    Check(Box<ServeArgs>),
+    /// Print the settings in force, and the origin of each value
+    Show(Box<ConfigShowArgs>),
+    /// Print a commented settings file with all keys
+    Example,
+    /// Print the JSON Schema of the settings file, for editors
+    Schema,
+}
+
+/// Arguments of `hookward-relay config show`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigShowArgs {
+    #[command(flatten)]
+    pub settings: ServeArgs,
+
+    /// Format of the list
+    #[arg(long, value_enum, default_value_t)]
+    pub format: OutputFormat,
 }
 
 /// Commands of `hookward-relay agent`.

@@ -2,6 +2,7 @@
 
 mod agent;
 mod audit;
+mod config;
 mod deliveries;
 mod serve;
 mod status;
@@ -130,6 +131,7 @@ pub async fn run(cli: Cli) -> Result<(), CommandError> {
             serve::run(*args).await
         }
         Command::Agent(command) => agent::run(command).await,
+        Command::Config(command) => config::run(command, &cli.given),
         Command::Status(args) => status::run(args).await,
         Command::Deliveries(command) => deliveries::run(command).await,
         Command::Storage(command) => storage::run(command),

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use hookward_core::address::AddressSet;
 use hookward_core::clock::Clock;
 use hookward_core::ip_sets::NamedSets;
@@ -65,6 +66,7 @@ use crate::sessions::context::{PoliciesInForce, SessionContext};
 use crate::sessions::failed_joins::FailedJoins;
 use crate::sessions::{AgentAcceptor, AgentListener, Registry, revision};
 use crate::settings::Settings;
+use crate::settings::watch::{self as settings_watch, SettingsReader};
 use crate::storage::agents::TakenHost;
 use crate::storage::deliveries::{DELIVERIES_FILE, DeliveryStore};
 use crate::storage::{CommitStats, STATE_FILE, Store};
@@ -73,6 +75,7 @@ use crate::storage::{CommitStats, STATE_FILE, Store};
 pub struct Relay {
     edge: EdgeListener,
     agents: AgentListener,
+    context: Arc<SessionContext>,
     store: Store,
     clock: Clock,
     drain_edge: CancellationToken,
@@ -249,7 +252,7 @@ impl Relay {
                 .then_some(settings.delivery.max_age),
             deliveries_api,
             domain: settings.domain,
-            reserved_hosts: settings.hosts,
+            reserved_hosts: ArcSwap::from_pointee(settings.hosts),
             public_port,
             ip_sets: lists.clone(),
             trusted_proxies: trusted_proxies.clone(),
@@ -257,7 +260,7 @@ impl Relay {
             observer: Arc::clone(&observer),
         });
         let acceptor = Arc::new(AgentAcceptor::new(
-            host,
+            Arc::clone(&host),
             drain_edge.clone(),
             stop_agents.clone(),
         ));
@@ -391,6 +394,7 @@ impl Relay {
         Ok(Self {
             edge,
             agents,
+            context: host,
             store,
             clock,
             drain_edge,
@@ -425,6 +429,24 @@ impl Relay {
     #[must_use]
     pub const fn admin_addresses(&self) -> AdminAddresses {
         self.addresses
+    }
+
+    /// Rereads the settings on SIGHUP. `running` are those of the start.
+    ///
+    /// # Errors
+    /// [`StartError::Signal`].
+    pub(crate) fn watch_settings(
+        &self,
+        running: Settings,
+        read: SettingsReader,
+    ) -> Result<(), StartError> {
+        let hangups = Reloads::new(&[]).map_err(StartError::Signal)?;
+        let (audit, stop) = (self.observer.audit().clone(), self.stop_agents.clone());
+        let context = Arc::clone(&self.context);
+        self.tasks.spawn(settings_watch::watch(
+            running, read, context, hangups, audit, stop,
+        ));
+        Ok(())
     }
 
     /// Resolves when the admin API requests the relay's end.

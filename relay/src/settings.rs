@@ -43,7 +43,9 @@
 
 mod acme;
 mod delivery;
+pub(crate) mod keys;
 mod raw;
+pub(crate) mod watch;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -74,7 +76,7 @@ pub(crate) const DATA_DIR: &str = "/var/lib/hookward";
 pub(crate) const AUDIT_FILE: &str = "audit.log";
 
 /// Validated settings.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Domain below which tunnels have their hosts.
     pub domain: HostName,
@@ -118,6 +120,47 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Returns the keys of the settings file whose values differ, without those that change while the
+    /// relay runs.
+    pub(crate) fn needing_restart(&self, other: &Self) -> Vec<String> {
+        let keys = [
+            ("domain", self.domain == other.domain),
+            ("listen", self.listen == other.listen),
+            ("public_port", self.public_port == other.public_port),
+            (
+                "tunnel_address",
+                self.tunnel_address == other.tunnel_address,
+            ),
+            ("data_dir", self.data_dir == other.data_dir),
+            ("certificate, key", self.certificate == other.certificate),
+            ("[acme]", self.acme == other.acme),
+            (
+                "trusted_proxies",
+                self.trusted_proxies == other.trusted_proxies,
+            ),
+            ("forwarded", self.forwarded == other.forwarded),
+            (
+                "proxy_protocol",
+                self.proxy_protocol == other.proxy_protocol,
+            ),
+            (
+                "baseline_policy",
+                self.baseline_policy == other.baseline_policy,
+            ),
+            ("[fetch]", self.fetch == other.fetch),
+            ("[admin], [monitoring]", self.admin == other.admin),
+            ("[audit]", self.audit == other.audit),
+            ("[delivery]", self.delivery == other.delivery),
+        ];
+        let differ = keys.into_iter().filter(|(_, is_same)| !is_same);
+        let mut names: Vec<_> = differ.map(|(key, _)| key.to_owned()).collect();
+        let (mine, theirs) = (self.limits.values(), other.limits.values());
+        let limits = mine.into_iter().zip(theirs);
+        let differ = limits.filter(|(mine, theirs)| mine != theirs);
+        names.extend(differ.map(|((name, _), _)| format!("limits.{name}")));
+        names
+    }
+
     /// Returns the settings without file contents, for the audit log. They hold no secret.
     pub(crate) fn summary(&self) -> Value {
         let changed: BTreeMap<_, _> = self.limits.changed().into_iter().collect();
@@ -174,6 +217,60 @@ mod tests {
         assert_eq!(settings.limits.max_body_bytes, 1 << 20);
         assert_eq!(settings.public_port, Some(8443));
         assert_eq!(settings.hosts.len(), 1);
+    }
+
+    #[test]
+    fn the_defaults_of_the_example_are_those_of_the_code() {
+        let read = |text: &str| {
+            let mut problems = Vec::new();
+            let (file, limits) = read_file("r.toml", text, &mut problems);
+            file.resolve(limits, problems).unwrap()
+        };
+        let domain = "domain = \"hooks.example.com\"\n";
+        let mut text = domain.to_owned();
+        for key in keys::all() {
+            let is_value = !key.default.starts_with('(') && !key.default.starts_with('{');
+            // Both need another key.
+            let alone = ["forwarded", "acme.directory", "acme.new_names_per_day"];
+            if is_value && !alone.contains(&key.known.path.as_str()) {
+                text.push_str(&format!("{} = {}\n", key.known.path, key.default));
+            }
+        }
+        let mut given = read(&text);
+        // The preset takes another port if this one is taken.
+        given.admin.listen = AdminListen::Preset;
+        assert_eq!(given, read(domain));
+    }
+
+    #[test]
+    fn a_profile_derives_limits() {
+        let limits = |text: &str| {
+            let mut problems = Vec::new();
+            let limits = read_file("r.toml", text, &mut problems).1;
+            assert!(problems.is_empty(), "{problems:?}");
+            limits
+        };
+        assert_eq!(limits("limits.profile = '1GiB'"), Limits::default());
+        let small = limits("[limits]\nprofile = '256MiB'\nmax_connections = 7");
+        assert_eq!((small.body_memory, small.max_connections), (50 << 20, 7));
+        assert_eq!(small.max_body_bytes, small.body_memory / 8);
+        let large = limits("limits.profile = '16GiB'");
+        assert_eq!(large.max_connections, 131_072);
+        assert_eq!(large.max_body_bytes, Limits::default().max_body_bytes);
+    }
+
+    #[test]
+    fn a_change_that_needs_a_restart_is_named() {
+        let read = |text: &str| {
+            let mut problems = Vec::new();
+            let (file, limits) = read_file("r.toml", text, &mut problems);
+            file.resolve(limits, problems).unwrap()
+        };
+        let before = read("domain = 'a.test'");
+        let live = read("domain = 'a.test'\nhosts = { 'a.test' = 'x' }");
+        assert!(before.needing_restart(&live).is_empty());
+        let after = read("domain = 'b.test'\nlimits.drain = '1s'");
+        assert_eq!(before.needing_restart(&after), ["domain", "limits.drain"]);
     }
 
     #[test]

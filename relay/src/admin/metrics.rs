@@ -187,7 +187,12 @@ fn tunnels(overview: &Overview) -> Vec<MetricFamily> {
     );
     for (host, endpoint) in overview.edge.registry.tunnels() {
         // The settings may reserve a host for an agent that does not exist yet.
-        let is_reserved = overview.agents.host.reserved_hosts.contains_key(&host);
+        let is_reserved = overview
+            .agents
+            .host
+            .reserved_hosts
+            .load()
+            .contains_key(&host);
         if is_reserved && endpoint.gate.is_none() {
             continue;
         }

@@ -149,11 +149,11 @@ impl Overview {
         let status = |(host, endpoint): (&HostName, &TunnelEndpoint)| {
             let summary = self.agents.host.in_force.summary(host);
             let serving = endpoint.owner().map(|live| live.agent.name.to_string());
-            let reserved = self.agents.host.reserved_hosts.get(host);
+            let reserved = self.agents.host.reserved_hosts.load().get(host).cloned();
             TunnelStatus {
                 host: host.to_string(),
                 agent: serving
-                    .or_else(|| reserved.map(ToString::to_string))
+                    .or_else(|| reserved.map(|owner| owner.to_string()))
                     .or_else(|| owners.get(host.as_str()).map(|owner| (*owner).to_owned())),
                 online: !endpoint.is_away(),
                 sessions: endpoint.count() as u64,

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use hookward_core::clock::Clock;
 use hookward_core::diagnostics::{Diagnostic, Diagnostics};
@@ -34,7 +35,9 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let mut signals = ShutdownSignals::new().map_err(CommandError::system("signal handlers"))?;
     let drain = settings.limits.drain;
     let (domain, data_dir) = (settings.domain.clone(), settings.data_dir.clone());
-    let relay = Relay::start(settings, Clock::System)?;
+    let relay = Relay::start(settings.clone(), Clock::System)?;
+    let written = args.clone();
+    relay.watch_settings(settings, Arc::new(move || self::settings(&written)))?;
     let first = first_token(&relay, &data_dir.join(TOKEN_FILE), args.log_format)?;
     announce(&relay, &domain, first, files, args.log_format)?;
 
@@ -154,7 +157,11 @@ fn announce(
     Ok(())
 }
 
-fn settings(args: &ServeArgs) -> Result<Settings, Diagnostics> {
+/// Reads the settings of flags, environment and file.
+///
+/// # Errors
+/// All mistakes.
+pub(super) fn settings(args: &ServeArgs) -> Result<Settings, Diagnostics> {
     let mut problems = Vec::new();
     let (file, limits) = match &args.config {
         None => (RawSettings::default(), Limits::default()),

@@ -108,7 +108,21 @@ impl BaselinePolicy {
     }
 }
 
+/// Checks the file of a baseline policy.
+///
+/// # Errors
+/// All mistakes.
+pub(crate) fn check_file(path: &Path, clock: &Clock) -> Result<(), Diagnostics> {
+    compile(path, clock).map(drop)
+}
+
 fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<LoadedBaseline, Diagnostics> {
+    let loaded = compile(path, clock)?;
+    lists.want(&loaded.gate.named_sets());
+    Ok(loaded)
+}
+
+fn compile(path: &Path, clock: &Clock) -> Result<LoadedBaseline, Diagnostics> {
     let name = path.display().to_string();
     let problem = |what: String| Diagnostics(vec![Diagnostic::new(&name, what)]);
     let text = std::fs::read_to_string(path)
@@ -119,8 +133,6 @@ fn read(path: &Path, clock: &Clock, lists: &IpSetUpdater) -> Result<LoadedBaseli
 
     let gate = Gate::compile(&loaded.policy, Side::Relay, now)
         .map_err(|mistakes| problem(mistakes.join("; ")))?;
-    lists.want(&gate.named_sets());
-
     Ok(LoadedBaseline {
         gate: Arc::new(gate),
         summary: Summary::of(&loaded.policy),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use hookward_core::address::AddressSet;
 use hookward_core::clock::Clock;
@@ -42,7 +43,7 @@ pub(crate) struct SessionContext {
     pub deliveries_api: Router,
     pub domain: HostName,
     /// Reserved hosts of the relay's settings.
-    pub reserved_hosts: BTreeMap<HostName, AgentName>,
+    pub reserved_hosts: ArcSwap<BTreeMap<HostName, AgentName>>,
     /// Port in public URLs.
     pub public_port: u16,
     /// Named address sets.
@@ -125,6 +126,7 @@ impl SessionContext {
     pub(crate) fn host_of(&self, agent: &AgentName, scope: &AgentScope) -> HostName {
         let given = self
             .reserved_hosts
+            .load()
             .iter()
             .find(|(_, owner)| *owner == agent)
             .map(|(name, _)| name.clone());

@@ -204,7 +204,7 @@ pub(super) fn parse_digest(text: &str) -> Option<SecretDigest> {
 /// holds on every relay that gets a copy of the state.
 async fn keep_host(agent: &Agent, scope: &AgentScope, host: &SessionContext) {
     let own = host.host_of(&agent.name, scope);
-    if host.reserved_hosts.contains_key(&own) {
+    if host.reserved_hosts.load().contains_key(&own) {
         return;
     }
 

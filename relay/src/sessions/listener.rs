@@ -88,7 +88,7 @@ async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
             Ok(owned) => host.registry.replace_known_hosts(
                 owned
                     .into_iter()
-                    .chain(host.reserved_hosts.keys().cloned())
+                    .chain(host.reserved_hosts.load().keys().cloned())
                     .collect(),
             ),
             Err(error) => tracing::error!(%error, "state file could not be read"),

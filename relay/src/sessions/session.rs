@@ -420,7 +420,12 @@ impl<'c> SessionLoop<'c> {
     async fn review(&self) -> Option<Review> {
         let (credential, agent) = (self.credential.clone(), self.live.agent.id);
         let now = self.context.clock.now();
-        let reserved = &self.context.reserved_hosts;
+        let reserved = self.context.reserved_hosts.load_full();
+        let own = &self.live.agent.name;
+        let reserved_lost = self.opened.iter().find_map(|name| {
+            let owner = reserved.get(name).filter(|owner| *owner != own)?;
+            Some((name.clone(), owner.to_string()))
+        });
         let hosts: Vec<_> = self
             .opened
             .iter()
@@ -431,7 +436,10 @@ impl<'c> SessionLoop<'c> {
         let review = move |store: &Store| {
             Ok(Review {
                 found: store.authenticate(&credential, now)?,
-                lost: store.lost_host(&hosts, agent)?,
+                lost: match reserved_lost {
+                    None => store.lost_host(&hosts, agent)?,
+                    lost => lost,
+                },
             })
         };
         self.context.store.run(review).await.ok()

@@ -2,7 +2,7 @@
 
 mod resolve;
 
-use hookward_core::diagnostics::{Diagnostic, TableReader, TomlDocument};
+use hookward_core::diagnostics::{Diagnostic, TableReader, TomlDocument, Variables};
 use hookward_core::limits::Limits;
 use hookward_observe::audit::RawAudit;
 use std::path::PathBuf;
@@ -59,79 +59,86 @@ pub(crate) fn read_file(
     text: &str,
     problems: &mut Vec<Diagnostic>,
 ) -> (RawSettings, Limits) {
-    let document = TomlDocument::new(name, text);
-    let mut written = RawSettings::default();
-    let mut limits = Limits::default();
-
-    {
+    let variable = |name: &str| std::env::var(name).ok();
+    let document = TomlDocument::new(name, text).with_variables(Variables::new(&variable));
+    let read = {
         let table = document.parse();
         let mut top = TableReader::new(&document, &table);
-        written.domain = top.string("domain");
-        written.listen = top.string("listen");
-        written.public_port = top.count("public_port").and_then(|port| {
-            let port = u16::try_from(port).ok();
-            if port.is_none() {
-                top.report_value("public_port", "a port is between 1 and 65535");
-            }
-            port
-        });
-
-        written.tunnel_address = top.string("tunnel_address");
-        written.data_dir = top.string("data_dir").map(PathBuf::from);
-        written.certificate = top.string("certificate").map(PathBuf::from);
-        written.key = top.string("key").map(PathBuf::from);
-        written.trusted_proxies = top.strings("trusted_proxies").unwrap_or_default();
-        written.forwarded = top.string("forwarded");
-        written.proxy_protocol = top.boolean("proxy_protocol");
-        written.baseline_policy = top.string("baseline_policy").map(PathBuf::from);
-
-        if let Some(mut fetch) = top.table("fetch") {
-            written.fetch_hosts = fetch.strings("hosts").unwrap_or_default();
-            written.fetch_ca = fetch.string("ca").map(PathBuf::from);
-            if let Some(mut resolve) = fetch.table("resolve") {
-                written.fetch_resolve = resolve.entries();
-            }
-            fetch.finish();
-        }
-
-        if let Some(mut hosts) = top.table("hosts") {
-            written.hosts = hosts.entries();
-        }
-
-        if let Some(mut table) = top.table("admin") {
-            written.admin = table.string("listen");
-            table.finish();
-        }
-
-        if let Some(mut table) = top.table("monitoring") {
-            written.monitoring = table.string("listen");
-            table.finish();
-        }
-
-        if let Some(mut table) = top.table("audit") {
-            written.audit = RawAudit::read(&mut table);
-            table.finish();
-        }
-
-        if let Some(mut table) = top.table("acme") {
-            written.acme = RawAcme::read(&mut table);
-            table.finish();
-        }
-
-        if let Some(mut table) = top.table("delivery") {
-            written.delivery = DeliverySettings::read(&mut table);
-            table.finish();
-        }
-
-        if let Some(mut table) = top.table("limits") {
-            limits = Limits::read(&mut table);
-            table.finish();
-        }
-
+        let read = read_table(&mut top);
         top.finish();
-    }
+        read
+    };
 
     problems.extend(document.into_diagnostics());
+    read
+}
+
+/// Reads the keys of the file.
+pub(super) fn read_table(top: &mut TableReader<'_>) -> (RawSettings, Limits) {
+    let mut written = RawSettings::default();
+    let mut limits = Limits::default();
+    written.domain = top.string("domain");
+    written.listen = top.string("listen");
+    written.public_port = top.count("public_port").and_then(|port| {
+        let port = u16::try_from(port).ok();
+        if port.is_none() {
+            top.report_value("public_port", "a port is between 1 and 65535");
+        }
+        port
+    });
+
+    written.tunnel_address = top.string("tunnel_address");
+    written.data_dir = top.string("data_dir").map(PathBuf::from);
+    written.certificate = top.string("certificate").map(PathBuf::from);
+    written.key = top.string("key").map(PathBuf::from);
+    written.trusted_proxies = top.strings("trusted_proxies").unwrap_or_default();
+    written.forwarded = top.string("forwarded");
+    written.proxy_protocol = top.boolean("proxy_protocol");
+    written.baseline_policy = top.string("baseline_policy").map(PathBuf::from);
+
+    if let Some(mut fetch) = top.table("fetch") {
+        written.fetch_hosts = fetch.strings("hosts").unwrap_or_default();
+        written.fetch_ca = fetch.string("ca").map(PathBuf::from);
+        if let Some(mut resolve) = fetch.table("resolve") {
+            written.fetch_resolve = resolve.entries();
+        }
+        fetch.finish();
+    }
+
+    if let Some(mut hosts) = top.table("hosts") {
+        written.hosts = hosts.entries();
+    }
+
+    if let Some(mut table) = top.table("admin") {
+        written.admin = table.string("listen");
+        table.finish();
+    }
+
+    if let Some(mut table) = top.table("monitoring") {
+        written.monitoring = table.string("listen");
+        table.finish();
+    }
+
+    if let Some(mut table) = top.table("audit") {
+        written.audit = RawAudit::read(&mut table);
+        table.finish();
+    }
+
+    if let Some(mut table) = top.table("acme") {
+        written.acme = RawAcme::read(&mut table);
+        table.finish();
+    }
+
+    if let Some(mut table) = top.table("delivery") {
+        written.delivery = DeliverySettings::read(&mut table);
+        table.finish();
+    }
+
+    if let Some(mut table) = top.table("limits") {
+        limits = Limits::read(&mut table);
+        table.finish();
+    }
+
     (written, limits)
 }
 

@@ -4,6 +4,7 @@
 pub mod deliveries;
 pub mod environment;
 pub mod help;
+pub mod schema;
 
 use clap::ValueEnum;
 

@@ -1,15 +1,22 @@
 //! Reading of TOML files that finds all mistakes in one run, each with its location.
 //!
 //! A [`TomlDocument`] collects diagnostics. A [`TableReader`] reads the keys of one table and
-//! reports unknown ones, so that a misspelled rule is never ignored.
+//! reports unknown ones, so that a misspelled rule is never ignored. [`describe`] returns the keys that a
+//! reader knows.
 
+mod keys;
 mod values;
+mod variables;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+pub use self::keys::{FileValue, KeyKind, KnownKey, describe, file_values};
 pub use self::values::{parse_duration, parse_size};
+pub use self::variables::Variables;
+use crate::text;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -126,6 +133,11 @@ pub struct TomlDocument<'i> {
     name: String,
     text: &'i str,
     problems: RefCell<Vec<Diagnostic>>,
+    /// Values of `${NAME}`; `None` if the file has no variables.
+    variables: Option<Variables<'i>>,
+    /// Keys that were read, while [`describe`] runs.
+    known: Option<RefCell<Vec<KnownKey>>>,
+    empty: DeTable<'i>,
 }
 
 impl<'i> TomlDocument<'i> {
@@ -135,6 +147,18 @@ impl<'i> TomlDocument<'i> {
             name: name.into(),
             text,
             problems: RefCell::default(),
+            variables: None,
+            known: None,
+            empty: DeTable::new(),
+        }
+    }
+
+    /// Replaces `${NAME}` in strings of the file by the values of these variables.
+    #[must_use]
+    pub fn with_variables(self, variables: Variables<'i>) -> Self {
+        Self {
+            variables: Some(variables),
+            ..self
         }
     }
 
@@ -277,6 +301,10 @@ impl<'d> TableReader<'d> {
 
     /// Reads a table.
     pub fn table(&mut self, key: &'static str) -> Option<TableReader<'d>> {
+        if self.document.known.is_some() {
+            self.known.insert(key);
+            return Some(self.below(key.to_owned(), &self.document.empty, 0));
+        }
         let value = self.take(key)?;
         match value.get_ref() {
             DeValue::Table(table) => Some(self.below(key.to_owned(), table, value.span().start)),
@@ -286,6 +314,10 @@ impl<'d> TableReader<'d> {
 
     /// Reads a list of tables; a single table counts as a list of one.
     pub fn tables(&mut self, key: &'static str) -> Vec<TableReader<'d>> {
+        if self.document.known.is_some() {
+            self.known.insert(key);
+            return vec![self.below(format!("{key}[]"), &self.document.empty, 0)];
+        }
         let Some(value) = self.take(key) else {
             return Vec::new();
         };
@@ -311,11 +343,13 @@ impl<'d> TableReader<'d> {
 
     /// Reads all entries of a table whose keys are the user's own names, with string values.
     pub fn entries(&mut self) -> Vec<(String, String)> {
+        self.note_path(self.path.clone(), KeyKind::Map);
         let mut entries = Vec::new();
         for (key, value) in self.table.iter() {
             match value.get_ref() {
                 DeValue::String(text) => {
-                    entries.push((key.get_ref().to_string(), text.to_string()))
+                    let text = self.expand(key.get_ref(), text);
+                    entries.extend(text.map(|text| (key.get_ref().to_string(), text.into_owned())));
                 }
                 _ => self.document.report_at(
                     value.span().start,
@@ -331,10 +365,49 @@ impl<'d> TableReader<'d> {
     pub fn finish(self) {
         for (key, _) in self.table.iter() {
             if !self.known.contains(key.get_ref().as_ref()) {
-                let known = self.known.iter().copied().collect::<Vec<_>>().join(", ");
-                let what = format!("unknown key {:?}; known here: {known}", key.get_ref());
+                let known = self.known.iter().copied().collect::<Vec<_>>();
+                let meant = text::closest(key.get_ref(), known.iter().copied());
+                let hint = match meant {
+                    Some(meant) => format!("did you mean {meant:?}? Known here"),
+                    None => "known here".to_owned(),
+                };
+                let known = known.join(", ");
+                let what = format!("unknown key {:?}; {hint}: {known}", key.get_ref());
                 self.document.report_at(key.span().start, self.named(&what));
             }
+        }
+    }
+
+    /// Replaces the variables of a string. Reports those that are not set.
+    fn expand<'t>(&self, key: &str, text: &'t str) -> Option<Cow<'t, str>> {
+        let Some(variables) = &self.document.variables else {
+            return Some(Cow::Borrowed(text));
+        };
+        match variables.expand(text) {
+            Ok(text) => Some(text),
+            Err(what) => {
+                self.report_value(key, what);
+                None
+            }
+        }
+    }
+
+    fn note(&self, key: &str, kind: KeyKind) {
+        if self.document.known.is_some() {
+            self.note_path(self.path_of(key), kind);
+        }
+    }
+
+    fn note_path(&self, path: String, kind: KeyKind) {
+        if let Some(known) = &self.document.known {
+            known.borrow_mut().push(KnownKey { path, kind });
+        }
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        match self.path.as_str() {
+            "" => key.to_owned(),
+            path => format!("{path}.{key}"),
         }
     }
 
@@ -349,11 +422,7 @@ impl<'d> TableReader<'d> {
     }
 
     fn below(&self, name: String, table: &'d DeTable<'d>, offset: usize) -> TableReader<'d> {
-        let path = if self.path.is_empty() {
-            name
-        } else {
-            format!("{}.{name}", self.path)
-        };
+        let path = self.path_of(&name);
 
         TableReader {
             document: self.document,

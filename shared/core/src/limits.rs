@@ -58,9 +58,22 @@ macro_rules! limits {
                 changed
             }
 
+            /// Returns all limits with their values.
+            #[must_use]
+            pub fn values(&self) -> Vec<(&'static str, String)> {
+                vec![$((stringify!($name), limits!(@text self, $name, $kind)),)+]
+            }
+
             /// Reads the `[limits]` table. The reader collects the errors.
             pub fn read(reader: &mut crate::diagnostics::TableReader<'_>) -> Self {
-                let mut limits = Self::default();
+                let mut limits = match reader.size("profile") {
+                    Some(memory) if PROFILES.contains(&memory) => Self::for_memory(memory),
+                    Some(_) => {
+                        reader.report_value("profile", "lies outside 256MiB to 256GiB");
+                        Self::default()
+                    }
+                    None => Self::default(),
+                };
                 $(limits!(@read reader, limits, $name, $kind);)+
                 limits
             }
@@ -153,6 +166,31 @@ limits! {
     /// Maximum number of refusals a second that a tunnel's owner gets one by one; the rest as counts
     refusal_events_per_second: count = 20;
 }
+
+impl Limits {
+    /// Returns the limits for a machine with this memory, in bytes. The defaults are those of 1 GiB.
+    #[must_use]
+    pub fn for_memory(memory: u64) -> Self {
+        let default = Self::default();
+        // A fifth for bodies, and an eighth for connections of up to 100 KiB each.
+        let body_memory = memory / 1024 * 200;
+        let body = default.max_body_bytes.min(body_memory / BODY_MEMORY_SHARES);
+        let connections = (memory / 8 / (16 * KIB)).min(MAX_CONNECTIONS);
+        Self {
+            body_memory,
+            max_body_bytes: body,
+            policy_body: body,
+            max_connections: usize::try_from(connections).unwrap_or(usize::MAX),
+            ..default
+        }
+    }
+}
+
+/// Range of `profile`, in bytes.
+const PROFILES: std::ops::RangeInclusive<u64> = 256 * MIB..=256 * 1024 * MIB;
+
+/// Maximum number of connections of a profile: more need a higher limit of open files than systems have.
+const MAX_CONNECTIONS: u64 = 256 * 1024;
 
 /// Maximum length of a request target, in bytes (RFC 9110 §4.1 recommends 8,000 octets or more).
 pub const TARGET_BYTES: usize = 8 * 1024;

@@ -160,6 +160,21 @@ pub fn shown_path(target: &[u8]) -> Cow<'_, str> {
     Escaped(path).text()
 }
 
+/// Returns the candidate that a mistyped name probably means.
+#[must_use]
+pub fn closest<'c>(name: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    let similar = candidates.into_iter().map(|known| {
+        let similarity = strsim::jaro_winkler(known, name);
+        (similarity, known)
+    });
+    let best = similar.max_by(|(one, _), (other, _)| one.total_cmp(other));
+    best.filter(|(similarity, _)| *similarity >= SIMILAR)
+        .map(|(_, known)| known)
+}
+
+/// Minimum similarity of a name to one that is suggested: one or two letters differ.
+const SIMILAR: f64 = 0.85;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -91,7 +91,7 @@ pub(super) async fn open(
     };
 
     // Reserved hosts belong to the agent in the settings, even if another one owned them before.
-    if !host.reserved_hosts.contains_key(&name) {
+    if !host.reserved_hosts.load().contains_key(&name) {
         let (claimed, of_name, agent) =
             (name.clone(), name.agent_below(&host.domain), live.agent.id);
 
@@ -181,7 +181,7 @@ pub(super) fn choose_host(
         }
     };
 
-    match host.reserved_hosts.get(&name) {
+    match host.reserved_hosts.load().get(&name) {
         Some(owner) if owner == agent => Ok(name),
         Some(owner) => Err(refused(format!(
             "{name} is given to the agent {owner} by the relay's settings"

@@ -1,7 +1,5 @@
 //! Steps of the loop, over sessions in memory.
 
-use std::collections::BTreeMap;
-
 use hookward_core::address::AddressSet;
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::limits::Limits;
@@ -123,7 +121,7 @@ fn context(domain: &str) -> SessionContext {
         stored_for: None,
         deliveries_api: axum::Router::new(),
         domain: HostName::parse(domain).unwrap(),
-        reserved_hosts: BTreeMap::new(),
+        reserved_hosts: arc_swap::ArcSwap::default(),
         public_port: 443,
         trusted_proxies: AddressSet::default(),
         in_force: PoliciesInForce::default(),

@@ -1,23 +1,26 @@
 //! Values of a TOML table: strings, numbers, durations, sizes, dates and lists.
 
-use super::TableReader;
+use super::{KeyKind, TableReader};
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 use std::time::Duration;
 use toml::de::{DeValue, ValueDeserializer};
 
 impl<'d> TableReader<'d> {
     /// Reads a string.
     pub fn string(&mut self, key: &'static str) -> Option<String> {
+        self.note(key, KeyKind::Text);
         match self.take(key)?.get_ref() {
-            DeValue::String(text) => Some(text.to_string()),
+            DeValue::String(text) => self.expand(key, text).map(Cow::into_owned),
             _ => self.wrong(key, "a text in quotes"),
         }
     }
 
     /// Reads a string; a number counts as its text.
     pub fn text(&mut self, key: &'static str) -> Option<String> {
+        self.note(key, KeyKind::TextOrNumber);
         match self.take(key)?.get_ref() {
-            DeValue::String(text) => Some(text.to_string()),
+            DeValue::String(text) => self.expand(key, text).map(Cow::into_owned),
             DeValue::Integer(number) if parse_integer(number).is_some() => {
                 parse_integer(number).map(|number| number.to_string())
             }
@@ -27,12 +30,13 @@ impl<'d> TableReader<'d> {
 
     /// Reads a list of strings; a single string counts as a list of one.
     pub fn strings(&mut self, key: &'static str) -> Option<Vec<String>> {
+        self.note(key, KeyKind::Texts);
         match self.take(key)?.get_ref() {
-            DeValue::String(text) => Some(vec![text.to_string()]),
+            DeValue::String(text) => Some(vec![self.expand(key, text)?.into_owned()]),
             DeValue::Array(items) => items
                 .iter()
                 .map(|item| match item.get_ref() {
-                    DeValue::String(text) => Some(text.to_string()),
+                    DeValue::String(text) => self.expand(key, text).map(Cow::into_owned),
                     _ => self.wrong(key, "a list of texts in quotes"),
                 })
                 .collect(),
@@ -42,16 +46,25 @@ impl<'d> TableReader<'d> {
 
     /// Reads a boolean.
     pub fn boolean(&mut self, key: &'static str) -> Option<bool> {
-        match self.take(key)?.get_ref() {
-            DeValue::Boolean(value) => Some(*value),
+        self.note(key, KeyKind::Boolean);
+        let value = self.take(key)?.get_ref();
+        let text = self.variable(key, value)?;
+        match (value, text.as_deref()) {
+            (DeValue::Boolean(value), _) => Some(*value),
+            (_, Some("true")) => Some(true),
+            (_, Some("false")) => Some(false),
             _ => self.wrong(key, "true or false"),
         }
     }
 
     /// Reads an integer of at least 1.
     pub fn count(&mut self, key: &'static str) -> Option<usize> {
-        let number = match self.take(key)?.get_ref() {
-            DeValue::Integer(number) => parse_integer(number),
+        self.note(key, KeyKind::Count);
+        let value = self.take(key)?.get_ref();
+        let text = self.variable(key, value)?;
+        let number = match (value, text) {
+            (DeValue::Integer(number), _) => parse_integer(number),
+            (_, Some(text)) => text.parse().ok(),
             _ => None,
         };
         match number.and_then(|number| usize::try_from(number).ok()) {
@@ -62,9 +75,14 @@ impl<'d> TableReader<'d> {
 
     /// Reads a duration such as `"500ms"`, `"10s"`, `"5m"`, `"1h"` or `"30d"`; never zero.
     pub fn duration(&mut self, key: &'static str) -> Option<Duration> {
-        match self.take(key)?.get_ref() {
-            DeValue::String(text) if parse_duration(text).is_some() => parse_duration(text),
-            _ => self.wrong(
+        self.note(key, KeyKind::Duration);
+        let duration = match self.take(key)?.get_ref() {
+            DeValue::String(text) => parse_duration(&self.expand(key, text)?),
+            _ => None,
+        };
+        match duration {
+            Some(duration) => Some(duration),
+            None => self.wrong(
                 key,
                 "a time such as \"500ms\", \"10s\", \"5m\", \"1h\" or \"30d\"",
             ),
@@ -73,8 +91,12 @@ impl<'d> TableReader<'d> {
 
     /// Reads a size such as `"64KiB"` or `"25MiB"`, or a number of bytes; never zero.
     pub fn size(&mut self, key: &'static str) -> Option<u64> {
+        self.note(key, KeyKind::Size);
         let size = match self.take(key)?.get_ref() {
-            DeValue::String(text) => parse_size(text),
+            DeValue::String(text) => {
+                let text = self.expand(key, text)?;
+                parse_size(&text).or_else(|| text.parse().ok())
+            }
             DeValue::Integer(number) => parse_integer(number).and_then(|n| u64::try_from(n).ok()),
             _ => None,
         };
@@ -88,8 +110,20 @@ impl<'d> TableReader<'d> {
         }
     }
 
+    /// Returns the value of a string with variables, such as `"${PORT}"` for a number. `None` reports a
+    /// variable that is not set.
+    fn variable(&self, key: &str, value: &DeValue<'_>) -> Option<Option<String>> {
+        match value {
+            DeValue::String(text) if self.document.variables.is_some() && text.contains("${") => {
+                self.expand(key, text).map(|text| Some(text.into_owned()))
+            }
+            _ => Some(None),
+        }
+    }
+
     /// Reads a date without quotes: `2026-12-01`.
     pub fn day(&mut self, key: &'static str) -> Option<time::Date> {
+        self.note(key, KeyKind::Day);
         let day = match self.take(key)?.get_ref() {
             DeValue::Datetime(at) if at.time.is_none() => at.date.and_then(|date| {
                 let month = time::Month::try_from(date.month).ok()?;
@@ -106,6 +140,7 @@ impl<'d> TableReader<'d> {
 
     /// Reads a value of a type that serde deserializes.
     pub fn typed<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
+        self.note(key, KeyKind::Any);
         let value = self.take(key)?;
         match T::deserialize(ValueDeserializer::from(value.clone())) {
             Ok(read) => Some(read),
@@ -121,6 +156,7 @@ impl<'d> TableReader<'d> {
     /// Reads a table whose keys are the user's own names, each with a string or a list of strings.
     /// Numbers and booleans count as their text. Returns the offset of each key, too.
     pub fn lists(&mut self, key: &'static str) -> Vec<(String, Vec<String>, usize)> {
+        self.note(key, KeyKind::Map);
         let Some(value) = self.take(key) else {
             return Vec::new();
         };
