@@ -14,12 +14,12 @@ use hookward_cli::environment;
 use hookward_cli::help::{CompletionsArgs, ManArgs};
 
 pub(crate) use self::commands::{
-    AuditCommand, CheckArgs, DiagnoseArgs, ExplainArgs, JoinArgs, PinCommand, ProvidersArgs,
-    ProvidersCommand, SendArgs, StatusArgs, VerifyArgs,
+    AuditCommand, CheckArgs, ConfigCommand, DiagnoseArgs, ExplainArgs, ImportNgrokArgs, JoinArgs,
+    PinCommand, ProvidersArgs, ProvidersCommand, SendArgs, StatusArgs, VerifyArgs,
 };
 pub(crate) use self::policy::PolicyFlags;
 pub use self::tunnel::UpstreamArgs;
-pub(crate) use self::tunnel::{HttpArgs, LinkArgs, OutputArgs, PairArgs, StartArgs};
+pub(crate) use self::tunnel::{FileTunnel, HttpArgs, LinkArgs, OutputArgs, PairArgs, StartArgs};
 use crate::exit;
 
 /// Brings webhooks to an application inside your network, and nothing else
@@ -59,6 +59,11 @@ pub(crate) enum Command {
     Send(Box<SendArgs>),
     /// Receive the secret that a provider sends in its challenge
     Pair(Box<PairArgs>),
+    /// Check and explain the file of `hookward start`
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Write our files from a configuration file of ngrok, version 2 or 3
+    ImportNgrok(ImportNgrokArgs),
     /// Show or change the keys that the agent accepts from its relays
     #[command(subcommand)]
     Pin(PinCommand),
@@ -93,6 +98,8 @@ impl Cli {
             Command::Diagnose(_)
             | Command::Join(_)
             | Command::Pin(_)
+            | Command::ImportNgrok(_)
+            | Command::Config(_)
             | Command::Providers(_)
             | Command::Check(_)
             | Command::Explain(_)

@@ -2,10 +2,12 @@
 
 mod audit;
 mod check;
+mod config;
 mod deliveries;
 mod diagnose;
 mod explain;
 mod http;
+mod import_ngrok;
 mod join;
 mod local;
 mod pair;
@@ -106,6 +108,8 @@ pub async fn run(cli: Cli) -> Result<Exit, CommandError> {
         Command::Diagnose(args) => diagnose::run(*args).await,
         Command::Start(args) => start::run(*args).await,
         Command::Join(args) => join::run(args).await,
+        Command::Config(command) => config::run(command),
+        Command::ImportNgrok(args) => import_ngrok::run(&args),
         Command::Pin(command) => pin::run(&command),
         Command::Providers(args) => providers::run(&args),
         Command::Check(args) => check::run(*args),

@@ -152,7 +152,9 @@ pub async fn run(cli: Cli) -> Result<(), CommandError> {
 pub(crate) fn say(text: &str) -> Result<(), CommandError> {
     use std::io::Write as _;
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")
-        .and_then(|()| out.flush())
-        .map_err(CommandError::system("standard output"))
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        // The reader has what it wants, such as `head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(CommandError::system("standard output")),
+    }
 }

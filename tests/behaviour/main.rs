@@ -53,6 +53,7 @@ mod reload;
 mod replay;
 mod restarts;
 mod second_gate;
+mod settings;
 mod streams;
 mod tools;
 mod tunnel;

@@ -9,7 +9,7 @@ use hookward_observe::audit::KeptHead;
 use hookward_tunnel::transport::identity::Pin;
 
 use super::policy::POLICY_FLAGS;
-use super::tunnel::TransportFlag;
+use super::tunnel::{StartArgs, TransportFlag};
 use super::{Common, LogFormat, PolicyFlags, UpstreamArgs};
 use crate::exit;
 
@@ -31,6 +31,33 @@ pub(crate) struct JoinArgs {
 
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// Commands of `hookward config`.
+#[derive(Debug, Subcommand)]
+#[command(after_help = exit::HELP)]
+pub(crate) enum ConfigCommand {
+    /// Find all mistakes of the file and of its policies, and open nothing
+    Check(StartArgs),
+    /// Print the settings of each tunnel, and the origin of each value
+    Show(StartArgs),
+    /// Print a commented file with all keys
+    Example,
+    /// Print the JSON Schema of the file, for editors
+    Schema,
+}
+
+/// Arguments of `hookward import-ngrok`.
+#[derive(Debug, Args)]
+#[command(after_help = exit::HELP)]
+pub(crate) struct ImportNgrokArgs {
+    /// Configuration file of ngrok
+    #[arg(value_name = "ngrok.yml")]
+    pub(crate) file: PathBuf,
+
+    /// Directory of the files to write; existing ones are not overwritten
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) out: PathBuf,
 }
 
 /// Commands of `hookward pin`.

@@ -95,7 +95,7 @@ fn command(name: &str) -> Option<&'static str> {
     Some(match name {
         "version" => "use `hookward --version`",
         "update" => "replace the program by a newer release",
-        "config" | "authtoken" => {
+        "authtoken" | "add-authtoken" | "add-api-key" | "add-connect-url" | "edit" | "upgrade" => {
             "join your relay with `hookward join -`; flags, or `hookward start FILE`, describe tunnels"
         }
         "service" => "run `hookward start FILE` under a service manager such as systemd",

@@ -253,27 +253,29 @@ impl From<TransportFlag> for TransportMode {
     }
 }
 
+/// A tunnel of a file.
+pub(crate) struct FileTunnel {
+    pub(crate) application: String,
+    pub(crate) upstream: UpstreamArgs,
+    pub(crate) host: Option<String>,
+    pub(crate) webhook: Option<String>,
+    pub(crate) policy: PolicyFlags,
+}
+
 impl HttpArgs {
     /// Returns the flags for a tunnel of a file, as if given on a command line.
-    pub(crate) fn from_file(
-        application: String,
-        upstream: UpstreamArgs,
-        host: Option<String>,
-        webhook: Option<String>,
-        policy: PolicyFlags,
-        start: &StartArgs,
-    ) -> Self {
+    pub(crate) fn from_file(tunnel: FileTunnel, start: &StartArgs) -> Self {
         Self {
-            application,
-            upstream,
+            application: tunnel.application,
+            upstream: tunnel.upstream,
             public: PublicArgs {
-                host,
+                host: tunnel.host,
                 local: LocalArgs {
                     address: start.local.address,
                 },
             },
-            webhook,
-            policy,
+            webhook: tunnel.webhook,
+            policy: tunnel.policy,
             link: start.link.clone(),
             output: start.output.clone(),
             common: Common {

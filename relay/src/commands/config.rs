@@ -6,7 +6,9 @@ use hookward_cli::OutputFormat;
 use hookward_cli::environment::GivenFlag;
 use hookward_cli::schema;
 use hookward_core::clock::Clock;
-use hookward_core::diagnostics::{Diagnostic, Diagnostics, FileValue, KeyKind, file_values};
+use hookward_core::diagnostics::{
+    Diagnostic, Diagnostics, FileValue, KeyKind, Variables, file_values,
+};
 use hookward_core::secret::SecretSource;
 use hookward_observe::table;
 use serde_json::json;
@@ -159,7 +161,7 @@ fn file_row(value: &FileValue, args: &ServeArgs) -> Shown {
     }
 }
 
-/// Returns the value as written. A command may contain a secret, so only its program is shown.
+/// Returns the value with its variables. A command may contain a secret, so only its program is shown.
 fn without_secrets(value: &FileValue) -> String {
     match value.path.as_str() {
         "acme.dns_hook" => {
@@ -173,7 +175,11 @@ fn without_secrets(value: &FileValue) -> String {
             let source = SecretSource::parse(value.text.trim_matches(['"', '\'']));
             source.map_or("(hidden)".to_owned(), |source| source.to_string())
         }
-        _ => value.text.clone(),
+        _ => {
+            let variable = |name: &str| std::env::var(name).ok();
+            let expanded = Variables::new(&variable).expand(&value.text);
+            expanded.map_or_else(|_| value.text.clone(), |text| text.into_owned())
+        }
     }
 }
 

@@ -53,7 +53,7 @@ pub fn describe(read: impl FnOnce(&mut TableReader<'_>)) -> Vec<KnownKey> {
 /// A value of a file, as it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileValue {
-    /// Path of its key, such as `fetch.hosts`.
+    /// Path of its key, such as `fetch.hosts` or `tunnel[1].host`.
     pub path: String,
     /// Text of the value.
     pub text: String,
@@ -76,9 +76,23 @@ fn add_values(text: &str, path: &str, table: &DeTable<'_>, values: &mut Vec<File
             "" => key.get_ref().to_string(),
             path => format!("{path}.{}", key.get_ref()),
         };
-        if let DeValue::Table(below) = value.get_ref() {
-            add_values(text, &path, below, values);
-            continue;
+        match value.get_ref() {
+            DeValue::Table(below) => {
+                add_values(text, &path, below, values);
+                continue;
+            }
+            DeValue::Array(items) => {
+                let before = values.len();
+                for (index, item) in items.iter().enumerate() {
+                    if let DeValue::Table(below) = item.get_ref() {
+                        add_values(text, &format!("{path}[{}]", index + 1), below, values);
+                    }
+                }
+                if values.len() > before {
+                    continue;
+                }
+            }
+            _ => {}
         }
         let written = text.get(value.span()).unwrap_or_default().to_owned();
         let before = text.get(..value.span().start).unwrap_or_default();

@@ -19,7 +19,7 @@ impl<'v> Variables<'v> {
     ///
     /// # Errors
     /// A variable without a value, or without an end.
-    pub(super) fn expand<'t>(&self, text: &'t str) -> Result<Cow<'t, str>, Reason> {
+    pub fn expand<'t>(&self, text: &'t str) -> Result<Cow<'t, str>, Reason> {
         if !text.contains("${") {
             return Ok(Cow::Borrowed(text));
         }
