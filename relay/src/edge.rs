@@ -27,6 +27,7 @@ pub mod proxy_protocol;
 pub(crate) mod request;
 mod request_context;
 pub(crate) mod response;
+pub(crate) mod sole_client;
 pub(crate) mod state;
 pub(crate) mod tls;
 

@@ -52,6 +52,7 @@ use crate::edge::authority::Ports;
 use crate::edge::baseline::BaselinePolicy;
 use crate::edge::http_port::HttpPort;
 use crate::edge::listener::EdgeEntry;
+use crate::edge::sole_client::SoleClient;
 use crate::edge::state::EdgeState;
 use crate::edge::tls::TlsAcceptors;
 use crate::fetch::client::{Fetcher, client_tls};
@@ -294,6 +295,7 @@ impl Relay {
             deliveries: deliveries.clone(),
             diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND)),
             observer: Arc::clone(&observer),
+            sole_client: SoleClient::default(),
             proxy_warned: Mutex::default(),
             offload: Offload::default(),
             body_memory: budget.clone(),

@@ -34,6 +34,7 @@ mod diagnose;
 mod documents;
 mod edge;
 mod fetched;
+mod front_proxies;
 mod gate;
 mod grant;
 mod http;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use hookward_core::address::canonical;
 use hookward_core::headers::{self, FORWARDED_FOR};
 use hookward_core::limits::Limits;
+use hookward_core::names::HostName;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_tunnel::protocol::head::HeaderCase;
 use http::request::Parts;
@@ -16,6 +17,7 @@ use hyper::body::Incoming;
 use super::authority;
 use super::client_address::client_address;
 use crate::edge::request_context::RequestContext;
+use crate::edge::sole_client::is_private;
 use crate::edge::state::{ConnectionContext, EdgeState};
 
 /// Returns `true` if the request asks for a WebSocket: over HTTP/1.1, without a body (RFC 6455
@@ -95,6 +97,17 @@ pub(super) fn find_tunnel(
     if is_unknown_proxy(&parts.headers, peer, edge) {
         edge.unknown_proxy(peer);
     }
+    let is_local = || {
+        let host = context.host.as_ref();
+        host.is_some_and(|host| host.is_child_of(&HostName::local()))
+    };
+    if edge.sole_client.note(context.client) && !is_local() {
+        tracing::warn!(
+            client = %context.client,
+            "all requests came from one private address: if it is a load balancer, senders count as one client; name it \
+             with --trusted-proxy {}, and with --proxy-protocol if it speaks that protocol", context.client
+        );
+    }
 
     Ok(())
 }
@@ -103,11 +116,7 @@ pub(super) fn find_tunnel(
 /// All senders then share one client address. The field of a public peer proves nothing.
 fn is_unknown_proxy(fields: &HeaderMap, peer: IpAddr, edge: &EdgeState) -> bool {
     let peer = canonical(peer);
-    let inside = peer.is_loopback()
-        || match peer {
-            IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
-            IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
-        };
+    let inside = is_private(peer);
 
     let named = || {
         [FORWARDED_FOR, header::FORWARDED, header::VIA]

@@ -20,6 +20,7 @@ use crate::edge::authority::Ports;
 use crate::edge::baseline::BaselinePolicy;
 use crate::edge::client_address::ForwardedField;
 use crate::edge::header_case::RecordedCase;
+use crate::edge::sole_client::SoleClient;
 use crate::fetch::client::Fetcher;
 use crate::fetch::keys::KeyCache;
 use crate::forward::RequestIds;
@@ -75,6 +76,8 @@ pub(crate) struct EdgeState {
     pub diagnoses: Arc<ByteMeter>,
     /// Observer of every request.
     pub observer: Arc<Observer>,
+    /// The only client so far, if there is only one.
+    pub sole_client: SoleClient,
     /// Time of the last warning of an undeclared proxy.
     pub proxy_warned: Mutex<Option<Instant>>,
     /// Threads for checks of large bodies.
