@@ -15,7 +15,7 @@ use hookward_cli::help::{CompletionsArgs, ManArgs};
 
 pub(crate) use self::commands::{
     AuditCommand, CheckArgs, ConfigCommand, DiagnoseArgs, ExplainArgs, ImportNgrokArgs, JoinArgs,
-    PinCommand, ProvidersArgs, ProvidersCommand, SendArgs, StatusArgs, VerifyArgs,
+    PinCommand, ProvidersArgs, ProvidersCommand, SendArgs, StatusArgs, TrustArgs, VerifyArgs,
 };
 pub(crate) use self::policy::PolicyFlags;
 pub use self::tunnel::UpstreamArgs;
@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     /// Write our files from a configuration file of ngrok, version 2 or 3
     ImportNgrok(ImportNgrokArgs),
+    /// Print how curl, Java, Python and browsers trust a self-signed certificate
+    Trust(TrustArgs),
     /// Show or change the keys that the agent accepts from its relays
     #[command(subcommand)]
     Pin(PinCommand),
@@ -98,6 +100,7 @@ impl Cli {
             Command::Diagnose(_)
             | Command::Join(_)
             | Command::Pin(_)
+            | Command::Trust(_)
             | Command::ImportNgrok(_)
             | Command::Config(_)
             | Command::Providers(_)

@@ -18,6 +18,7 @@ mod runner;
 mod send;
 mod start;
 mod status;
+mod trust;
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -110,6 +111,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CommandError> {
         Command::Join(args) => join::run(args).await,
         Command::Config(command) => config::run(command),
         Command::ImportNgrok(args) => import_ngrok::run(&args),
+        Command::Trust(args) => trust::run(&args),
         Command::Pin(command) => pin::run(&command),
         Command::Providers(args) => providers::run(&args),
         Command::Check(args) => check::run(*args),

@@ -2,6 +2,7 @@
 
 mod error;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -126,7 +127,7 @@ impl Relay {
         let audit = AuditLog::start(&settings.audit, PROGRAM, clock.clone())?;
         let (store, identity) = data_dir::open(&settings.data_dir, settings.reset, &clock)?;
         let pin = identity.pin;
-        let source = certificate_source(&settings);
+        let source = certificate_source(&settings, &store.given_hosts()?);
         let wanted = wanted_names(&store, &settings);
         let (challenges, acme_status) = (Challenges::default(), AcmeStatus::default());
         // Subscribed before the files are read, so that no change in between is lost.
@@ -576,7 +577,7 @@ async fn reopen_audit(audit: AuditLog, mut hangups: Reloads, stop: CancellationT
     }
 }
 
-fn certificate_source(settings: &Settings) -> CertificateSource {
+fn certificate_source(settings: &Settings, given: &BTreeSet<HostName>) -> CertificateSource {
     match &settings.certificate {
         Some((chain, key)) => CertificateSource::Files {
             chain: chain.clone(),
@@ -584,7 +585,7 @@ fn certificate_source(settings: &Settings) -> CertificateSource {
         },
         None => CertificateSource::SelfSigned {
             dir: settings.data_dir.clone(),
-            names: self_signed::names_of(&settings.domain, settings.hosts.keys()),
+            names: self_signed::names_of(&settings.domain, settings.hosts.keys().chain(given)),
         },
     }
 }

@@ -12,9 +12,9 @@ use hookward_tests::application::{Application, Reply};
 use hookward_tests::process::{Process, run};
 use hookward_tests::sender::{Edge, github_signature};
 use hookward_tests::stage::PREFIX;
-use hookward_tests::wait::DEADLINE;
+use hookward_tests::wait::{DEADLINE, happens};
 use rustls::RootCertStore;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 
@@ -31,6 +31,29 @@ struct Site {
 }
 
 impl Site {
+    /// Creates a site whose ACME server gives other answers, too.
+    fn with_answers(answers: &Value) -> Arc<Self> {
+        let (port, http_port) = (free_port(), free_port());
+        let acme = AcmeServer::start(AcmePlan {
+            tls_port: port,
+            http_port,
+            validity: YEAR,
+            needs_external_account: false,
+        });
+        let acme = acme.behind_a_gateway();
+        acme.answer(answers);
+        Arc::new(Self {
+            acme,
+            data: TempDir::new().unwrap(),
+            port,
+            http_port,
+        })
+    }
+
+    fn audit(&self) -> String {
+        std::fs::read_to_string(self.data.path().join("audit.log")).unwrap_or_default()
+    }
+
     fn new(change: impl FnOnce(&mut AcmePlan)) -> Arc<Self> {
         let (port, http_port) = (free_port(), free_port());
         let mut plan = AcmePlan {
@@ -320,4 +343,121 @@ async fn the_http_port_answers_challenges_and_forwards_nothing() {
         assert!(refused.contains("hookward-error: https_only"), "{refused}");
         assert!(refused.contains("hookward-request-id: "), "{refused}");
     }
+}
+
+/// A problem document of the server (RFC 8555 §6.7).
+fn problem(status: u16, kind: &str) -> Value {
+    let kind = format!("urn:ietf:params:acme:error:{kind}");
+    json!({ "type": kind, "status": status, "detail": "as the test wants" })
+}
+
+#[tokio::test]
+async fn a_rate_limit_is_obeyed_for_a_week_at_most() {
+    if !AcmeServer::is_available() {
+        return;
+    }
+    off(|| {
+        let two_months = (60 * 86_400).to_string();
+        let site = Site::with_answers(&json!([{
+            "method": "POST", "path": "/order-plz", "status": 429,
+            "headers": { "Retry-After": two_months }, "body": problem(429, "rateLimited"),
+        }]));
+        let _relay = site.start(&[]);
+        happens("the failure is recorded", || {
+            site.audit().contains("certificate_failed")
+        });
+        let audit = site.audit();
+        let failed = audit
+            .lines()
+            .find(|line| line.contains("certificate_failed"));
+        let record: Value = serde_json::from_str(failed.unwrap()).unwrap();
+        let errors = site.acme.gateway_errors();
+        assert_eq!(record["retry_s"], 7 * 86_400, "{record} {errors}");
+        assert!(
+            record["reason"].as_str().unwrap().contains("rateLimited"),
+            "{record}"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deactivated_account_is_replaced() {
+    if !AcmeServer::is_available() {
+        return;
+    }
+    off(|| {
+        let site = Site::with_answers(&json!([{
+            "method": "POST", "path": "/order-plz", "status": 401, "times": 1,
+            "body": problem(401, "unauthorized"),
+        }]));
+        let _relay = site.start(&[]);
+        happens("a certificate is issued", || {
+            site.audit().contains("certificate_issued")
+        });
+        let audit = site.audit();
+        assert_eq!(audit.matches("acme_account_created").count(), 2, "{audit}");
+        assert!(!audit.contains("certificate_failed"), "{audit}");
+    })
+    .await;
+}
+
+/// The server revokes certificates tomorrow, and suggests a renewal now (RFC 9773).
+#[tokio::test]
+async fn a_renewal_that_the_server_suggests_is_early() {
+    if !AcmeServer::is_available() {
+        return;
+    }
+    off(|| {
+        let window = |start: &str, end: &str| json!({ "start": start, "end": end });
+        let suggestion = |window: Value| {
+            json!([{
+                "method": "GET", "path": "/renewal-info", "status": 200,
+                "headers": { "Retry-After": "21600" }, "body": { "suggestedWindow": window },
+            }])
+        };
+        let far = suggestion(window("2090-01-01T00:00:00Z", "2090-01-02T00:00:00Z"));
+        let site = Site::with_answers(&far);
+        let mut relay = site.start(&[]);
+        let issued = |count: usize| site.audit().matches("certificate_issued").count() == count;
+        happens("a certificate is issued", || issued(1));
+        relay.signal("TERM");
+        relay.wait();
+
+        let past = suggestion(window("2020-01-01T00:00:00Z", "2020-01-02T00:00:00Z"));
+        site.acme.answer(&past);
+        let _relay = site.start(&[]);
+        happens("it is renewed", || issued(2));
+    })
+    .await;
+}
+
+/// An agent that is removed takes its host along.
+#[tokio::test]
+async fn a_removed_host_loses_its_certificate() {
+    if !AcmeServer::is_available() {
+        return;
+    }
+    let application = Application::start(|_| Reply::ok("done")).await;
+    let (site, _relay) = running(false, |_| {}).await;
+    let (of_agent, state) = (Arc::clone(&site), TempDir::new().unwrap());
+    let port = application.address.port();
+    let path = state.path().to_owned();
+    let _agent = off(move || start_agent(&of_agent, &path, port, &[])).await;
+    let roots = site.acme.issued_roots().await;
+    let host = site.edge("flexdeploy.hooks.example.test", &roots);
+    trusted(&host).await;
+
+    let data = site.data.path().to_str().unwrap().to_owned();
+    off(move || {
+        let args = ["agent", "remove", "flexdeploy", "--data-dir", &data];
+        assert_eq!(run("hookward-relay", &args, &[], "").code, Some(0));
+    })
+    .await;
+    let since = Instant::now();
+    while host.tls(b"http/1.1", Some(&host.host)).await.is_ok() {
+        assert!(since.elapsed() < DEADLINE, "it has a certificate still");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    trusted(&site.edge("hooks.example.test", &roots)).await;
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use hookward_tests::application::{Application, Reply};
-use hookward_tests::process::{Process, run};
+use hookward_tests::process::{Process, have, run};
 use hookward_tests::sender::github_signature;
 use hookward_tests::wait::happens;
 use serde_json::{Value, json};
@@ -245,4 +245,65 @@ async fn a_file_of_ngrok_becomes_tunnels_that_verify() {
     assert_eq!(edge.post("/any", &headers, b"{}").await.status, 200);
     assert_eq!(edge.post("/any", &[], b"{}").await.status, 403);
     drop(agent);
+}
+
+/// The printed lines for curl and Python work.
+#[tokio::test]
+async fn the_steps_of_trust_work() {
+    if !have("curl", "apt-get install curl") || !have("python3", "apt-get install python3") {
+        return;
+    }
+    let application = Application::start(|_| Reply::ok("")).await;
+    let (dir, port) = (
+        TempDir::new().unwrap(),
+        application.address.port().to_string(),
+    );
+    off(move || {
+        let state = ["--state-dir", text_of(dir.path())];
+        let missing = run(
+            "hookward",
+            &[["trust"].as_slice(), &state].concat(),
+            &[],
+            "",
+        );
+        assert_eq!(missing.code, Some(2), "{missing:?}");
+
+        let args = ["http", &port, "--local=127.0.0.1:0", "--log-format", "json"];
+        let args = [args.as_slice(), &["--inspect", "off"], &state].concat();
+        let mut agent = Process::start("hookward", &args, &[]);
+        let ready = agent.event("ready");
+        let edge = ready["edge"].as_str().unwrap();
+        let steps = run(
+            "hookward",
+            &[["trust"].as_slice(), &state].concat(),
+            &[],
+            "",
+        )
+        .out;
+        let line = |start: &str| {
+            let mut lines = steps.lines().map(str::trim);
+            lines
+                .find(|line| line.starts_with(start))
+                .unwrap()
+                .to_owned()
+        };
+        let (host, port) = ("flexdeploy.localhost", edge.rsplit_once(':').unwrap().1);
+        let script = format!(
+            "{} --resolve {host}:{port}:127.0.0.1 -sS -o /dev/null\n{}\n\
+             python3 -c \"import socket, ssl; ssl.create_default_context().wrap_socket(\
+             socket.create_connection(('127.0.0.1', {port})), server_hostname='{host}')\"",
+            line("curl --cacert").replace(":8443", &format!(":{port}")),
+            line("export REQUESTS_CA_BUNDLE"),
+        );
+        let ran = std::process::Command::new("sh")
+            .args(["-ec", &script])
+            .output()
+            .unwrap();
+        assert!(
+            ran.status.success(),
+            "{script}\n{}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
+    })
+    .await;
 }

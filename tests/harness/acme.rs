@@ -4,17 +4,17 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use hookward_core::clock::Clock;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::process::{Process, have};
@@ -49,6 +49,8 @@ pub struct AcmeServer {
     port: u16,
     management: u16,
     dns_management: u16,
+    /// Gateway in front of it, with its port.
+    gateway: Option<(Process, u16)>,
 }
 
 impl AcmeServer {
@@ -88,6 +90,7 @@ impl AcmeServer {
             port,
             management,
             dns_management,
+            gateway: None,
         };
         server.resume();
         server
@@ -115,7 +118,43 @@ impl AcmeServer {
     }
 
     pub fn directory(&self) -> String {
-        format!("https://localhost:{}/dir", self.port)
+        let gateway = self.gateway.as_ref().map(|(_, port)| *port);
+        format!("https://localhost:{}/dir", gateway.unwrap_or(self.port))
+    }
+
+    /// Puts a gateway in front of the server, which gives [`AcmeServer::answer`]'s answers.
+    #[must_use]
+    pub fn behind_a_gateway(mut self) -> Self {
+        let port = free_port();
+        self.answer(&json!([]));
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("harness/acme_gateway.py");
+        let mut gateway = Command::new("python3");
+        gateway.arg(script).arg(self.dir.path());
+        gateway.args([port.to_string(), self.port.to_string()]);
+        let gateway = Process::spawn(gateway);
+        let since = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(since.elapsed() < DEADLINE, "the gateway does not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.gateway = Some((gateway, port));
+        self
+    }
+
+    /// Returns the errors of the gateway.
+    pub fn gateway_errors(&self) -> String {
+        let gateway = self.gateway.as_ref();
+        gateway.map_or(String::new(), |(gateway, _)| gateway.err().join("\n"))
+    }
+
+    /// Sets the answers of the gateway, as its script documents them.
+    pub fn answer(&self, answers: &Value) {
+        let (path, new) = (
+            self.dir.path().join("answers.json"),
+            self.dir.path().join("new.json"),
+        );
+        fs::write(&new, answers.to_string()).unwrap();
+        fs::rename(new, path).unwrap();
     }
 
     /// Writes a command that edits the records of the DNS server.
@@ -159,6 +198,9 @@ impl AcmeServer {
 fn make_certificate(dir: &TempDir) {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // OpenSSL takes a certificate with the name of its issuer for a self-signed one.
+    let name = "authority of the ACME server";
+    ca.distinguished_name.push(DnType::CommonName, name);
     let ca_key = KeyPair::generate().unwrap();
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
     let issuer = Issuer::new(ca, ca_key);

@@ -60,6 +60,18 @@ pub(crate) struct ImportNgrokArgs {
     pub(crate) out: PathBuf,
 }
 
+/// Arguments of `hookward trust`.
+#[derive(Debug, Args)]
+#[command(after_help = exit::HELP)]
+pub(crate) struct TrustArgs {
+    /// Certificate of the relay (default: that of `hookward http --local`)
+    #[arg(value_name = "FILE")]
+    pub(crate) certificate: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
 /// Commands of `hookward pin`.
 #[derive(Debug, Subcommand)]
 #[command(after_help = exit::HELP)]

@@ -17,6 +17,8 @@ const DIRECTORY: &str = "acme";
 
 const ACCOUNT_FILE: &str = "account.json";
 
+const FIRST_CERTIFICATES_FILE: &str = "first-certificates.json";
+
 /// Files of one ACME server, readable by the relay's user only. Those of another server stay beside
 /// them, so that a change of the server issues everything again.
 pub(super) struct AcmeFiles {
@@ -122,6 +124,43 @@ impl AcmeFiles {
     pub(super) fn keep_certificate(&self, name: &str, text: &str) -> Result<(), AcmeError> {
         let path = self.path(name);
         process::write_private(&path, text.as_bytes()).map_err(file_error(&path))
+    }
+
+    /// Returns the times of first certificates, in seconds since 1970.
+    pub(super) fn first_certificates(&self) -> Vec<i64> {
+        let text = fs::read(self.dir.join(FIRST_CERTIFICATES_FILE)).unwrap_or_default();
+        // A count that is lost begins anew.
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Keeps the times of first certificates.
+    ///
+    /// # Errors
+    /// [`AcmeError::File`].
+    pub(super) fn keep_first_certificates(&self, times: &[i64]) -> Result<(), AcmeError> {
+        let path = self.dir.join(FIRST_CERTIFICATES_FILE);
+        let text = serde_json::json!(times).to_string();
+        process::write_private(&path, text.as_bytes()).map_err(file_error(&path))
+    }
+
+    /// Removes expired certificates of names that are not served any more. One that is valid stays, for
+    /// a host that gets an owner again.
+    pub(super) fn remove_expired(&self, served: &[String], now_s: i64) {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let file = entry.file_name();
+            let Some(name) = file.to_str().and_then(|file| file.strip_suffix(".pem")) else {
+                continue;
+            };
+            let is_served = served.iter().any(|served| served == name);
+            let has_expired = || {
+                self.certificate(name)
+                    .is_none_or(|issued| issued.not_after < now_s)
+            };
+            if !is_served && has_expired() {
+                // It is tried again tomorrow.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Returns `true` if there is a file of a name.

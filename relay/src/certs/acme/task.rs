@@ -1,6 +1,6 @@
 //! The task that orders and renews certificates, one after the other.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -57,9 +57,9 @@ pub(crate) struct AcmeTask<W> {
     managed: BTreeMap<String, Managed>,
     /// First names in the order in which they are issued.
     queue: Vec<String>,
-    /// Times of the first certificates of hosts in the last day.
-    first_certificates: VecDeque<Instant>,
-    /// Time of the next warnings of certificates that end soon.
+    /// Times of the first certificates of hosts in the last day, in seconds since 1970.
+    first_certificates: Vec<i64>,
+    /// Time of the next daily warnings and removals.
     warn_at: Instant,
 }
 
@@ -76,6 +76,7 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
             dns_hook: parts.settings.dns_hook.clone(),
         };
         let files = Arc::new(files);
+        let first_certificates = files.first_certificates();
         let client = AcmeClient::new(Arc::clone(&parts.tls));
         let mut task = Self {
             account: AccountKeeper::new(
@@ -89,7 +90,7 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
             solvers,
             managed: BTreeMap::new(),
             queue: Vec::new(),
-            first_certificates: VecDeque::new(),
+            first_certificates,
             warn_at: Instant::now(),
             parts,
         };
@@ -204,7 +205,11 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
         if let Some(name) = queue.iter().find(|name| self.has_suggestion_due(name)) {
             self.request_suggestion(name).await;
         }
-        self.warn_of_ends();
+        if self.warn_at <= Instant::now() {
+            self.warn_at = Instant::now() + DAY;
+            self.warn_of_ends();
+            self.remove_expired().await;
+        }
         if let Some(name) = self.most_urgent() {
             self.attempt(&name).await;
         }
@@ -213,10 +218,11 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
     /// Returns the name whose order is due and matters most: the domain's, a renewal near its end, then
     /// first certificates with few failures.
     fn most_urgent(&mut self) -> Option<String> {
-        self.first_certificates
-            .retain(|issued| issued.elapsed() < DAY);
-        let has_room = self.first_certificates.len() < self.parts.settings.new_names_per_day;
         let (now, at) = (self.now_s(), Instant::now());
+        // A clock that was set back must not count them for longer.
+        self.first_certificates
+            .retain(|issued| (now - DAY_S..=now).contains(issued));
+        let has_room = self.first_certificates.len() < self.parts.settings.new_names_per_day;
         let mut due = Vec::new();
         for (place, name) in self.queue.iter().enumerate() {
             let Some(managed) = self.managed.get_mut(name) else {
@@ -260,12 +266,24 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
         }
     }
 
-    /// Warns daily of certificates that end soon, because their renewals fail.
-    fn warn_of_ends(&mut self) {
-        if self.warn_at > Instant::now() {
-            return;
+    /// Writes the times of first certificates, so that a restart does not begin to count anew.
+    async fn save_first_certificates(&self) {
+        let (files, times) = (Arc::clone(&self.files), self.first_certificates.clone());
+        let saving = spawn_blocking(move || files.keep_first_certificates(&times));
+        if let Ok(Err(error)) = saving.await {
+            tracing::warn!(%error, "the count of first certificates begins anew after a restart");
         }
-        self.warn_at = Instant::now() + DAY;
+    }
+
+    /// Removes the files of names that are not served any more.
+    async fn remove_expired(&self) {
+        let (files, served, now) = (Arc::clone(&self.files), self.queue.clone(), self.now_s());
+        // It fails only while the runtime stops.
+        let _ = spawn_blocking(move || files.remove_expired(&served, now)).await;
+    }
+
+    /// Warns of certificates that end soon, because their renewals fail.
+    fn warn_of_ends(&self) {
         let now = self.now_s();
         for (name, managed) in &self.managed {
             let Some(issued) = &managed.issued else {
@@ -318,7 +336,8 @@ impl<W: Fn() -> WantedNames + Clone + Send + 'static> AcmeTask<W> {
         match result {
             Ok((issued, text, way)) => {
                 if !is_renewal && self.queue.first().is_none_or(|domain| domain != name) {
-                    self.first_certificates.push_back(Instant::now());
+                    self.first_certificates.push(self.now_s());
+                    self.save_first_certificates().await;
                 }
                 self.issued(name, names, issued, (text, way));
                 self.save(name).await;
@@ -540,7 +559,8 @@ const NEAR_END_S: i64 = 14 * 86_400;
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY_S: i64 = 86_400;
+const DAY: Duration = Duration::from_secs(DAY_S.unsigned_abs());
 
 /// Bounds of the time between two requests for a suggestion (RFC 9773 §4.3.2).
 const SHORTEST_SUGGESTION_WAIT: Duration = Duration::from_secs(60);
@@ -551,6 +571,7 @@ const SUGGESTION_RETRY: Duration = Duration::from_secs(6 * 3600);
 
 #[cfg(test)]
 mod tests {
+    use hookward_core::clock::UnixMillis;
     use hookward_core::names::HostName;
 
     use super::*;
@@ -617,10 +638,48 @@ mod tests {
         task.managed.get_mut("b.example.test").unwrap().failures = 1;
         assert_eq!(task.most_urgent().as_deref(), Some("a.example.test"));
 
-        task.first_certificates.push_back(Instant::now());
+        let now = task.now_s();
+        task.first_certificates.push(now);
         assert_eq!(task.most_urgent(), None);
         // A renewal does not count.
         task.managed.get_mut("a.example.test").unwrap().issued = issued(0);
         assert_eq!(task.most_urgent().as_deref(), Some("a.example.test"));
+    }
+
+    /// A clock that is set causes a renewal at most, and loses no certificate.
+    #[test]
+    fn a_clock_that_is_set_changes_what_is_due() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut task = task(dir.path());
+        task.parts.clock = Clock::at(UnixMillis(100 * 86_400_000));
+        for name in ["example.test", "a.example.test", "b.example.test"] {
+            task.managed.get_mut(name).unwrap().issued = issued(150 * DAY_S);
+        }
+        task.first_certificates.push(task.now_s());
+        assert_eq!(task.most_urgent(), None);
+        assert!(task.next_wait() <= LONGEST_WAIT);
+
+        task.parts.clock.set(UnixMillis(300 * 86_400_000));
+        assert_eq!(task.most_urgent().as_deref(), Some("example.test"));
+        task.parts.clock.set(UnixMillis(86_400_000));
+        assert_eq!(task.most_urgent(), None);
+        assert!(
+            task.managed
+                .values()
+                .all(|managed| managed.issued.is_some())
+        );
+        // It was counted in the future.
+        assert!(task.first_certificates.is_empty());
+    }
+
+    #[test]
+    fn the_count_of_first_certificates_survives_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = task(dir.path());
+        let now = first.now_s();
+        first.files.keep_first_certificates(&[now]).unwrap();
+        let mut second = task(dir.path());
+        second.managed.get_mut("example.test").unwrap().issued = issued(i64::MAX);
+        assert_eq!(second.most_urgent(), None);
     }
 }
