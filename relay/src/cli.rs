@@ -29,7 +29,8 @@ Exit codes:
 
 Environment:
   HOOKWARD_LOG     log on standard error: info (default), debug, or info,requests=debug
-  HOOKWARD_(FLAG)  flags of serve: HOOKWARD_DATA_DIR for --data-dir, HOOKWARD_LOG_FILE for --log; a flag wins";
+  HOOKWARD_(FLAG)  flags of serve: HOOKWARD_DOMAIN for --domain, HOOKWARD_LOG_FILE for --log; a flag wins
+  HOOKWARD_DATA_DIR  data directory of every command";
 
 /// Exit codes of the commands that read from a running relay.
 const QUERY_EXIT_CODES: &str = "\
@@ -304,6 +305,7 @@ pub(crate) struct ScopedAgentArgs {
 const SCOPE_EXAMPLE: &str = "\
 Example:
   hookward-relay agent add jira --host jira.hooks.example.com --path /rest/webhooks --expires 90d
+  hookward-relay agent set jira --rate 50/s
 
 A limit replaces an earlier one of the same kind. The others stay, unless --unlimited is given.";
 
@@ -480,7 +482,7 @@ pub(crate) struct VerifyArgs {
 /// Name of an agent, and the relay's data.
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
-    /// Name of the agent, and first label of its public host
+    /// Name of the agent; without --host also the first label of its public host
     pub name: String,
     #[command(flatten)]
     pub data_dir: DataDir,
@@ -490,7 +492,7 @@ pub(crate) struct AgentArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DataDir {
     /// Directory of identity, agents and certificates
-    #[arg(long, value_name = "DIR", default_value = crate::settings::DATA_DIR)]
+    #[arg(long, value_name = "DIR", env = "HOOKWARD_DATA_DIR", default_value = crate::settings::DATA_DIR)]
     pub data_dir: PathBuf,
 }
 
@@ -532,7 +534,7 @@ fn parse_host(text: &str) -> Result<HostName, Reason> {
 
 fn parse_prefix(text: &str) -> Result<String, Reason> {
     match prefix_pattern(text) {
-        Some(_) if !text.contains('*') => Ok(text.to_owned()),
+        Some(_) if text.starts_with('/') && !text.contains('*') => Ok(text.to_owned()),
         _ => Err(format!("{text:?} is not a path prefix such as /rest/webhooks").into()),
     }
 }
@@ -544,12 +546,12 @@ fn size(text: &str) -> Result<u64, Reason> {
 fn lifetime(text: &str) -> Result<Duration, Reason> {
     let life = parse_duration(text).filter(|life| *life >= MIN_CREDENTIAL_LIFE);
     life.ok_or_else(|| {
-        format!("{text:?} is not a life of a minute or more, such as 12h or 90d").into()
+        format!("{text:?} is not a life of 10 minutes or more, such as 12h or 90d").into()
     })
 }
 
-/// Minimum life of a credential: the relay requests a renewal once a minute.
-const MIN_CREDENTIAL_LIFE: Duration = Duration::from_secs(60);
+/// Minimum life of a credential: the last third has room for three requests to renew it, one a minute.
+const MIN_CREDENTIAL_LIFE: Duration = Duration::from_secs(600);
 
 fn overlap(text: &str) -> Result<Duration, Reason> {
     parse_duration(text)

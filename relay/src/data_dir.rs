@@ -112,5 +112,5 @@ pub(crate) fn open(
 }
 
 /// Remedy after a reset.
-const JOIN_AGAIN: &str =
-    "every agent must join again; create a token for each with `hookward-relay agent add NAME`";
+const JOIN_AGAIN: &str = "after a loss of relay.db, each agent must join again (hookward-relay agent add NAME); after a loss of the key \
+     alone, it may accept the new one (hookward pin add PIN, which hookward-relay status shows)";

@@ -4,7 +4,7 @@
 //! 2. [`tls`] performs the handshake; [`clear_text`] answers plain HTTP.
 //! 3. [`connection`] reads requests. [`header_case`] records how header names were written.
 //! 4. `head` validates a head. [`authority`] determines its host, [`client_address`] and
-//!    [`proxy_protocol`] its client address.
+//!    [`proxy_protocol`] its client address; [`sole_client`] notices a proxy that hides clients.
 //! 5. [`authorize`] runs the baseline policy and the tunnel's policy; [`crate::body`] reads the
 //!    bodies that they need.
 //! 6. [`response`] writes every response that the relay makes itself.

@@ -2,7 +2,7 @@
 
 mod error;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -128,7 +128,8 @@ impl Relay {
         let (store, identity) = data_dir::open(&settings.data_dir, settings.reset, &clock)?;
         let pin = identity.pin;
         let source = certificate_source(&settings, &store.given_hosts()?);
-        let wanted = wanted_names(&store, &settings);
+        let reserved_hosts = Arc::new(ArcSwap::from_pointee(settings.hosts.clone()));
+        let wanted = wanted_names(&store, &settings, Arc::clone(&reserved_hosts));
         let (challenges, acme_status) = (Challenges::default(), AcmeStatus::default());
         // Subscribed before the files are read, so that no change in between is lost.
         let certificate_reloads = Reloads::new(&source.files()).map_err(StartError::Signal)?;
@@ -254,7 +255,7 @@ impl Relay {
                 .then_some(settings.delivery.max_age),
             deliveries_api,
             domain: settings.domain,
-            reserved_hosts: ArcSwap::from_pointee(settings.hosts),
+            reserved_hosts,
             public_port,
             ip_sets: lists.clone(),
             trusted_proxies: trusted_proxies.clone(),
@@ -591,16 +592,19 @@ fn certificate_source(settings: &Settings, given: &BTreeSet<HostName>) -> Certif
 }
 
 /// Returns a function that lists the names which the certificate must cover now.
-fn wanted_names(store: &Store, settings: &Settings) -> impl Fn() -> WantedNames + Clone + use<> {
+fn wanted_names(
+    store: &Store,
+    settings: &Settings,
+    reserved: Arc<ArcSwap<BTreeMap<HostName, AgentName>>>,
+) -> impl Fn() -> WantedNames + Clone + use<> {
     let (store, domain) = (store.clone(), settings.domain.clone());
-    let reserved: Vec<_> = settings.hosts.keys().cloned().collect();
     move || {
         // Hosts of an earlier domain are not served.
-        let given = store.given_hosts().unwrap_or_default();
-        let served = store.hosts().ok().map(|hosts| {
+        let owned = store.hosts().ok().zip(store.given_hosts().ok());
+        let served = owned.map(|(hosts, given)| {
             let is_served = |host: &HostName| host.is_child_of(&domain) || given.contains(host);
             let served = hosts.into_iter().filter(is_served);
-            served.chain(reserved.iter().cloned()).collect()
+            served.chain(reserved.load().keys().cloned()).collect()
         });
         WantedNames {
             hosts: served,

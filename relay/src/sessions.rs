@@ -1,9 +1,11 @@
 //! The relay's side of its agents.
 //!
 //! [`listener`] accepts QUIC connections; the edge passes on TLS connections to its own port. All
-//! pass [`acceptor`]. [`handshake`] authenticates the agent, with [`failed_joins`] against guesses, and
-//! [`session`] serves it until it leaves, or [`revision`] shows that it was revoked. [`active`] is the session as the rest of the relay uses it, [`context`] the relay as
-//! sessions use it. `calls` answers an agent's calls of the API. [`registry`] maps public hosts to sessions. The acceptor owns the tasks.
+//! pass [`acceptor`]. [`handshake`] authenticates the agent, with [`failed_joins`] against guesses.
+//! [`session`] serves it until it leaves, or [`revision`] shows that it was revoked. [`active`] is the
+//! session as the rest of the relay uses it, [`context`] the relay as sessions use it. `calls`
+//! answers an agent's calls of the API. [`registry`] maps public hosts to sessions. The acceptor owns
+//! the tasks.
 
 pub(crate) mod acceptor;
 pub(crate) mod active;

@@ -37,9 +37,12 @@
 //! [delivery]                           # stored webhooks, see settings/delivery.rs
 //! max_bytes = "1GiB"
 //!
-//! [limits]                             # every bound of shared/src/limits.rs, by its name
+//! [limits]                             # every bound of shared/core/src/limits.rs, by its name
+//! profile = "1GiB"                     # memory of the machine, from which some follow
 //! request_head_timeout = "9s"
 //! ```
+//!
+//! [`keys`] describes the keys for `hookward-relay config`, and [`watch`] rereads the file on SIGHUP.
 
 mod acme;
 mod delivery;

@@ -1,6 +1,6 @@
 //! The relay's persistent state, in SQLite.
 //!
-//! [`Store`] is the state file: agents and join tokens ([`agents`]), the hosts that agents own
+//! [`Store`] is the state file: agents with their scopes, credentials and join tokens ([`agents`]), the hosts that agents own
 //! ([`hosts`]), address sets and facts about the relay ([`facts`]), and acts that wait for their audit
 //! records ([`acts`]). It keeps only hashes of secrets.
 //! [`deliveries`] keeps accepted webhooks and claims in a second file. Each file has one [`Writer`].

@@ -194,7 +194,9 @@ fn files_of_the_first_version_are_migrated() {
          ALTER TABLE agents DROP COLUMN seen_ms;
          ALTER TABLE agents DROP COLUMN seen_address;
          ALTER TABLE agents DROP COLUMN seen_version;
+         ALTER TABLE agents DROP COLUMN scope;
          DROP TABLE acts;
+         DROP TABLE credentials;
          PRAGMA user_version = 0",
     );
     execute(

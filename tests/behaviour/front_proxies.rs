@@ -85,6 +85,7 @@ impl Front {
             .replace("/etc/nginx/hooks", &file("hooks"))
             .replace("/etc/caddy/hooks", &file("hooks"))
             .replace("/var/lib/hookward/edge.pem", &file("relay/edge.pem"))
+            .replace("/etc/caddy/relay.pem", &file("relay/edge.pem"))
     }
 
     fn nginx(&self, recipe: &str) -> Process {

@@ -106,6 +106,19 @@ async fn status(edge: &Edge) -> u16 {
     edge.post(&format!("{PREFIX}/git"), &[], b"{}").await.status
 }
 
+/// Waits until the status is this one. The relay withdraws policies a moment after the sessions.
+async fn settled(edge: &Edge, wanted: u16) -> u16 {
+    within("the status", async {
+        loop {
+            match status(edge).await {
+                found if found == wanted => return found,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_revoked_agent_ends_and_may_join_again() {
     let application = Application::start(|_| Reply::ok("done")).await;
@@ -131,7 +144,8 @@ async fn a_revoked_agent_ends_and_may_join_again() {
         site
     })
     .await;
-    assert_eq!(status(&site.edge(HOST)).await, 202, "it keeps its host");
+    // It keeps its host, and nothing is stored under its policy.
+    assert_eq!(settled(&site.edge(HOST), 503).await, 503);
 
     let (site, _agent) = off(move || {
         let mut refused = site.http(port, &[]);
@@ -223,22 +237,15 @@ async fn a_rotated_credential_is_replaced_on_a_live_connection() {
         let mut agent = site.http(port, &[]);
         agent.event("ready");
         let before = site.credentials();
-        let rotated = site.agent(&["rotate", "jira", "--overlap", "2s"]);
+        let rotated = site.agent(&["rotate", "jira", "--overlap", "1h"]);
         assert_eq!(rotated.code, Some(0), "{rotated:?}");
+        assert!(
+            rotated.out.contains("has replaced its credential"),
+            "{rotated:?}"
+        );
         happens("the agent stores another credential", || {
             let now = site.credentials();
             now != before && !now.contains("next")
-        });
-
-        // The old one ends, and neither connection does.
-        let state = TempDir::new().unwrap();
-        let path = state.path().join("agent.json");
-        happens("the old credential is refused", || {
-            std::fs::write(&path, &before).unwrap();
-            let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-            std::fs::set_permissions(&path, private).unwrap();
-            let dir = state.path().to_str().unwrap();
-            run("hookward", &["diagnose", "--state-dir", dir], &[], "").code == Some(1)
         });
         (site, agent)
     })
@@ -323,14 +330,17 @@ async fn join_tokens_cannot_be_guessed_fast() {
             joined.map_err(|error| error.to_string())
         }
     };
-    for _ in 0..10 {
+    let mut delayed = Duration::ZERO;
+    for _ in 0..11 {
+        let since = Instant::now();
         let refused = attempt(Secret::generate().unwrap()).await.unwrap_err();
         assert!(refused.contains("used already"), "{refused}");
+        delayed = since.elapsed();
     }
-    let refused = attempt(Secret::generate().unwrap()).await.unwrap_err();
-    assert!(refused.contains("too many failed joins"), "{refused}");
-    let refused = attempt(good.secret.clone()).await.unwrap_err();
-    assert!(refused.contains("try again in"), "{refused}");
+    // At ten a minute, the next one is due after six seconds at most.
+    assert!(delayed > Duration::from_secs(1), "{delayed:?}");
+    // Another user of the address is not locked out.
+    assert_eq!(attempt(good.secret.clone()).await.as_deref(), Ok("slack"));
 
     let audit = site.data.path().join("audit.jsonl");
     eventually("the failures are in the audit log", || {

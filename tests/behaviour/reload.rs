@@ -286,7 +286,7 @@ async fn secrets_of_commands_and_of_systemd_are_read_again_on_sighup() {
     })
     .await;
     assert_eq!(signed("the second secret of the vault").await, 200);
-    agent.says("cmd:cat … ");
+    agent.says("cmd:cat…");
     let path = vault.display().to_string();
     assert!(!agent.out().join("\n").contains(&path));
 }

@@ -68,12 +68,12 @@ pub(crate) struct PolicyFlags {
     )]
     pub(crate) deny_ip: Vec<String>,
 
-    /// Token in the URL (default parameter: token) or in header:NAME; env:VAR or file:PATH
+    /// Token in the URL (default parameter: token) or in header:NAME; env:, file:, cmd: or systemd:
     /// (repeatable)
     #[arg(long, value_name = "[NAME=]SECRET")]
     pub(crate) token: Vec<String>,
 
-    /// Basic authentication; env:VAR or file:PATH with user:password (repeatable)
+    /// Basic authentication; env:, file:, cmd: or systemd: with user:password (repeatable)
     #[arg(long, value_name = "SECRET")]
     pub(crate) basic: Vec<String>,
 

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use hookward_cli::schema;
 use hookward_core::clock::Clock;
-use hookward_core::diagnostics::{Diagnostic, Diagnostics, KnownKey, describe, file_values};
+use hookward_core::diagnostics::{
+    Diagnostic, Diagnostics, FileValue, KnownKey, Variables, describe, file_values,
+};
 use hookward_observe::table;
 
 use super::start;
@@ -57,13 +59,17 @@ fn show(args: &StartArgs) -> Result<Exit, CommandError> {
     };
 
     let (values, file) = (file_values(&text), args.file.display());
+    let variable = |name: &str| std::env::var(name).ok();
+    let variables = Variables::new(&variable);
     let mut rows = Vec::new();
     for (number, _) in tunnels {
         for (key, default, ..) in KEYS {
             let path = format!("tunnel[{number}].{key}");
-            let written = values.iter().find(|value| value.path == path);
-            let (value, origin) = match written {
-                Some(value) => (value.text.clone(), format!("{file}:{}", value.line)),
+            // A single table stands for a list of one.
+            let single = format!("tunnel.{key}");
+            let is_it = |value: &&FileValue| value.path == path || value.path == single;
+            let (value, origin) = match values.iter().find(is_it) {
+                Some(value) => (value.expanded(&variables), format!("{file}:{}", value.line)),
                 None => ((*default).to_owned(), "default".to_owned()),
             };
             rows.push(vec![path, value, origin]);

@@ -62,8 +62,22 @@ pub(super) fn run(args: &ImportNgrokArgs) -> Result<Exit, CommandError> {
         .iter()
         .map(|file| format!("wrote {}\n", args.out.join(&file.name).display()));
     let main = args.out.join(write::TUNNELS_FILE);
+    let hosts = import
+        .tunnels
+        .iter()
+        .filter_map(|tunnel| tunnel.host.as_deref());
+    let flags: String = hosts
+        .filter(|host| host.contains('.'))
+        .map(|host| format!(" --host {host}"))
+        .collect();
+    let hosts = match flags.is_empty() {
+        true => String::new(),
+        false => format!(
+            "if these hosts are not below the relay's domain: hookward-relay agent set NAME{flags}\n"
+        ),
+    };
     let next = format!(
-        "next: hookward config check {0}, hookward join -, hookward start {0}\n",
+        "{hosts}next: hookward config check {0}, hookward join -, hookward start {0}\n",
         main.display()
     );
     print(&format!(

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
 use hookward_core::secret::Secret;
-use hookward_runtime::process::{self, OtherUsers};
+use hookward_runtime::process::{self, DirLock, LockError, OtherUsers};
 use hookward_tunnel::transport::Transport;
 use hookward_tunnel::transport::identity::Pin;
 use serde::de::DeserializeOwned;
@@ -34,6 +35,9 @@ pub enum StateError {
         what: String,
         remedy: &'static str,
     },
+    /// Another process holds the lock of a file.
+    #[error("{} is in use by another process; try again", .0.display())]
+    Busy(PathBuf),
     /// Other users can read a file with secrets.
     #[error("other users can read {}, which holds secrets: chmod 600 {}", .0.display(), .0.display())]
     Open(PathBuf),
@@ -230,6 +234,7 @@ impl StateDir {
         credential: Credential,
         only: bool,
     ) -> Result<Vec<String>, StateError> {
+        let _locked = self.lock()?;
         let mut relays = if only {
             Vec::new()
         } else {
@@ -256,8 +261,12 @@ impl StateDir {
     /// # Errors
     /// `StateError`; the previous one stays.
     pub(crate) fn end_renewal(&self, relay: &str, renewed: &Secret) -> Result<(), StateError> {
+        let digest = renewed.digest();
         self.change_credential(relay, |kept| {
-            (kept.secret, kept.next) = (renewed.clone(), None);
+            // A join meanwhile has replaced both.
+            if kept.next.take_if(|next| next.digest() == digest).is_some() {
+                kept.secret = renewed.clone();
+            }
         })
     }
 
@@ -282,12 +291,31 @@ impl StateDir {
         &self,
         change: impl FnOnce(&mut [Credential]) -> Result<T, E>,
     ) -> Result<Result<T, E>, StateError> {
+        let _locked = self.lock()?;
         let mut relays = self.credentials()?;
         let changed = change(&mut relays);
         if changed.is_ok() {
             self.write_json(AGENT, &SavedTunnel::Several { relays })?;
         }
         Ok(changed)
+    }
+
+    /// Locks the credentials, which other agents and commands of the directory change, too.
+    fn lock(&self) -> Result<DirLock, StateError> {
+        let since = Instant::now();
+        loop {
+            match DirLock::take(&self.0, LOCK, "") {
+                Ok(lock) => return Ok(lock),
+                Err(LockError::Locked(_)) if since.elapsed() < LOCK_TIMEOUT => {
+                    std::thread::sleep(LOCK_INTERVAL);
+                }
+                Err(LockError::Locked(_)) => return Err(StateError::Busy(self.0.join(AGENT))),
+                Err(LockError::File(source)) => {
+                    let path = self.0.join(LOCK);
+                    return Err(StateError::File { path, source });
+                }
+            }
+        }
     }
 
     /// Returns the transport of the last working connection. Deletes an unreadable hint.
@@ -398,6 +426,13 @@ impl StateDir {
 }
 
 const AGENT: &str = "agent.json";
+
+const LOCK: &str = "agent.lock";
+
+/// Time to wait for another process that changes the credentials, which takes a few milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 const JOINING: &str = "joining.json";
 

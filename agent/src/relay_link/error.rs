@@ -53,13 +53,14 @@ pub enum ConnectionError {
     /// The relay refused a new policy of a tunnel, and kept the old one.
     #[error("the relay does not accept a new policy; the previous one stays in force")]
     PolicyKept,
+    /// The relay refused a credential, and another one may be valid.
+    #[error("the relay knows the agent by a renewed credential; the agent connects again")]
+    CredentialReplaced,
     /// The server at the relay's address has another key.
     #[error(
-        "the server at {address} is not the relay that this agent has joined: its key {} differs from {expected}. \
-         If the relay was set up anew, join it again with a new token. If only its key has changed, compare it with \
-         `hookward-relay status` there, and accept it: hookward pin add {}. If neither, a third party is in between",
-        shown(found),
-        shown(found)
+        "the server at {address} is not the relay that this agent has joined: its key differs from {expected}. A third \
+         party may be in between. If the relay was set up anew, join it again with a new token{}",
+        remedy(found)
     )]
     WrongKey {
         /// Address as written.
@@ -109,6 +110,12 @@ impl ConnectionError {
     }
 }
 
-fn shown(pin: &Option<Pin>) -> String {
-    pin.map_or("(unknown)".to_owned(), |pin| pin.to_string())
+/// Returns the command that accepts another key.
+fn remedy(found: &Option<Pin>) -> String {
+    found.map_or(String::new(), |pin| {
+        format!(
+            ". If only its key has changed, compare {pin} with `hookward-relay status` there, and accept it: hookward \
+             pin add {pin}"
+        )
+    })
 }

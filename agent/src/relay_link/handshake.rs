@@ -89,6 +89,9 @@ pub(crate) async fn greet(
                 "welcome"
             );
             session.serve();
+            if let Err(error) = at.credential.accepted(&digest) {
+                tracing::warn!(%error, "the renewed credential is stored beside the old one only");
+            }
 
             Ok(Welcomed {
                 control,
@@ -97,6 +100,10 @@ pub(crate) async fn greet(
                 outlives_refused_hosts,
             })
         }
+        RelayMessage::Refused {
+            reason: RefusedReason::Credential,
+            ..
+        } if at.credential.fall_back(&digest) => Err(ConnectionError::CredentialReplaced),
         other => Err(unexpected(other)),
     }
 }

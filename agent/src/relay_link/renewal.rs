@@ -19,6 +19,8 @@ struct Secrets {
     current: Secret,
     /// Credential that replaces the current one, until the relay has stored it.
     next: Option<Secret>,
+    /// `true` if the current one was that next one, and its file does not know yet.
+    is_unproved: bool,
 }
 
 /// Failure to begin a renewal.
@@ -42,7 +44,11 @@ impl RelayCredential {
         Self {
             relay,
             state,
-            secrets: Mutex::new(Secrets { current, next }),
+            secrets: Mutex::new(Secrets {
+                current,
+                next,
+                is_unproved: false,
+            }),
         }
     }
 
@@ -51,31 +57,32 @@ impl RelayCredential {
         self.lock().current.clone()
     }
 
-    /// Returns the credential that replaces the one of a connection. A new one is stored first, so
-    /// that a disk that fails costs no credential.
+    /// Returns the credential that replaces the one of a connection. A new one is stored first, so that
+    /// the agent knows each credential that the relay may know.
     ///
     /// # Errors
     /// [`RenewalError`].
     pub(crate) fn replacement(&self, used: &SecretDigest) -> Result<Secret, RenewalError> {
-        let mut secrets = self.lock();
-        // Another connection has replaced it already.
-        if secrets.current.digest() != *used {
-            return Ok(secrets.current.clone());
+        if let Some(known) = self.known_replacement(used) {
+            return Ok(known);
         }
-        if let Some(next) = &secrets.next {
-            return Ok(next.clone());
-        }
-
-        let next = Secret::generate()?;
+        let new = Secret::generate()?;
         if let Some(state) = &self.state {
-            state.begin_renewal(&self.relay, &next)?;
+            state.begin_renewal(&self.relay, &new)?;
         }
-        secrets.next = Some(next.clone());
-        Ok(next)
+        Ok(self.lock().next.get_or_insert(new).clone())
     }
 
-    /// Uses the credential from now on, which the relay has stored. Its file may keep the old one
-    /// beside it.
+    fn known_replacement(&self, used: &SecretDigest) -> Option<Secret> {
+        let secrets = self.lock();
+        match secrets.current.digest() == *used {
+            true => secrets.next.clone(),
+            // Another connection has replaced it already.
+            false => Some(secrets.current.clone()),
+        }
+    }
+
+    /// Uses the credential from now on, which the relay has stored.
     ///
     /// # Errors
     /// [`StateError`]; the file keeps both.
@@ -87,8 +94,43 @@ impl RelayCredential {
         };
         secrets.current = next.clone();
         drop(secrets);
+        self.store(&next)
+    }
+
+    /// Returns `true` if another credential than the refused one may be valid: the end of a renewal
+    /// was missed. New connections use it then.
+    pub(crate) fn fall_back(&self, refused: &SecretDigest) -> bool {
+        let mut secrets = self.lock();
+        if secrets.current.digest() != *refused {
+            return true;
+        }
+        match secrets.next.take() {
+            Some(next) => {
+                (secrets.current, secrets.is_unproved) = (next, true);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Records that the relay has accepted a credential.
+    ///
+    /// # Errors
+    /// [`StateError`]; the file keeps both.
+    pub(crate) fn accepted(&self, used: &SecretDigest) -> Result<(), StateError> {
+        let mut secrets = self.lock();
+        if !secrets.is_unproved || secrets.current.digest() != *used {
+            return Ok(());
+        }
+        secrets.is_unproved = false;
+        let current = secrets.current.clone();
+        drop(secrets);
+        self.store(&current)
+    }
+
+    fn store(&self, renewed: &Secret) -> Result<(), StateError> {
         match &self.state {
-            Some(state) => state.end_renewal(&self.relay, &next),
+            Some(state) => state.end_renewal(&self.relay, renewed),
             None => Ok(()),
         }
     }
@@ -134,5 +176,28 @@ mod tests {
         let late = credential.replacement(&old.digest()).unwrap();
         assert!(late.digest() == new, "another connection");
         credential.replace(&new).unwrap();
+    }
+
+    /// The agent ended after the relay had stored the new credential, and the old one has expired since.
+    #[test]
+    fn the_end_of_a_renewal_that_was_missed_is_made_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(Some(dir.path())).unwrap();
+        let (old, next) = (Secret::generate().unwrap(), Secret::generate().unwrap());
+        let pin = Pin::of_no_key();
+        let stored = Credential::new(RELAY.to_owned(), pin, "jira".to_owned(), old.clone());
+        state.keep_credential(stored, false).unwrap();
+        state.begin_renewal(RELAY, &next).unwrap();
+
+        let kept = || state.credentials().unwrap().remove(0);
+        let (secret, pending) = (kept().secret, kept().next);
+        let credential =
+            RelayCredential::new(RELAY.to_owned(), secret, pending, Some(state.clone()));
+        assert!(credential.fall_back(&old.digest()));
+        assert!(credential.current().digest() == next.digest());
+        assert!(kept().secret.digest() == old.digest(), "until it is proved");
+        credential.accepted(&next.digest()).unwrap();
+        assert!(kept().secret.digest() == next.digest() && kept().next.is_none());
+        assert!(!credential.fall_back(&next.digest()), "there is no other");
     }
 }

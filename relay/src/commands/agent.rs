@@ -2,7 +2,7 @@
 //! relay.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::names::{AgentName, HostName};
@@ -52,6 +52,16 @@ pub enum AgentCommandError {
         /// Name of the other agent.
         agent: String,
     },
+    /// The agent owns more hosts than the new maximum.
+    #[error(
+        "the agent {name} owns more hosts already: {hosts}; name those that it keeps with --host"
+    )]
+    OwnsMore {
+        /// The agent.
+        name: AgentName,
+        /// Its hosts.
+        hosts: String,
+    },
     /// More hosts than the agent may own.
     #[error("an agent may own {0} hosts here")]
     TooManyHosts(i64),
@@ -99,7 +109,7 @@ fn add(args: &ScopedAgentArgs) -> Result<(), CommandError> {
     let scope = args
         .scope
         .changes_something()
-        .then(|| args.scope.apply_to(scope_of(&store, &name)?))
+        .then(|| args.scope.apply_to(&store, &name))
         .transpose()?;
     let change = store.add_agent_with(&name, scope, &secret, Clock::System.now())?;
     report(&name, change)?;
@@ -117,7 +127,7 @@ fn set(args: &ScopedAgentArgs) -> Result<(), CommandError> {
     if !args.scope.changes_something() {
         return Err(AgentCommandError::NoLimit(name).into());
     }
-    let scope = args.scope.apply_to(scope_of(&store, &name)?)?;
+    let scope = args.scope.apply_to(&store, &name)?;
     let lines = scope.lines();
     report(&name, store.set_scope(&name, scope, Clock::System.now())?)?;
     say(&match lines.is_empty() {
@@ -133,33 +143,49 @@ fn rotate(args: &RotateArgs) -> Result<(), CommandError> {
     match store.rotate_credentials(&name, overlap, now)? {
         None => Err(AgentCommandError::Unknown(name).into()),
         Some(0) => Err(AgentCommandError::NotJoined(name).into()),
-        Some(_) => {
+        Some(before) => {
             let end = UnixMillis(now.0.saturating_add(overlap)).to_rfc3339();
+            let since = Instant::now();
+            while since.elapsed() < RENEWAL_WAIT {
+                if store.count_credentials(&name)? > before {
+                    return say(&format!(
+                        "agent {name} has replaced its credential; the old one ends at {end}"
+                    ));
+                }
+                std::thread::sleep(RENEWAL_CHECK);
+            }
             say(&format!(
-                "agent {name} replaces its credential as soon as it is connected; the old one ends at {end}"
+                "agent {name} is not connected; if it does not return before {end}, it needs a new join token"
             ))
         }
     }
 }
 
-/// Returns what an agent may open now; no limits for a new one.
-fn scope_of(store: &Store, name: &AgentName) -> Result<AgentScope, CommandError> {
-    let mut rows = store.list_agents()?.into_iter();
-    let row = rows.find(|row| row.name == name.as_str());
-    Ok(row.map(|row| row.scope).unwrap_or_default())
-}
+/// Time in which a connected agent replaces its credential.
+const RENEWAL_WAIT: Duration = Duration::from_secs(5);
+
+const RENEWAL_CHECK: Duration = Duration::from_millis(50);
 
 /// Reports the hosts that moved to the agent. Standard output carries only the token, for scripts.
 fn report(name: &AgentName, change: ScopeChange) -> Result<(), AgentCommandError> {
     match change {
-        ScopeChange::Done(taken) => {
+        ScopeChange::Done { taken, freed } => {
             for TakenHost { host, from } in taken {
                 note(&format!(
                     "{host} belonged to the agent {from}, and is {name}'s now; {from} loses it within a second"
                 ));
             }
+            for host in freed {
+                note(&format!(
+                    "{host} is not {name}'s any more; its tunnel ends within a second"
+                ));
+            }
             Ok(())
         }
+        ScopeChange::OwnsMore(hosts) => Err(AgentCommandError::OwnsMore {
+            name: name.clone(),
+            hosts: hosts.join(", "),
+        }),
         ScopeChange::Unknown => Err(AgentCommandError::Unknown(name.clone())),
         ScopeChange::Conflict { host, agent } => Err(AgentCommandError::HostGiven { host, agent }),
     }
@@ -177,15 +203,24 @@ impl ScopeArgs {
             || self.expires.is_some()
     }
 
-    /// Returns the scope with these limits in place of those of the same kind.
-    fn apply_to(&self, now: AgentScope) -> Result<AgentScope, CommandError> {
+    /// Returns the scope with these limits in place of those of the same kind. A host without a dot is
+    /// a label below the relay's domain.
+    fn apply_to(&self, store: &Store, name: &AgentName) -> Result<AgentScope, CommandError> {
+        let domain = store.domain()?;
+        let full = |host: &HostName| {
+            let label = AgentName::parse(host.as_str());
+            let below = label.zip(domain.as_ref());
+            below.map_or_else(|| host.clone(), |(label, domain)| domain.child(&label))
+        };
+        let hosts: Vec<_> = self.host.iter().map(full).collect();
+
         let now = match self.unlimited {
             true => AgentScope::default(),
-            false => now,
+            false => store.scope_of(name)?.unwrap_or_default(),
         };
         let life = |life: Duration| u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
         let scope = AgentScope {
-            hosts: replaced(&self.host, now.hosts),
+            hosts: replaced(&hosts, now.hosts),
             paths: replaced(&self.path, now.paths),
             delivery: replaced(&self.delivery, now.delivery),
             rate: self.rate.or(now.rate),

@@ -175,10 +175,11 @@ fn without_secrets(value: &FileValue) -> String {
             let source = SecretSource::parse(value.text.trim_matches(['"', '\'']));
             source.map_or("(hidden)".to_owned(), |source| source.to_string())
         }
+        // Part of a URL or an id may be secret.
+        path if path.starts_with("acme.") => value.text.clone(),
         _ => {
             let variable = |name: &str| std::env::var(name).ok();
-            let expanded = Variables::new(&variable).expand(&value.text);
-            expanded.map_or_else(|_| value.text.clone(), |text| text.into_owned())
+            value.expanded(&Variables::new(&variable))
         }
     }
 }
@@ -198,7 +199,7 @@ fn default_row(key: &SettingKey, limit: Option<&str>) -> Shown {
 /// Returns a commented settings file with all keys.
 fn example() -> String {
     let mut text = String::from(
-        "# Settings of hookward-relay. Remove the # before a key to set it.\n\
+        "# Settings of hookward-relay. Remove the # before a key, and before its [table], to set it.\n\
          # Flags win over variables (HOOKWARD_…), and variables over this file.\n\
          # ${NAME} in a string is the value of a variable; ${NAME:-text} has a default.\n",
     );
@@ -212,7 +213,8 @@ fn example() -> String {
             .unwrap_or(("", &key.known.path));
         if of != table {
             table = of;
-            text.push_str(&format!("\n[{of}]\n"));
+            // An empty table may already turn something on.
+            text.push_str(&format!("\n#[{of}]\n"));
         }
         let mark = if key.known.path == "domain" { "" } else { "#" };
         text.push_str(&format!("\n# {}\n", key.about));
@@ -240,6 +242,7 @@ mod tests {
             Some((key, _)) if !key.trim_start_matches('#').contains(' ') => {
                 line.trim_start_matches('#')
             }
+            None if line.starts_with("#[") => line.trim_start_matches('#'),
             _ => line,
         });
         let every = every.collect::<Vec<_>>().join("\n");
@@ -249,5 +252,8 @@ mod tests {
             assert!(problems.is_empty(), "{problems:?} in\n{text}");
             assert_eq!(settings.domain.as_deref(), Some("hooks.example.com"));
         }
+        let mut problems = Vec::new();
+        let (settings, limits) = read_file("r.toml", &text, &mut problems);
+        settings.resolve(limits, problems).unwrap();
     }
 }

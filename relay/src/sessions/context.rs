@@ -43,7 +43,7 @@ pub(crate) struct SessionContext {
     pub deliveries_api: Router,
     pub domain: HostName,
     /// Reserved hosts of the relay's settings.
-    pub reserved_hosts: ArcSwap<BTreeMap<HostName, AgentName>>,
+    pub reserved_hosts: Arc<ArcSwap<BTreeMap<HostName, AgentName>>>,
     /// Port in public URLs.
     pub public_port: u16,
     /// Named address sets.

@@ -16,14 +16,9 @@ pub(crate) struct FailedJoins(
 );
 
 impl FailedJoins {
-    /// Returns the time after which the client may try again, in milliseconds; `None` if it may now.
-    pub(crate) fn wait(&self, client: IpAddr, now: SteadyMillis) -> Option<u64> {
-        let spent = self.lock().get(&source(client)).copied()?;
-        rate().admit(spent, now).err()
-    }
-
-    /// Counts a failure.
-    pub(crate) fn note(&self, client: IpAddr, now: SteadyMillis) {
+    /// Counts a failure. Returns the time by which its answer is delayed, in milliseconds, if the client
+    /// has failed too often.
+    pub(crate) fn note(&self, client: IpAddr, now: SteadyMillis) -> Option<u64> {
         let mut failures = self.lock();
         if failures.len() >= CLIENTS {
             failures.retain(|_, spent| *spent > now.0.saturating_mul(1000));
@@ -31,11 +26,15 @@ impl FailedJoins {
         let source = source(client);
         // With so many clients, a token of 256 bits alone must be enough.
         if failures.len() >= CLIENTS && !failures.contains_key(&source) {
-            return;
+            return None;
         }
         let spent = failures.entry(source).or_insert(0);
-        if let Ok(next) = rate().admit(*spent, now) {
-            *spent = next;
+        match rate().admit(*spent, now) {
+            Ok(next) => {
+                *spent = next;
+                None
+            }
+            Err(wait_ms) => Some(wait_ms),
         }
     }
 
@@ -44,7 +43,7 @@ impl FailedJoins {
     }
 }
 
-/// Returns the rate of failed joins that a client may cause.
+/// Returns the rate of failed joins whose answers are not delayed.
 fn rate() -> Rate {
     Rate::per_minute(FAILURES_PER_MINUTE)
 }
@@ -64,19 +63,20 @@ mod tests {
         let failures = FailedJoins::default();
         let (client, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
         for _ in 0..FAILURES_PER_MINUTE {
-            assert_eq!(failures.wait(client, SteadyMillis(0)), None);
-            failures.note(client, SteadyMillis(0));
+            assert_eq!(failures.note(client, SteadyMillis(0)), None);
         }
-        assert_eq!(failures.wait(client, SteadyMillis(0)), Some(6000));
-        assert_eq!(failures.wait(client, SteadyMillis(6000)), None);
-        assert_eq!(failures.wait(other, SteadyMillis(0)), None);
+        assert_eq!(failures.note(client, SteadyMillis(0)), Some(6000));
+        assert_eq!(failures.note(client, SteadyMillis(6000)), None);
+        assert_eq!(failures.note(other, SteadyMillis(0)), None);
     }
 
     #[test]
     fn many_clients_do_not_fill_the_memory() {
         let failures = FailedJoins::default();
         let client = |n: u32| IpAddr::from(n.to_be_bytes());
-        (0..20_000).for_each(|n| failures.note(client(n), SteadyMillis(0)));
+        for n in 0..20_000 {
+            let _ = failures.note(client(n), SteadyMillis(0));
+        }
         assert_eq!(failures.lock().len(), CLIENTS);
         failures.note(client(30_000), SteadyMillis(3_600_000));
         assert_eq!(failures.lock().len(), 1);

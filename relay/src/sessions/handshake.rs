@@ -2,6 +2,7 @@
 //! with a known credential.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::sessions::AgentMessage;
 use data_encoding::HEXLOWER;
@@ -16,6 +17,7 @@ use crate::sessions::context::SessionContext;
 use crate::storage::StorageError;
 use crate::storage::agents::{Agent, AgentScope, Authentication, KnownAgent};
 use crate::storage::hosts::HostClaim;
+use tokio::time::sleep;
 
 /// An authenticated agent.
 pub(crate) struct Authenticated {
@@ -152,16 +154,6 @@ async fn join(
     secret: Secret,
     credential: &str,
 ) -> Result<Authenticated, HandshakeError> {
-    // Before the token is looked up: a client that guesses learns nothing.
-    let steady = host.clock.moment().steady;
-    if let Some(wait_ms) = host.failed_joins.wait(client, steady) {
-        let message = format!(
-            "too many failed joins from this address: try again in {} s",
-            wait_ms.div_ceil(1000)
-        );
-        return refuse(control, RefusedReason::Unavailable, &message).await;
-    }
-
     let Some(digest) = parse_digest(credential) else {
         return Err(
             StreamError::Protocol("a join without a credential's digest".to_owned()).into(),
@@ -186,13 +178,21 @@ async fn join(
             Err(HandshakeError::Joined(agent.name.to_string()))
         }
         None => {
-            host.failed_joins.note(client, steady);
+            let steady = host.clock.moment().steady;
+            // The answer is late, and the connection keeps one of the client's few slots. A valid token
+            // does not wait, because others may share the address.
+            if let Some(wait_ms) = host.failed_joins.note(client, steady) {
+                sleep(Duration::from_millis(wait_ms).min(LONGEST_DELAY)).await;
+            }
             let message = "this join token was used already, replaced by a newer one, or is older than 24 hours; \
                            make another with hookward-relay agent add NAME";
             refuse(control, RefusedReason::JoinToken, message).await
         }
     }
 }
+
+/// Longest delay of an answer: shorter than the deadline of the handshake.
+const LONGEST_DELAY: Duration = Duration::from_secs(6);
 
 /// Parses the digest of a credential, in hex.
 pub(super) fn parse_digest(text: &str) -> Option<SecretDigest> {

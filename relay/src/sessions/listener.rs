@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hookward_runtime::interval::every;
 use hookward_tunnel::transport::Session;
@@ -77,11 +77,21 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Updates the known hosts from the store, because another process removes agents.
 async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
     let mut review = every(REVIEW_INTERVAL);
+    let mut revision = host.agents_revision.clone();
+    let mut scopes_until = Instant::now();
 
     loop {
         tokio::select! {
             _ = review.tick() => {}
+            Ok(()) = revision.changed() => scopes_until = Instant::now() + SESSION_END,
             () = stop.cancelled() => break,
+        }
+
+        if Instant::now() < scopes_until {
+            match host.store.run(Store::scopes).await {
+                Ok(scopes) => host.registry.review_scopes(&scopes),
+                Err(error) => tracing::error!(%error, "state file could not be read"),
+            }
         }
 
         match host.store.run(Store::hosts).await {
@@ -95,6 +105,10 @@ async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
         }
     }
 }
+
+/// Time after a change of agents in which their sessions have ended. A tunnel without a session keeps
+/// its policy only if that is within the agent's scope.
+const SESSION_END: Duration = Duration::from_secs(15);
 
 /// Interval of checks of host ownership.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use self::endpoint::{Endpoint, KNOWN_INSTANCES};
 pub(crate) use self::endpoint::{PolicyVersion, TunnelEndpoint};
 use crate::sessions::active::ActiveSession;
-use crate::storage::agents::AgentId;
+use crate::storage::agents::{AgentId, AgentScope};
 
 /// All tunnels; clones share them.
 #[derive(Clone, Default)]
@@ -143,11 +143,13 @@ impl Registry {
             }
         };
 
-        // A policy that another connection of the instance brought meanwhile is newer.
+        // A policy that another connection of the instance brought meanwhile is newer. One that was held
+        // to other limits stays where it is.
         let of_run = others
             .iter()
             .filter(|other| other.arrival == arrival)
-            .map(|other| &other.brought);
+            .map(|other| &other.brought)
+            .filter(|other| other.is_held_to_same(&brought));
         let newest = of_run
             .max_by_key(|other| other.revision)
             .filter(|other| other.revision > brought.revision);
@@ -161,12 +163,14 @@ impl Registry {
             // Sessions of the previous owner no longer serve the host.
             .filter(|other| !other.live.is(session) && other.live.agent.id == session.agent.id)
             .cloned()
-            .map(|other| match other.arrival == arrival {
-                true => Endpoint {
-                    brought: brought.clone(),
-                    ..other
-                },
-                false => other,
+            .map(|other| {
+                match other.arrival == arrival && other.brought.is_held_to_same(&brought) {
+                    true => Endpoint {
+                        brought: brought.clone(),
+                        ..other
+                    },
+                    false => other,
+                }
             })
             .chain([Endpoint {
                 live: Arc::clone(session),
@@ -179,6 +183,7 @@ impl Registry {
         let mut tunnel = TunnelEndpoint {
             gate: Some(gate),
             owner: Some(session.agent.id),
+            scope: Arc::clone(&brought.scope),
             sessions,
             state,
             checks,
@@ -290,6 +295,21 @@ impl Registry {
         if let Some(tunnel) = tunnels.get_mut(host) {
             tunnel.give_up(session);
             if tunnel.is_away() {
+                (tunnel.gate, tunnel.owner) = (None, None);
+            }
+        }
+    }
+
+    /// Withdraws the policies of agents that are away, unless their scopes are still those that the
+    /// policies were held to. No webhook is stored under another one.
+    pub(crate) fn review_scopes(&self, scopes: &HashMap<AgentId, AgentScope>) {
+        let mut tunnels = self.lock();
+        let away = tunnels.values_mut().filter(|tunnel| tunnel.is_away());
+        for tunnel in away {
+            let Some(scope) = tunnel.owner.map(|owner| scopes.get(&owner)) else {
+                continue;
+            };
+            if !scope.is_some_and(|scope| scope.includes(&tunnel.scope)) {
                 (tunnel.gate, tunnel.owner) = (None, None);
             }
         }

@@ -3,7 +3,7 @@
 
 mod open;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
@@ -146,8 +146,8 @@ impl SessionEnd {
 struct Review {
     /// Agent of the session's credential.
     found: Authentication,
-    /// Host that another agent owns now, with that agent's name.
-    lost: Option<(HostName, String)>,
+    /// Hosts that other agents own now, with their names.
+    lost: Vec<(HostName, String)>,
 }
 
 /// Loop of one session. Each arm of [`SessionLoop::run`] calls one method, which returns a [`Step`].
@@ -165,6 +165,8 @@ pub(crate) struct SessionLoop<'c> {
     /// `true` once the agent was notified that the relay drains.
     is_drain_announced: bool,
     calls: Calls,
+    /// Messages that follow the next one.
+    outgoing: VecDeque<RelayMessage>,
     /// Hosts that the session has opened.
     opened: BTreeSet<HostName>,
     /// Bytes received at the last check, and the time of the last change.
@@ -193,6 +195,7 @@ impl<'c> SessionLoop<'c> {
             renewal_requested: None,
             is_drain_announced: false,
             calls: Calls::new(context.deliveries_api.clone(), requester),
+            outgoing: VecDeque::new(),
             opened: BTreeSet::new(),
             received: (session.received(), Instant::now()),
             session,
@@ -237,6 +240,9 @@ impl<'c> SessionLoop<'c> {
                     Err(error) => self.on_control_lost(error).await,
                 },
                 answer = calls.next() => ControlFlow::Continue(Some(answer)),
+                () = std::future::ready(()), if !self.outgoing.is_empty() => {
+                    ControlFlow::Continue(self.outgoing.pop_front())
+                }
                 event = live.owner_events.next_message() => ControlFlow::Continue(Some(event)),
                 _ = reviews.tick() => {
                     let review = self.review().await;
@@ -344,6 +350,11 @@ impl<'c> SessionLoop<'c> {
             let what = "a renewal without a credential's digest".to_owned();
             return ControlFlow::Break(SessionEnd::new(what));
         };
+        // One for each request of the relay, so that an agent cannot fill the logs.
+        if self.renewal_requested.is_none() || new == self.credential {
+            let what = "a renewal that the relay has not requested".to_owned();
+            return ControlFlow::Break(SessionEnd::new(what));
+        }
 
         let (old, wanted, now) = (
             self.credential.clone(),
@@ -354,6 +365,7 @@ impl<'c> SessionLoop<'c> {
         match self.context.store.run(renewal).await {
             Ok(Renewal::Renewed) => {
                 self.credential = new;
+                self.renewal_requested = None;
                 self.report_renewed();
                 ControlFlow::Continue(Some(RelayMessage::Renewed))
             }
@@ -421,11 +433,6 @@ impl<'c> SessionLoop<'c> {
         let (credential, agent) = (self.credential.clone(), self.live.agent.id);
         let now = self.context.clock.now();
         let reserved = self.context.reserved_hosts.load_full();
-        let own = &self.live.agent.name;
-        let reserved_lost = self.opened.iter().find_map(|name| {
-            let owner = reserved.get(name).filter(|owner| *owner != own)?;
-            Some((name.clone(), owner.to_string()))
-        });
         let hosts: Vec<_> = self
             .opened
             .iter()
@@ -436,10 +443,7 @@ impl<'c> SessionLoop<'c> {
         let review = move |store: &Store| {
             Ok(Review {
                 found: store.authenticate(&credential, now)?,
-                lost: match reserved_lost {
-                    None => store.lost_host(&hosts, agent)?,
-                    lost => lost,
-                },
+                lost: store.lost_hosts(&hosts, agent)?,
             })
         };
         self.context.store.run(review).await.ok()
@@ -459,27 +463,42 @@ impl<'c> SessionLoop<'c> {
                 return refuse_credential("the agent's credential was withdrawn");
             }
         };
-        if !known.scope.allows_same_as(&self.scope) {
+        if !known.scope.includes(&self.scope) {
             // The agent connects again, and gets the reason for what it may not open any more.
             let reason = "the administrator changed what the agent may open".to_owned();
             return ControlFlow::Break(SessionEnd::new(reason));
         }
+        self.scope = known.scope;
 
-        match lost {
-            Some((name, owner)) => {
-                self.context.registry.give_up(&name, &self.live);
-                self.opened.remove(&name);
-                tracing::info!(agent = %self.live.agent.name, host = %name, owner, "the host moved to another agent");
-
-                let message = format!("{name} belongs to the agent {owner} now");
-                ControlFlow::Continue(Some(RelayMessage::HostLost {
-                    host: name.to_string(),
-                    message,
-                }))
-            }
-            None if known.is_renewal_due => self.request_renewal(),
-            None => ControlFlow::Continue(None),
+        let lost = lost.into_iter().map(|(host, owner)| {
+            let message = format!("{host} belongs to the agent {owner} now");
+            (host, message)
+        });
+        for (host, message) in lost.chain(self.withdrawn_hosts()).collect::<Vec<_>>() {
+            self.context.registry.give_up(&host, &self.live);
+            self.opened.remove(&host);
+            tracing::info!(agent = %self.live.agent.name, message, "the agent loses a host");
+            self.outgoing.push_back(RelayMessage::HostLost {
+                host: host.to_string(),
+                message,
+            });
         }
+        match known.is_renewal_due {
+            true => self.request_renewal(),
+            false => ControlFlow::Continue(None),
+        }
+    }
+
+    /// Returns the open hosts that the agent could not open any more, with the reason. The settings may
+    /// have given them to it.
+    fn withdrawn_hosts(&self) -> Vec<(HostName, String)> {
+        let name = &self.live.agent.name;
+        let opened = self.opened.iter().filter_map(|host| {
+            let chosen = choose_host(Some(host.as_str()), name, &self.scope, self.context);
+            let OpenRefused(_, message) = chosen.err()?;
+            Some((host.clone(), message))
+        });
+        opened.collect()
     }
 
     fn request_renewal(&mut self) -> Step {
@@ -552,14 +571,23 @@ impl<'c> SessionLoop<'c> {
 
     /// Ends the session. Sends the refusal, if there is one, and waits until the agent has read it.
     async fn end(&mut self, end: SessionEnd) -> String {
+        // It gets no request more, however long it takes to read the refusal.
+        self.context.registry.leave(&self.live);
         if let Some(refusal) = end.refusal {
+            let patience = match refusal {
+                RelayMessage::Refused {
+                    reason: RefusedReason::Credential,
+                    ..
+                } => REVOKED_TIMEOUT,
+                _ => self.context.limits.agent_handshake_timeout,
+            };
             let control = &mut self.control;
             let sending = async {
                 if control.send(&refusal).await.is_ok() {
                     control.finish().await;
                 }
             };
-            let _ = timeout(self.context.limits.agent_handshake_timeout, sending).await;
+            let _ = timeout(patience, sending).await;
             self.session.close("refused");
         }
 
@@ -571,6 +599,9 @@ fn refuse_credential(message: &str) -> Step {
     let refusal = OpenRefused(RefusedReason::Credential, message.to_owned());
     ControlFlow::Break(SessionEnd::refused(refusal))
 }
+
+/// Time for an agent whose credential has ended to read why. Its requests in flight end with it.
+const REVOKED_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Interval of requests to renew a credential, which an agent may fail to store.
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);

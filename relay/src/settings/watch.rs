@@ -49,6 +49,7 @@ pub(crate) async fn watch(
 
 fn apply(running: &mut Settings, new: Settings, context: &SessionContext, audit: &AuditLog) {
     let restart = running.needing_restart(&new);
+    tracing::info!(event = "settings_read", "the settings are valid");
     if !restart.is_empty() {
         let keys = restart.join(", ");
         tracing::warn!(

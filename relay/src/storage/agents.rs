@@ -1,4 +1,4 @@
-//! Agents and their join tokens.
+//! Agents and their join tokens; their [`credentials`], and the [`scope`] of what they may open.
 
 mod credentials;
 mod scope;
@@ -61,7 +61,7 @@ pub struct AgentSeen {
     pub version: String,
 }
 
-/// Host that moved to the newly added agent of the same name.
+/// Host that moved to an agent, by its name or its scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenHost {
     pub host: HostName,
@@ -95,8 +95,10 @@ impl Store {
         now: UnixMillis,
     ) -> Result<Option<TakenHost>, StorageError> {
         match self.add_agent_with(name, None, secret, now)? {
-            ScopeChange::Done(taken) => Ok(taken.into_iter().next()),
-            ScopeChange::Unknown | ScopeChange::Conflict { .. } => Ok(None),
+            ScopeChange::Done { taken, .. } => Ok(taken.into_iter().next()),
+            ScopeChange::Unknown | ScopeChange::OwnsMore(_) | ScopeChange::Conflict { .. } => {
+                Ok(None)
+            }
         }
     }
 
@@ -119,6 +121,13 @@ impl Store {
                 && let Some(conflict) = scope::conflict(tx, &name, scope)?
             {
                 return Ok(conflict);
+            }
+
+            let known = credentials::id_of(tx, &name)?;
+            if let (Some(agent), Some(scope)) = (known, &scope)
+                && let Some(owned) = scope::owned_beyond(tx, agent, scope)?
+            {
+                return Ok(ScopeChange::OwnsMore(owned));
             }
 
             let created = tx.execute(
@@ -151,9 +160,9 @@ impl Store {
                 ],
             )?;
 
-            let mut taken = match &scope {
+            let (mut taken, freed) = match &scope {
                 Some(scope) => scope::set(tx, agent, scope, now)?,
-                None => Vec::new(),
+                None => Default::default(),
             };
             if let Some(host) = host {
                 taken.extend(scope::take_own_host(tx, agent, host)?);
@@ -169,7 +178,7 @@ impl Store {
             let details: Vec<_> = moved.chain(limits).collect();
             let details = (!details.is_empty()).then(|| details.join("; "));
             acts::add(tx, event, name.as_str(), &actor, details.as_deref(), now)?;
-            Ok(ScopeChange::Done(taken))
+            Ok(ScopeChange::Done { taken, freed })
         })
     }
 

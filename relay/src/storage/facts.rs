@@ -94,7 +94,7 @@ impl Store {
         self.set_fact(DOMAIN, domain.as_str())
     }
 
-    pub(super) fn domain(&self) -> Result<Option<HostName>, StorageError> {
+    pub(crate) fn domain(&self) -> Result<Option<HostName>, StorageError> {
         Ok(self.fact(DOMAIN)?.as_deref().and_then(HostName::parse))
     }
 

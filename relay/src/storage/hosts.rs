@@ -105,29 +105,27 @@ impl Store {
         })
     }
 
-    /// Returns the first of these hosts that belongs to another agent, with that agent's name.
+    /// Returns those of these hosts that belong to other agents, with their names.
     ///
     /// # Errors
     /// [`StorageError::State`].
-    pub fn lost_host(
+    pub fn lost_hosts(
         &self,
         hosts: &[HostName],
         agent: AgentId,
-    ) -> Result<Option<(HostName, String)>, StorageError> {
+    ) -> Result<Vec<(HostName, String)>, StorageError> {
         let find = "SELECT name FROM hosts JOIN agents ON agents.id = hosts.agent WHERE host = ?1 AND hosts.agent <> ?2";
         let hosts = hosts.to_vec();
         self.read(move |db| {
             let mut find = db.prepare_cached(find)?;
+            let mut lost = Vec::new();
             for host in &hosts {
                 let owner = find
                     .query_row(params![host.as_str(), agent.0], |row| row.get(0))
                     .optional()?;
-                if let Some(owner) = owner {
-                    return Ok(Some((host.clone(), owner)));
-                }
+                lost.extend(owner.map(|owner| (host.clone(), owner)));
             }
-
-            Ok(None)
+            Ok(lost)
         })
     }
 

@@ -38,12 +38,28 @@ pub fn of<'k>(title: &str, keys: impl IntoIterator<Item = (&'k KnownKey, &'k str
             };
         }
     }
+    accept_single_tables(&mut root);
     if let Some(root) = root.as_object_mut() {
         let schema = "https://json-schema.org/draft/2020-12/schema";
         root.insert("$schema".to_owned(), json!(schema));
         root.insert("title".to_owned(), json!(title));
     }
     root
+}
+
+/// Lets a single table stand for a list of tables, as the readers do.
+fn accept_single_tables(table: &mut Value) {
+    let properties = table.get_mut("properties").and_then(Value::as_object_mut);
+    for value in properties.into_iter().flat_map(Map::values_mut) {
+        match value.get_mut("items") {
+            Some(items) if items.get("properties").is_some() => {
+                accept_single_tables(items);
+                let (list, single) = (value.clone(), value.get("items").cloned());
+                *value = json!({ "anyOf": [list, single] });
+            }
+            _ => accept_single_tables(value),
+        }
+    }
 }
 
 fn table() -> Value {

@@ -368,11 +368,10 @@ impl<'d> TableReader<'d> {
                 let known = self.known.iter().copied().collect::<Vec<_>>();
                 let meant = text::closest(key.get_ref(), known.iter().copied());
                 let hint = match meant {
-                    Some(meant) => format!("did you mean {meant:?}? Known here"),
-                    None => "known here".to_owned(),
+                    Some(meant) => format!("did you mean {meant:?}?"),
+                    None => format!("known here: {}", known.join(", ")),
                 };
-                let known = known.join(", ");
-                let what = format!("unknown key {:?}; {hint}: {known}", key.get_ref());
+                let what = format!("unknown key {:?}; {hint}", key.get_ref());
                 self.document.report_at(key.span().start, self.named(&what));
             }
         }

@@ -12,7 +12,8 @@ pub const KIB: u64 = 1024;
 pub const MIB: u64 = 1024 * KIB;
 
 /// Formats a size as settings write it, in the largest whole unit.
-fn size_text(bytes: u64) -> String {
+#[must_use]
+pub fn size_text(bytes: u64) -> String {
     match bytes {
         bytes if bytes % MIB == 0 => format!("{}MiB", bytes / MIB),
         bytes if bytes % KIB == 0 => format!("{}KiB", bytes / KIB),
@@ -172,10 +173,10 @@ impl Limits {
     #[must_use]
     pub fn for_memory(memory: u64) -> Self {
         let default = Self::default();
-        // A fifth for bodies, and an eighth for connections of up to 100 KiB each.
-        let body_memory = memory / 1024 * 200;
+        let scaled = |of_one_gib: u64| memory / KIB * of_one_gib / (1024 * MIB / KIB);
+        let body_memory = scaled(default.body_memory);
         let body = default.max_body_bytes.min(body_memory / BODY_MEMORY_SHARES);
-        let connections = (memory / 8 / (16 * KIB)).min(MAX_CONNECTIONS);
+        let connections = scaled(default.max_connections as u64).min(MAX_CONNECTIONS);
         Self {
             body_memory,
             max_body_bytes: body,

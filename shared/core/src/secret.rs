@@ -167,11 +167,7 @@ impl fmt::Display for SecretSource {
         match self {
             Self::Env(name) => write!(f, "env:{name}"),
             Self::File(path) => write!(f, "file:{path}"),
-            // The rest may contain a secret of its own.
-            Self::Command(line) => match line.trim().split_once(char::is_whitespace) {
-                Some((program, _)) => write!(f, "cmd:{program} …"),
-                None => write!(f, "cmd:{}", line.trim()),
-            },
+            Self::Command(line) => write!(f, "cmd:{}", shown_command(line)),
             Self::Systemd(name) => write!(f, "systemd:{name}"),
         }
     }
@@ -245,9 +241,22 @@ pub trait SecretReader {
     }
 }
 
+/// Returns the program of a command, with two bytes of the line's digest, which tell two secrets of one
+/// program apart. The rest may contain a secret of its own.
+fn shown_command(line: &str) -> String {
+    let mut words = line.split_whitespace();
+    // Assignments of variables come first (POSIX.1-2017 §2.9.1).
+    let program = words.find(|word| !word.contains('='));
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "/._-+~".contains(char);
+    let program = program.filter(|word| word.chars().all(is_plain));
+    let [first, second, ..] = *SecretDigest::of(line.as_bytes()).as_bytes();
+    format!("{}…{first:02x}{second:02x}", program.unwrap_or_default())
+}
+
 /// Returns `true` for a name of a file in a given directory.
 fn is_file_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['/', '\0']) && !matches!(name, "." | "..")
+    let is_part = |char: char| char.is_ascii_alphanumeric() || "._-".contains(char);
+    !name.is_empty() && name.chars().all(is_part) && !matches!(name, "." | "..")
 }
 
 /// Returns `true` for a valid variable name (POSIX.1-2017 §8.1), in either case.

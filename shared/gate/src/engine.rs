@@ -73,6 +73,8 @@ pub struct Gate {
     rate: Option<Rate>,
     /// Operator's maximum rate of every tunnel.
     operators_rate: Option<Rate>,
+    /// Maximum rate that the operator gives the tunnels of this agent.
+    agents_rate: Option<Rate>,
     lockout: Option<Lockout>,
     routes: Vec<CompiledRoute>,
 }
@@ -107,6 +109,7 @@ impl Gate {
             client_rate: policy.client_rate.filter(|_| counts),
             rate: policy.rate.filter(|_| counts),
             operators_rate: None,
+            agents_rate: None,
             lockout: policy.lockout.filter(|_| counts),
             routes,
         })
@@ -117,6 +120,15 @@ impl Gate {
     pub fn at_most(self, rate: Rate) -> Self {
         Self {
             operators_rate: Some(rate),
+            ..self
+        }
+    }
+
+    /// Returns the gate with this maximum rate for the tunnels of its agent, beside the others.
+    #[must_use]
+    pub fn at_most_for_agent(self, rate: Option<Rate>) -> Self {
+        Self {
+            agents_rate: rate,
             ..self
         }
     }

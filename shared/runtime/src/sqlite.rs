@@ -108,7 +108,9 @@ pub fn open(path: &Path, schema: &Schema) -> Result<Connection, SqliteError> {
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path);
+        .open(path)
+        // Closed before SQLite opens it, for the same reason.
+        .map(drop);
     match created {
         Err(_) if path.is_dir() => {
             return Err(SqliteError::File {
@@ -224,7 +226,8 @@ pub fn back_up(connection: &Connection, to: &Path) -> rusqlite::Result<()> {
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(to);
+        .open(to)
+        .map(drop);
     if let Err(error) = is_new {
         let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
         let text = format!("{}: {error}", to.display());
@@ -482,5 +485,27 @@ mod tests {
         fs::write(&path, vec![b'x'; 4096]).unwrap();
 
         assert!(open(&path, &ONE).unwrap_err().is_damage());
+    }
+
+    /// A lock that is lost lets another program remove the log of a running one
+    /// (sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
+    #[test]
+    fn a_file_is_locked_from_its_creation_on() {
+        use std::os::unix::fs::MetadataExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.db", "b.db"] {
+            let path = dir.path().join(name);
+            let connection = open(&path, &ONE).unwrap();
+            connection.execute("INSERT INTO a VALUES (1)", []).unwrap();
+            let inode = format!(":{} ", fs::metadata(&path).unwrap().ino());
+            let process = format!(" {} ", std::process::id());
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            let mut locks = locks.lines();
+            assert!(
+                locks.any(|lock| lock.contains(&inode) && lock.contains(&process)),
+                "{name}"
+            );
+        }
     }
 }

@@ -158,8 +158,8 @@ impl Findings {
         // An inspecting proxy intercepts TLS over TCP, never QUIC.
         if let HandshakeResult::WrongKey = ways.quic {
             self.remedies.push(format!(
-                "another relay answers at {address}: if yours was set up anew, join it again with a new token; if not, \
-                 a third party is in between"
+                "another relay answers at {address}: if yours was set up anew, join it again with a new token; if only its \
+                 key has changed, accept it (hookward pin add PIN); if neither, a third party is in between"
             ));
             return;
         }

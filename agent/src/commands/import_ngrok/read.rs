@@ -4,6 +4,7 @@ use hookward_core::address::parse_network;
 use hookward_core::reason::Reason;
 use hookward_core::text::printable;
 use hookward_gate::providers;
+use yaml_rust2::parser::{Event, Parser};
 use yaml_rust2::{Yaml, YamlLoader};
 
 /// Content of a file, as far as Hookward has it.
@@ -37,6 +38,15 @@ pub(super) struct ImportedTunnel {
 /// # Errors
 /// The text is no YAML.
 pub(super) fn read(text: &str) -> Result<Import, Reason> {
+    // An alias that repeats aliases takes all memory.
+    let mut parser = Parser::new_from_str(text);
+    loop {
+        match parser.next_token().map_err(|error| error.to_string())? {
+            (Event::Alias(_), _) => return Err("aliases (*name) are not read".into()),
+            (Event::StreamEnd, _) => break,
+            _ => {}
+        }
+    }
     let documents = YamlLoader::load_from_str(text).map_err(|error| error.to_string())?;
     let mut import = Import::default();
     let Some(root) = documents.first() else {
@@ -93,7 +103,7 @@ fn read_endpoint(endpoint: &Yaml, import: &mut Import) {
             "url" => match text(value) {
                 Some(url) if is_http(&url) => tunnel.host = host(&url, &mut notes),
                 Some(url) => {
-                    let name = &tunnel.name;
+                    let (name, url) = (printable(&tunnel.name), printable(&url));
                     import.notes.push(format!(
                         "{name}: {url}: Hookward forwards webhooks over HTTPS only"
                     ));
@@ -102,16 +112,62 @@ fn read_endpoint(endpoint: &Yaml, import: &mut Import) {
                 None => {}
             },
             "upstream" => {
-                tunnel.application = text(get(value, "url")).unwrap_or_default();
-                tunnel.is_http2 = text(get(value, "protocol")).as_deref() == Some("http2");
+                for (key, value) in entries(value) {
+                    match key.as_str() {
+                        "url" => tunnel.application = text(value).unwrap_or_default(),
+                        "protocol" => tunnel.is_http2 = text(value).as_deref() == Some("http2"),
+                        other => notes.push(format!("upstream.{}", printable(other))),
+                    }
+                }
             }
             "traffic_policy" => read_policy(value, &mut tunnel, &mut notes),
             "pooling_enabled" => notes.push("pooling_enabled: hookward start --pool".to_owned()),
-            other => notes.push(printable(other)),
+            other => lose(other, &mut tunnel, &mut notes),
         }
     }
     add(tunnel, notes, import);
 }
+
+/// Notes a key or an action that Hookward does not have. One that may have refused requests is replaced
+/// by a token.
+fn lose(what: &str, tunnel: &mut ImportedTunnel, notes: &mut Vec<String>) {
+    tunnel.needs_token |= !HARMLESS.contains(&what);
+    let token = if tunnel.needs_token {
+        "; the route needs a token instead"
+    } else {
+        ""
+    };
+    notes.push(format!("{}{token}", printable(what)));
+}
+
+/// End of the note of a protection that is lost.
+pub(super) const NEEDS_TOKEN: &str = "; the route needs a token instead";
+
+/// Keys and actions that refuse no request.
+const HARMLESS: [&str; 22] = [
+    "add-headers",
+    "agent_tls_termination",
+    "bindings",
+    "circuit_breaker",
+    "circuit-breaker",
+    "compress-response",
+    "compression",
+    "crt",
+    "custom-response",
+    "forward-internal",
+    "inspect",
+    "key",
+    "labels",
+    "log",
+    "rate-limit",
+    "redirect",
+    "remove-headers",
+    "request_header",
+    "response_header",
+    "set-vars",
+    "url-rewrite",
+    "websocket_tcp_converter",
+];
 
 /// Reads an entry of `tunnels`.
 fn read_tunnel(name: &str, value: &Yaml, import: &mut Import) {
@@ -147,7 +203,7 @@ fn read_tunnel(name: &str, value: &Yaml, import: &mut Import) {
             "verify_webhook" => read_verify(value, &mut tunnel, &mut notes),
             "traffic_policy" | "policy" => read_policy(value, &mut tunnel, &mut notes),
             "schemes" | "inspect" | "metadata" => {}
-            other => notes.push(printable(other)),
+            other => lose(other, &mut tunnel, &mut notes),
         }
     }
     add(tunnel, notes, import);
@@ -157,19 +213,29 @@ fn add(mut tunnel: ImportedTunnel, mut notes: Vec<String>, import: &mut Import) 
     // The name becomes a part of file names.
     let is_plain = |char: char| char.is_ascii_alphanumeric() || char == '-' || char == '_';
     tunnel.name = tunnel.name.replace(|char| !is_plain(char), "-");
-    if import.tunnels.iter().any(|other| other.name == tunnel.name) {
-        tunnel.name = format!("{}-{}", tunnel.name, import.tunnels.len() + 1);
+    let is_taken = |name: &str| import.tunnels.iter().any(|other| other.name == name);
+    while is_taken(&tunnel.name) {
+        tunnel.name.push_str("-2");
     }
+    let mut is_lost = false;
     for addresses in [&mut tunnel.allow_ips, &mut tunnel.deny_ips] {
         addresses.retain(|text| {
             let parsed = parse_network(text);
             if let Err(what) = &parsed {
-                notes.push(format!("address {what}"));
+                is_lost = true;
+                notes.push(format!("address {what}{NEEDS_TOKEN}"));
             }
             parsed.is_ok()
         });
     }
+    tunnel.needs_token |= is_lost;
     let name = &tunnel.name;
+    if tunnel.host.as_ref().is_some_and(|host| host.contains('*')) {
+        import.notes.push(format!(
+            "{name}: a wildcard host: name each host in a tunnel of its own"
+        ));
+        return;
+    }
     if tunnel.application.is_empty() {
         import.notes.push(format!(
             "{name}: it names no application (upstream.url, addr)"
@@ -183,12 +249,15 @@ fn add(mut tunnel: ImportedTunnel, mut notes: Vec<String>, import: &mut Import) 
 
 /// Reads a traffic policy (ngrok.com/docs/traffic-policy).
 fn read_policy(policy: &Yaml, tunnel: &mut ImportedTunnel, notes: &mut Vec<String>) {
+    if policy.as_hash().is_none() {
+        return lose("a traffic policy that is no table", tunnel, notes);
+    }
     for (phase, rules) in entries(policy) {
         if !matches!(
             phase.as_str(),
             "on_http_request" | "inbound" | "on_tcp_connect"
         ) {
-            notes.push(format!("traffic policy {}", printable(&phase)));
+            lose(&format!("traffic policy {phase}"), tunnel, notes);
             continue;
         }
         for rule in rules.as_vec().into_iter().flatten() {
@@ -209,18 +278,27 @@ fn read_action(
     notes: &mut Vec<String>,
 ) {
     match kind {
-        "verify-webhook" => read_verify(config, tunnel, notes),
-        "restrict-ips" if text(get(config, "enforce")).as_deref() == Some("false") => {
-            notes.push("restrict-ips with enforce: false".to_owned());
+        "verify-webhook" | "restrict-ips" | "basic-auth"
+            if text(get(config, "enforce")).as_deref() == Some("false") =>
+        {
+            notes.push(format!("{kind} with enforce: false, which refused nothing"));
             return;
         }
+        "verify-webhook" => read_verify(config, tunnel, notes),
         "restrict-ips" => {
+            // ngrok requires both lists, and one route has one.
+            if !tunnel.allow_ips.is_empty() && !texts(get(config, "allow")).is_empty() {
+                return lose("a second restrict-ips", tunnel, notes);
+            }
             tunnel.allow_ips.extend(texts(get(config, "allow")));
             tunnel.deny_ips.extend(texts(get(config, "deny")));
         }
+        "basic-auth" if !tunnel.basic.is_empty() => {
+            return lose("a second basic-auth", tunnel, notes);
+        }
         "basic-auth" => tunnel.basic.extend(texts(get(config, "credentials"))),
         other => {
-            notes.push(format!("action {}", printable(other)));
+            lose(other, tunnel, notes);
             return;
         }
     }
@@ -280,7 +358,7 @@ fn host(url: &str, notes: &mut Vec<String>) -> Option<String> {
         }
         (false, true) => {
             notes.push(format!(
-                "{host} must lead to the relay: change its DNS record, and run hookward-relay agent set NAME --host {host}"
+                "the DNS record of {host}: it must lead to the relay"
             ));
             Some(host.to_owned())
         }

@@ -125,8 +125,8 @@ fn policy_file(tunnel: &ImportedTunnel) -> String {
 
 /// Returns a TOML string.
 fn quoted(text: &str) -> String {
-    // JSON escapes as TOML does (toml.io/en/v1.0.0#string).
-    serde_json::Value::String(text.to_owned()).to_string()
+    // JSON escapes as TOML does (toml.io/en/v1.0.0#string). ngrok has no variables here.
+    serde_json::Value::String(text.replace("${", "$${")).to_string()
 }
 
 fn list(texts: &[String]) -> String {
@@ -212,13 +212,48 @@ upstream_host = "rewrite"
         for note in [
             "agent.authtoken: join your relay",
             "flexdeploy: the condition of verify-webhook",
-            "flexdeploy: action rate-limit",
+            "flexdeploy: rate-limit",
             "flexdeploy: the domain of flex.ngrok.app",
             "shell: tcp://1.tcp.ngrok.io:22",
-            "open: hooks.example.org must lead to the relay",
+            "open: the DNS record of hooks.example.org",
         ] {
             assert!(notes.contains(note), "{note} in\n{notes}");
         }
         assert!(read("a: [").is_err());
+    }
+
+    /// A check that Hookward lacks must not leave the tunnel more open.
+    #[test]
+    fn a_check_that_is_lost_is_replaced_by_a_token() {
+        let needs_token = |more: &str| {
+            let text = format!("tunnels:\n  a: {{ proto: http, addr: 1, {more} }}");
+            let import = read(&text).unwrap();
+            assert_eq!(import.notes.len(), 1, "{:?}", import.notes);
+            import.tunnels[0].needs_token
+        };
+        for lost in [
+            "oauth: { provider: google }",
+            "mutual_tls_cas: ca.pem",
+            "traffic_policy: { on_http_request: [{ actions: [{ type: jwt-validation }] }] }",
+            "traffic_policy: { on_event_destination: [] }",
+            "ip_restriction: { allow_cidrs: [192.0.2.0/24, nowhere] }",
+            "verify_webhook: { provider: unheard-of, secret: x }",
+        ] {
+            assert!(needs_token(lost), "{lost}");
+        }
+        assert!(!needs_token("compression: true"));
+    }
+
+    #[test]
+    fn names_are_files_of_their_own() {
+        let text = "endpoints:\n- { name: a, upstream: { url: 1 } }\n- { name: a, upstream: { url: 2 } }\n\
+                    - { name: ../a-2, upstream: { url: 3 } }\n- { name: a-2, upstream: { url: 4 } }";
+        let import = read(text).unwrap();
+        let names: Vec<_> = import
+            .tunnels
+            .iter()
+            .map(|tunnel| tunnel.name.as_str())
+            .collect();
+        assert_eq!(names, ["a", "a-2", "---a-2", "a-2-2"]);
     }
 }

@@ -373,6 +373,12 @@ impl<'l> ServingLoop<'l> {
                     None => return ControlFlow::Continue(()),
                 }
             }
+            RelayMessage::Refused {
+                reason: RefusedReason::Credential,
+                ..
+            } if self.link.at.credential.fall_back(&self.active.credential) => {
+                return failed(ConnectionError::CredentialReplaced);
+            }
             RelayMessage::Refused { reason, message } => {
                 let pending = match reason {
                     RefusedReason::Host => self.active.pending_policy.take(),

@@ -1,7 +1,7 @@
 //! Tunnel of one public host: its sessions, its policy, and the choice of a session.
 
 use crate::sessions::active::ActiveSession;
-use crate::storage::agents::AgentId;
+use crate::storage::agents::{AgentId, AgentScope};
 use hookward_gate::engine::{Gate, GateState};
 use hookward_runtime::offload::OffloadQueue;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,8 @@ pub(crate) struct TunnelEndpoint {
     pub gate: Option<Arc<Gate>>,
     /// Agent that brought the gate.
     pub owner: Option<AgentId>,
+    /// Scope of the agent, which the gate's policy was held to.
+    pub(super) scope: Arc<AgentScope>,
     /// Sessions that opened it, oldest first. Those of the newest instance serve.
     pub(super) sessions: Arc<[Endpoint]>,
     /// State of its gate: rates, lockouts, address sets.
@@ -55,6 +57,15 @@ pub(crate) struct PolicyVersion {
     pub gate: Arc<Gate>,
     /// Revision; later policies of the instance have a higher one.
     pub revision: u64,
+    /// Scope of the agent, which the policy was held to.
+    pub scope: Arc<AgentScope>,
+}
+
+impl PolicyVersion {
+    /// Returns `true` if both were held to the same limits.
+    pub(super) fn is_held_to_same(&self, other: &Self) -> bool {
+        self.scope.includes(&other.scope) && other.scope.includes(&self.scope)
+    }
 }
 
 impl Default for TunnelEndpoint {
@@ -67,6 +78,7 @@ impl Default for TunnelEndpoint {
         Self {
             gate: None,
             owner: None,
+            scope: Arc::default(),
             sessions: Arc::from([]),
             state: Arc::clone(&NOTHING),
             checks: OffloadQueue::default(),
@@ -183,6 +195,7 @@ impl TunnelEndpoint {
     pub(super) fn refresh_policy(&mut self) {
         if let Some(newest) = self.sessions.iter().max_by_key(|session| session.arrival) {
             self.gate = Some(Arc::clone(&newest.brought.gate));
+            self.scope = Arc::clone(&newest.brought.scope);
         }
     }
 }

@@ -36,10 +36,10 @@ pub(super) async fn open(
     scope: &AgentScope,
     host: &SessionContext,
 ) -> Result<RelayMessage, OpenRefused> {
-    let stores = host.stored_for.is_some() && scope.stores();
-    let mut bounds = PolicyLimits::of(&host.limits).storing(stores);
-    bounds.body = scope.max_body.unwrap_or(bounds.body).min(bounds.body);
-    let (scope, rate, given) = (scope.clone(), scope.rate, scope.hosts.clone());
+    let bounds = PolicyLimits::of(&host.limits).storing(host.stored_for.is_some());
+    let (rate, given) = (scope.rate, scope.hosts.clone());
+    let held_to = Arc::new(scope.clone());
+    let scope = Arc::clone(&held_to);
     // Resolving 100,000 addresses takes long, so it must not block other agents' requests.
     let now = host.clock.now();
     let compiled = tokio::task::spawn_blocking(move || {
@@ -74,21 +74,13 @@ pub(super) async fn open(
         Err(mistakes) => return Err(OpenRefused(RefusedReason::Policy, mistakes.join("; "))),
     };
 
-    let of_relay = match host.limits.policy_rate {
+    let gate = match host.limits.policy_rate {
         rate if rate < Limits::default().policy_rate => {
-            Some(Rate::per_second(u32::try_from(rate).unwrap_or(u32::MAX)))
+            gate.at_most(Rate::per_second(u32::try_from(rate).unwrap_or(u32::MAX)))
         }
-        _ => None,
+        _ => gate,
     };
-    // The lower rate is that with the longer time for each request.
-    let lowest = of_relay
-        .into_iter()
-        .chain(rate)
-        .max_by_key(|rate| rate.cost());
-    let gate = match lowest {
-        Some(rate) => gate.at_most(rate),
-        None => gate,
-    };
+    let gate = gate.at_most_for_agent(rate);
 
     // Reserved hosts belong to the agent in the settings, even if another one owned them before.
     if !host.reserved_hosts.load().contains_key(&name) {
@@ -131,6 +123,7 @@ pub(super) async fn open(
         PolicyVersion {
             gate: Arc::clone(&gate),
             revision,
+            scope: held_to,
         },
         state,
         live,

@@ -1,5 +1,7 @@
 //! Steps of the loop, over sessions in memory.
 
+use std::collections::HashMap;
+
 use hookward_core::address::AddressSet;
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::limits::Limits;
@@ -121,7 +123,7 @@ fn context(domain: &str) -> SessionContext {
         stored_for: None,
         deliveries_api: axum::Router::new(),
         domain: HostName::parse(domain).unwrap(),
-        reserved_hosts: arc_swap::ArcSwap::default(),
+        reserved_hosts: Arc::default(),
         public_port: 443,
         trusted_proxies: AddressSet::default(),
         in_force: PoliciesInForce::default(),
@@ -223,11 +225,12 @@ async fn a_host_that_moved_to_another_agent_is_withdrawn() {
     let _ = session.on_message(open_message("jira")).await;
     let host = HostName::parse("jira.hooks.example.com").unwrap();
     let review = session.review().await.unwrap();
-    let lost = Some((host, "other".to_owned()));
+    let lost = vec![(host, "other".to_owned())];
     let step = session.on_review(Some(Review { lost, ..review }));
+    assert!(matches!(step, ControlFlow::Continue(None)));
     assert!(matches!(
-        step,
-        ControlFlow::Continue(Some(RelayMessage::HostLost { message, .. })) if message.contains("other")
+        session.outgoing.pop_front(),
+        Some(RelayMessage::HostLost { message, .. }) if message.contains("other")
     ));
     assert!(session.opened.is_empty());
 }
@@ -296,4 +299,135 @@ async fn a_broken_control_stream_ends_the_session_with_its_cause() {
     let step = session.on_control_lost(broken).await;
     assert!(matches!(step, ControlFlow::Break(end) if end.reason == "no JSON"));
     drop(agent);
+}
+
+/// A hostile agent must not carry a policy over from a session before its limits.
+#[tokio::test]
+async fn a_policy_is_not_passed_on_to_a_session_with_other_limits() {
+    let stage = SessionStage::new();
+    let host = "jira.hooks.example.com";
+    let gate = || stage.context.registry.find(host).unwrap().gate.unwrap();
+    let AgentMessage::Open { policy, .. } = open_message("jira") else {
+        panic!("no open")
+    };
+    let (mut before, _agent) = stage.session("a").await;
+    let wide = AgentMessage::Open {
+        host: Some("jira".to_owned()),
+        policy: policy.clone(),
+        revision: 1 << 62,
+    };
+    assert!(before.on_message(wide).await.is_continue());
+    let wide = gate();
+
+    let (mut after, _agent) = stage.session("a").await;
+    after.scope.paths = vec!["/other".to_owned()];
+    let mut narrow = policy;
+    narrow.routes[0].paths = vec!["/other/**".to_owned()];
+    let narrow = AgentMessage::Open {
+        host: Some("jira".to_owned()),
+        policy: narrow,
+        revision: 0,
+    };
+    assert!(after.on_message(narrow).await.is_continue());
+    assert!(!Arc::ptr_eq(&wide, &gate()));
+
+    // Nor does the old session give its policy back, or the tunnel keep it.
+    let narrow = gate();
+    assert!(before.on_message(open_message("jira")).await.is_continue());
+    stage.context.registry.leave(&before.live);
+    assert!(Arc::ptr_eq(&narrow, &gate()));
+    stage.context.registry.leave(&after.live);
+    let scope = after.scope.clone();
+    let id = after.live.agent.id;
+    stage.context.registry.review_scopes(&[(id, scope)].into());
+    assert!(stage.context.registry.find(host).unwrap().gate.is_some());
+    stage.context.registry.review_scopes(&HashMap::new());
+    assert!(
+        stage.context.registry.find(host).unwrap().gate.is_none(),
+        "revoked"
+    );
+}
+
+#[tokio::test]
+async fn a_revoked_agent_that_reads_nothing_gets_no_request() {
+    let stage = SessionStage::new();
+    let (mut session, _agent) = stage.session("a").await;
+    session.open_host("jira").await;
+    let registry = &stage.context.registry;
+    assert!(!registry.find("jira.hooks.example.com").unwrap().is_away());
+    let ControlFlow::Break(end) = refuse_credential("withdrawn") else {
+        panic!("the session goes on")
+    };
+    // Polled once: it waits for the agent.
+    let mut ending = pin!(session.end(end));
+    assert!(futures_util::poll!(&mut ending).is_pending());
+    assert!(registry.find("jira.hooks.example.com").unwrap().is_away());
+}
+
+#[tokio::test]
+async fn a_credential_is_renewed_when_the_relay_requests_it() {
+    let stage = SessionStage::new();
+    let (mut session, _agent) = stage.session("a").await;
+    let digest = || data_encoding::HEXLOWER.encode(Secret::generate().unwrap().digest().as_bytes());
+    let renew = || AgentMessage::Renew {
+        credential_digest: digest(),
+    };
+    let name = AgentName::parse("jira").unwrap();
+    let store = &stage.context.store;
+    let rotate = || store.rotate_credentials(&name, 3_600_000, stage.context.clock.now());
+    for _ in 0..2 {
+        rotate().unwrap();
+        let review = session.review().await;
+        let step = session.on_review(review);
+        assert!(matches!(
+            step,
+            ControlFlow::Continue(Some(RelayMessage::RenewCredential))
+        ));
+        let review = session.review().await;
+        let step = session.on_review(review);
+        assert!(matches!(step, ControlFlow::Continue(None)), "once a minute");
+        let step = session.on_message(renew()).await;
+        assert!(matches!(
+            step,
+            ControlFlow::Continue(Some(RelayMessage::Renewed))
+        ));
+    }
+    assert_eq!(store.count_credentials(&name).unwrap(), 3);
+    assert!(
+        session.on_message(renew()).await.is_break(),
+        "not requested"
+    );
+    let broken = AgentMessage::Renew {
+        credential_digest: "x".to_owned(),
+    };
+    assert!(session.on_message(broken).await.is_break());
+}
+
+#[tokio::test]
+async fn a_host_that_the_settings_gave_is_withdrawn_with_them() {
+    let stage = SessionStage::new();
+    let (mut session, _agent) = stage.session("a").await;
+    let (name, host) = (
+        AgentName::parse("jira").unwrap(),
+        HostName::parse("outside.example.org").unwrap(),
+    );
+    let reserved = |owner: Option<&AgentName>| {
+        let hosts = owner.map(|owner| (host.clone(), owner.clone()));
+        stage
+            .context
+            .reserved_hosts
+            .store(Arc::new(hosts.into_iter().collect()));
+    };
+    reserved(Some(&name));
+    session.open_host(host.as_str()).await;
+    session.open_host("jira").await;
+    let review = session.review().await;
+    let _ = session.on_review(review);
+    assert!(session.outgoing.is_empty());
+
+    reserved(None);
+    let review = session.review().await;
+    let _ = session.on_review(review);
+    assert_eq!(session.outgoing.len(), 1);
+    assert_eq!(session.opened.len(), 1, "the other stays");
 }

@@ -56,7 +56,7 @@ pub enum Renewal {
 }
 
 /// Maximum number of valid credentials of one agent, which copies of its files may each renew.
-const CREDENTIALS_PER_AGENT: i64 = 64;
+const CREDENTIALS_PER_AGENT: i64 = 16;
 
 impl Store {
     /// Exchanges a join token's secret for a credential, and invalidates the token and the agent's
@@ -74,21 +74,27 @@ impl Store {
     ) -> Result<Option<KnownAgent>, StorageError> {
         let (digest, credential) = (secret.digest(), credential.clone());
         self.write(move |tx| {
-            let agent: Option<i64> = tx
-                .query_row(
-                    "UPDATE join_tokens SET used_by = ?3
-                     WHERE digest = ?1 AND expires_ms > ?2 AND (used_by IS NULL OR used_by = ?3) RETURNING agent",
-                    params![digest.as_bytes(), millis(now), credential.as_bytes()],
-                    |row| row.get(0),
-                )
-                .optional()?;
-            let Some(agent) = agent else { return Ok(None) };
-
-            let others = "DELETE FROM credentials WHERE agent = ?1 AND digest <> ?2";
-            tx.execute(others, params![agent, credential.as_bytes()])?;
+            let find = "SELECT agent, used_by FROM join_tokens
+                        WHERE digest = ?1 AND expires_ms > ?2 AND (used_by IS NULL OR used_by = ?3)";
+            let found = params![digest.as_bytes(), millis(now), credential.as_bytes()];
+            let found = tx.query_row(find, found, |row| {
+                Ok((row.get(0)?, row.get::<_, Option<Vec<u8>>>(1)?.is_some()))
+            });
+            let Some((agent, is_used)): Option<(i64, bool)> = found.optional()? else {
+                return Ok(None);
+            };
+            // Repeated by the agent that has used it: nothing changes.
+            if is_used {
+                return known(tx, &credential, now).map(Authentication::known);
+            }
             if issue(tx, agent, &credential, now)? != Some(agent) {
                 return Ok(None);
             }
+
+            let others = "DELETE FROM credentials WHERE agent = ?1 AND digest <> ?2";
+            tx.execute(others, params![agent, credential.as_bytes()])?;
+            let used = "UPDATE join_tokens SET used_by = ?2 WHERE digest = ?1";
+            tx.execute(used, params![digest.as_bytes(), credential.as_bytes()])?;
             note_agents_changed(tx)?;
             known(tx, &credential, now).map(Authentication::known)
         })
@@ -178,11 +184,7 @@ impl Store {
             let Some(agent) = id_of(db, &name)? else {
                 return Ok(None);
             };
-            let end = millis(UnixMillis(now.0.saturating_add(overlap_ms)));
-            let update = "UPDATE credentials SET renew_ms = min(coalesce(renew_ms, ?2), ?2),
-                          expires_ms = min(coalesce(expires_ms, ?3), ?3)
-                          WHERE agent = ?1 AND coalesce(expires_ms, ?3) > ?2";
-            let count = db.execute(update, params![agent, millis(now), end])?;
+            let count = bound(db, agent, (0, overlap_ms), now)?;
             if count > 0 {
                 note_agents_changed(db)?;
                 acts::add(db, "credential_rotated", name.as_str(), &actor, None, now)?;
@@ -192,10 +194,26 @@ impl Store {
     }
 }
 
-fn id_of(db: &Connection, name: &AgentName) -> rusqlite::Result<Option<i64>> {
+pub(super) fn id_of(db: &Connection, name: &AgentName) -> rusqlite::Result<Option<i64>> {
     let find = "SELECT id FROM agents WHERE name = ?1";
     db.query_row(find, [name.as_str()], |row| row.get(0))
         .optional()
+}
+
+impl Store {
+    /// Returns the number of credentials of an agent.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub(crate) fn count_credentials(&self, name: &AgentName) -> Result<usize, StorageError> {
+        let name = name.clone();
+        self.read(move |db| {
+            let count = "SELECT count(*) FROM credentials JOIN agents ON agents.id = agent
+                         WHERE name = ?1";
+            let count: i64 = db.query_row(count, [name.as_str()], |row| row.get(0))?;
+            Ok(usize::try_from(count).unwrap_or_default())
+        })
+    }
 }
 
 fn known(
@@ -274,22 +292,20 @@ fn times(life_ms: u64, credential: &SecretDigest, now: UnixMillis) -> (i64, i64)
     (at(renew), at(life_ms))
 }
 
-/// Shortens the life of an agent's credentials to `life_ms` from now.
-pub(super) fn shorten(
+/// Makes the valid credentials of an agent due for renewal, and ends them, after these times in
+/// milliseconds at the latest. Returns their number.
+pub(super) fn bound(
     db: &Connection,
     agent: i64,
-    life_ms: u64,
+    (renew_ms, end_ms): (u64, u64),
     now: UnixMillis,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<usize> {
     let at = |after: u64| millis(UnixMillis(now.0.saturating_add(after)));
     let update = "UPDATE credentials SET renew_ms = min(coalesce(renew_ms, ?2), ?2),
                   expires_ms = min(coalesce(expires_ms, ?3), ?3)
                   WHERE agent = ?1 AND coalesce(expires_ms, ?3) > ?4";
-    db.execute(
-        update,
-        params![agent, at(life_ms / 3 * 2), at(life_ms), millis(now)],
-    )?;
-    Ok(())
+    let values = params![agent, at(renew_ms), at(end_ms), millis(now)];
+    db.execute(update, values)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Keys that a reader of a file knows, found by running it.
 
-use super::{TableReader, TomlDocument};
+use super::{TableReader, TomlDocument, Variables};
+use std::borrow::Cow;
 use std::cell::RefCell;
 
 use toml::de::{DeTable, DeValue};
@@ -59,6 +60,15 @@ pub struct FileValue {
     pub text: String,
     /// Line of the value, from 1 up.
     pub line: usize,
+}
+
+impl FileValue {
+    /// Returns the value with its variables, or as it is written if one is not set.
+    #[must_use]
+    pub fn expanded(&self, variables: &Variables<'_>) -> String {
+        let expanded = variables.expand(&self.text);
+        expanded.map_or_else(|_| self.text.clone(), Cow::into_owned)
+    }
 }
 
 /// Returns the values of a TOML file, also of one with mistakes, in the order of their keys.

@@ -93,9 +93,11 @@ impl<'d> TableReader<'d> {
     pub fn size(&mut self, key: &'static str) -> Option<u64> {
         self.note(key, KeyKind::Size);
         let size = match self.take(key)?.get_ref() {
-            DeValue::String(text) => {
-                let text = self.expand(key, text)?;
-                parse_size(&text).or_else(|| text.parse().ok())
+            DeValue::String(written) => {
+                let text = self.expand(key, written)?;
+                // A variable may hold a number of bytes.
+                let number = || text.parse().ok().filter(|_| *written != *text);
+                parse_size(&text).or_else(number)
             }
             DeValue::Integer(number) => parse_integer(number).and_then(|n| u64::try_from(n).ok()),
             _ => None,

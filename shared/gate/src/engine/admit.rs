@@ -78,6 +78,11 @@ impl Gate {
                 self.operators_rate,
                 "every tunnel of this relay",
             ),
+            (
+                Counted::Agent,
+                self.agents_rate,
+                "every tunnel of this agent",
+            ),
         ];
         for (what, rate, whose) in rates {
             let Some(rate) = rate else { continue };

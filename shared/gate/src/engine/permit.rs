@@ -173,7 +173,7 @@ impl Permit {
             .map_or_else(|| Arc::from([]), Arc::clone)
     }
 
-    /// Returns the names of the secrets and tokens that matched: such as `env:NAME`.
+    /// Returns the names of the secrets and tokens that matched, such as `env:NAME`.
     #[must_use]
     pub fn secrets(&self) -> &[String] {
         &self.secrets

@@ -33,6 +33,8 @@ pub enum Counted {
     Tunnel,
     /// Requests of a tunnel, against the operator's maximum.
     Operator,
+    /// Requests of a tunnel, against the maximum of its agent.
+    Agent,
 }
 
 /// State of one tunnel's gate.

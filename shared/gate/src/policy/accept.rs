@@ -61,7 +61,7 @@ pub struct TokenCheck {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActiveToken {
-    /// Name of the token: such as `env:NAME`.
+    /// Name of the token, such as `env:NAME`.
     pub name: String,
     /// SHA-256 of the token.
     #[serde(with = "super::digest")]

@@ -134,7 +134,7 @@ pub struct RawToken {
 pub struct RawSecret {
     /// Key of the setting: `secret` or `secrets`.
     pub key: &'static str,
-    /// such as `env:NAME`.
+    /// Source, such as `env:NAME`.
     pub source: String,
 }
 

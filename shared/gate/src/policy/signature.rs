@@ -38,7 +38,7 @@ pub struct SignatureCheck {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActiveSecret {
-    /// Name of the secret: such as `env:NAME`.
+    /// Name of the secret, such as `env:NAME`.
     pub name: String,
     /// The secret itself.
     pub secret: Secret,
