@@ -1,6 +1,6 @@
 //! `hookward trust`: how clients trust a relay's self-signed certificate.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::cli::{LogFormat, TrustArgs};
 use crate::commands::{CommandError, print, print_error};
@@ -35,7 +35,7 @@ pub(super) fn run(args: &TrustArgs) -> Result<Exit, CommandError> {
 
 /// Returns the steps for each client. Clients trust the certificate itself, which is no authority for
 /// other names.
-fn steps(path: &PathBuf) -> String {
+fn steps(path: &Path) -> String {
     let path = quoted(&path.display().to_string());
     format!(
         "\

@@ -185,7 +185,9 @@ fn duration_text(ms: u64) -> String {
         ("m", 60_000),
         ("s", 1000),
     ];
-    let unit = units.into_iter().find(|(_, length)| ms % length == 0);
+    let unit = units
+        .into_iter()
+        .find(|(_, length)| ms.is_multiple_of(*length));
     unit.map_or_else(
         || format!("{ms}ms"),
         |(name, length)| format!("{}{name}", ms / length),
