@@ -1,8 +1,8 @@
 //! The relay as a value: start it, read its addresses, shut it down.
 
+mod certificates;
 mod error;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use hookward_core::address::AddressSet;
 use hookward_core::clock::Clock;
 use hookward_core::ip_sets::NamedSets;
 use hookward_core::limits::DOCTOR_BYTES_PER_SECOND;
-use hookward_core::names::{AgentName, HostName};
+use hookward_core::names::AgentName;
 use hookward_core::rate::ByteMeter;
 use hookward_core::secret::Secret;
 use hookward_core::text::printable;
@@ -33,6 +33,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::certificates::{Acme, certificate_source, wanted_names};
 pub use self::error::StartError;
 use crate::admin::deliveries::{DeliveriesApi, agent_router};
 use crate::admin::listeners::{AdminAddresses, BoundAdmin};
@@ -41,17 +42,15 @@ use crate::admin::storage_probe::StorageProbe;
 use crate::certs::acme::challenges::Challenges;
 use crate::certs::acme::preflight::Preflight;
 use crate::certs::acme::status::AcmeStatus;
-use crate::certs::acme::task::{AcmeParts, AcmeTask};
+use crate::certs::acme::task::AcmeParts;
 use crate::certs::resolver::CertificateResolver;
-use crate::certs::review::{Finding, WantedNames};
-use crate::certs::self_signed;
-use crate::certs::source::{CertificateSource, CertificateWatch};
+use crate::certs::review::Finding;
+use crate::certs::source::CertificateWatch;
 use crate::data_dir;
 use crate::delivery::{Deliveries, DeliveryParts};
 use crate::edge::EdgeListener;
 use crate::edge::authority::Ports;
 use crate::edge::baseline::BaselinePolicy;
-use crate::edge::http_port::HttpPort;
 use crate::edge::listener::EdgeEntry;
 use crate::edge::sole_client::SoleClient;
 use crate::edge::state::EdgeState;
@@ -154,33 +153,27 @@ impl Relay {
         let listener_port = listener.local_addr().map_err(listen)?.port();
         let public_port = settings.public_port.unwrap_or(listener_port);
 
-        let acme = match settings.acme.clone() {
-            None => None,
-            Some(acme) => {
-                let preflight = Preflight {
-                    domain: settings.domain.clone(),
-                    https_port: public_port,
-                    has_dns_hook: acme.dns_hook.is_some(),
-                    has_http: acme.http_listen.is_some(),
-                };
-                let parts = AcmeParts {
-                    tls: client_tls(acme.ca.as_deref())?,
-                    settings: acme,
-                    data_dir: settings.data_dir.clone(),
-                    resolver: Arc::clone(&resolver),
-                    challenges,
-                    wanted,
-                    clock: clock.clone(),
-                    audit: audit.clone(),
-                    status: acme_status.clone(),
-                };
-                Some(Acme {
-                    http_port: bind_http(&parts)?,
-                    task: AcmeTask::new(parts).map_err(data_dir)?,
-                    preflight,
-                })
-            }
-        };
+        let acme = settings.acme.clone().map(|acme| {
+            let preflight = Preflight {
+                domain: settings.domain.clone(),
+                https_port: public_port,
+                has_dns_hook: acme.dns_hook.is_some(),
+                has_http: acme.http_listen.is_some(),
+            };
+            let parts = AcmeParts {
+                tls: client_tls(acme.ca.as_deref())?,
+                settings: acme,
+                data_dir: settings.data_dir.clone(),
+                resolver: Arc::clone(&resolver),
+                challenges,
+                wanted,
+                clock: clock.clone(),
+                audit: audit.clone(),
+                status: acme_status.clone(),
+            };
+            Acme::prepare(parts, preflight)
+        });
+        let acme = acme.transpose()?;
 
         let admin = BoundAdmin::bind(&settings.admin, &settings.data_dir)?;
         let domain = settings.domain.clone();
@@ -318,16 +311,7 @@ impl Relay {
 
         deliveries.resume();
         if let Some(acme) = acme {
-            let changes = edge_state.registry.changes();
-            tasks.spawn(acme.preflight.run(stop_agents.clone()));
-            tasks.spawn(acme.task.run(changes, stop_agents.clone()));
-            if let Some(http_port) = acme.http_port {
-                tasks.spawn(http_port.serve(
-                    Arc::clone(&edge_state),
-                    tasks.clone(),
-                    stop_agents.clone(),
-                ));
-            }
+            acme.spawn(&edge_state, &tasks, &stop_agents);
         }
         tasks.spawn(certificates.run(certificate_reloads, stop_agents.clone()));
         tasks.spawn(acts::record_stored(
@@ -550,22 +534,6 @@ impl Relay {
     }
 }
 
-/// Tasks for certificates of an ACME server, before they start.
-struct Acme<W> {
-    task: AcmeTask<W>,
-    preflight: Preflight,
-    http_port: Option<HttpPort>,
-}
-
-/// Binds the port for plain HTTP, if the settings name one.
-fn bind_http<W>(parts: &AcmeParts<W>) -> Result<Option<HttpPort>, StartError> {
-    let bind = |address| {
-        HttpPort::bind(address, parts.challenges.clone())
-            .map_err(|source| StartError::Listen { address, source })
-    };
-    parts.settings.http_listen.map(bind).transpose()
-}
-
 /// Opens the audit log again after SIGHUP, until `stop` is cancelled.
 async fn reopen_audit(audit: AuditLog, mut hangups: Reloads, stop: CancellationToken) {
     loop {
@@ -575,41 +543,6 @@ async fn reopen_audit(audit: AuditLog, mut hangups: Reloads, stop: CancellationT
         }
         audit.act("reload", Actor::program(), json!({ "cause": "SIGHUP" }));
         audit.reopen();
-    }
-}
-
-fn certificate_source(settings: &Settings, given: &BTreeSet<HostName>) -> CertificateSource {
-    match &settings.certificate {
-        Some((chain, key)) => CertificateSource::Files {
-            chain: chain.clone(),
-            key: key.clone(),
-        },
-        None => CertificateSource::SelfSigned {
-            dir: settings.data_dir.clone(),
-            names: self_signed::names_of(&settings.domain, settings.hosts.keys().chain(given)),
-        },
-    }
-}
-
-/// Returns a function that lists the names which the certificate must cover now.
-fn wanted_names(
-    store: &Store,
-    settings: &Settings,
-    reserved: Arc<ArcSwap<BTreeMap<HostName, AgentName>>>,
-) -> impl Fn() -> WantedNames + Clone + use<> {
-    let (store, domain) = (store.clone(), settings.domain.clone());
-    move || {
-        // Hosts of an earlier domain are not served.
-        let owned = store.hosts().ok().zip(store.given_hosts().ok());
-        let served = owned.map(|(hosts, given)| {
-            let is_served = |host: &HostName| host.is_child_of(&domain) || given.contains(host);
-            let served = hosts.into_iter().filter(is_served);
-            served.chain(reserved.load().keys().cloned()).collect()
-        });
-        WantedNames {
-            hosts: served,
-            domain: domain.clone(),
-        }
     }
 }
 

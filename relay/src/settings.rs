@@ -204,6 +204,12 @@ impl Settings {
 mod tests {
     use super::*;
 
+    fn read(text: &str) -> Settings {
+        let mut problems = Vec::new();
+        let (file, limits) = read_file("r.toml", text, &mut problems);
+        file.resolve(limits, problems).unwrap()
+    }
+
     #[test]
     fn a_whole_file() {
         let text = "domain = 'Hooks.example.com'\nlisten = '127.0.0.1:0'\ntrusted_proxies = ['10.0.0.0/8']\n\
@@ -224,11 +230,6 @@ mod tests {
 
     #[test]
     fn the_defaults_of_the_example_are_those_of_the_code() {
-        let read = |text: &str| {
-            let mut problems = Vec::new();
-            let (file, limits) = read_file("r.toml", text, &mut problems);
-            file.resolve(limits, problems).unwrap()
-        };
         let domain = "domain = \"hooks.example.com\"\n";
         let mut text = domain.to_owned();
         for key in keys::all() {
@@ -264,11 +265,6 @@ mod tests {
 
     #[test]
     fn a_change_that_needs_a_restart_is_named() {
-        let read = |text: &str| {
-            let mut problems = Vec::new();
-            let (file, limits) = read_file("r.toml", text, &mut problems);
-            file.resolve(limits, problems).unwrap()
-        };
         let before = read("domain = 'a.test'");
         let live = read("domain = 'a.test'\nhosts = { 'a.test' = 'x' }");
         assert!(before.needing_restart(&live).is_empty());

@@ -88,6 +88,9 @@ pub(crate) struct AgentStatus {
     /// What it may open, as lines; none without limits.
     #[serde(default)]
     pub limits: Vec<String>,
+    /// Number of its credentials. It has several for a while after a renewal.
+    #[serde(default)]
+    pub credentials: u64,
     /// Time at which its newest credential expires, in milliseconds since 1970.
     #[serde(default)]
     pub credential_expires_ms: Option<u64>,
@@ -121,7 +124,8 @@ impl AgentStatus {
             clock_offset_ms: None,
             sessions: 0,
             name: row.name,
-            joined: row.joined,
+            joined: row.credentials > 0,
+            credentials: row.credentials,
             limits: row.scope.lines(),
             credential_expires_ms: row.expires.map(|at| at.0),
             hosts: row.hosts,

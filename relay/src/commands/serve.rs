@@ -70,7 +70,7 @@ fn first_token(
 
     // The file stays until its agent has joined, because the relay may restart before that.
     let mut agents = relay.store().list_agents()?.into_iter();
-    if agents.any(|agent| agent.name == name.as_str() && agent.joined) {
+    if agents.any(|agent| agent.name == name.as_str() && agent.credentials > 0) {
         let _ = std::fs::remove_file(file);
     }
 

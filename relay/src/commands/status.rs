@@ -195,7 +195,11 @@ pub(super) fn agents(agents: &[AgentStatus], now: UnixMillis) -> String {
             (false, _) => "-".to_owned(),
             (true, None) => "no end".to_owned(),
             (true, Some(at)) if at <= now.0 => "expired".to_owned(),
-            (true, Some(at)) => format!("{} left", span((at - now.0) / 1000)),
+            (true, Some(at)) => format!("{} left", span((at - now.0).div_ceil(1000))),
+        };
+        let credential = match agent.credentials {
+            0 | 1 => credential,
+            count => format!("{credential}, {count} in all"),
         };
         vec![
             agent.name.clone(),

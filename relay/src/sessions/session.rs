@@ -2,6 +2,7 @@
 //! regularly.
 
 mod open;
+mod review;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
@@ -30,10 +31,9 @@ use crate::observe::RelayEventKind;
 use crate::observe::owner_events::OwnerEvents;
 use crate::sessions::active::ActiveSession;
 use crate::sessions::context::SessionContext;
-use crate::sessions::handshake::{Authenticated, EXPIRED, parse_digest};
+use crate::sessions::handshake::Authenticated;
 use crate::sessions::registry::Registry;
-use crate::storage::Store;
-use crate::storage::agents::{AgentScope, AgentSeen, Authentication, Renewal};
+use crate::storage::agents::{AgentScope, AgentSeen};
 
 /// Guard that removes a session from the registry when it ends.
 struct RegisteredTunnels<'c> {
@@ -140,14 +140,6 @@ impl SessionEnd {
             refusal: Some(RelayMessage::Refused { reason, message }),
         }
     }
-}
-
-/// Result of a review in the store.
-struct Review {
-    /// Agent of the session's credential.
-    found: Authentication,
-    /// Hosts that other agents own now, with their names.
-    lost: Vec<(HostName, String)>,
 }
 
 /// Loop of one session. Each arm of [`SessionLoop::run`] calls one method, which returns a [`Step`].
@@ -344,51 +336,6 @@ impl<'c> SessionLoop<'c> {
         Ok((name, opened))
     }
 
-    /// Replaces the credential of the session. The agent uses it from its next connection on.
-    async fn on_renew(&mut self, digest: &str) -> Step {
-        let Some(new) = parse_digest(digest) else {
-            let what = "a renewal without a credential's digest".to_owned();
-            return ControlFlow::Break(SessionEnd::new(what));
-        };
-        // One for each request of the relay, so that an agent cannot fill the logs.
-        if self.renewal_requested.is_none() || new == self.credential {
-            let what = "a renewal that the relay has not requested".to_owned();
-            return ControlFlow::Break(SessionEnd::new(what));
-        }
-
-        let (old, wanted, now) = (
-            self.credential.clone(),
-            new.clone(),
-            self.context.clock.now(),
-        );
-        let renewal = move |store: &Store| store.renew(&old, &wanted, now);
-        match self.context.store.run(renewal).await {
-            Ok(Renewal::Renewed) => {
-                self.credential = new;
-                self.renewal_requested = None;
-                self.report_renewed();
-                ControlFlow::Continue(Some(RelayMessage::Renewed))
-            }
-            // The agent keeps the old one, and the relay requests another renewal.
-            Ok(refused) => {
-                tracing::warn!(agent = %self.live.agent.name, ?refused, "the credential was not renewed");
-                ControlFlow::Continue(None)
-            }
-            Err(error) => {
-                tracing::error!(%error, "the state file failed: the credential was not renewed");
-                ControlFlow::Continue(None)
-            }
-        }
-    }
-
-    fn report_renewed(&self) {
-        let (name, peer) = (&self.live.agent.name, self.session.peer());
-        tracing::info!(event = "credential_renewed", agent = %name, %peer, "credential renewed");
-        let details = json!({ "agent": name.as_str(), "address": peer.to_string() });
-        let audit = self.context.observer.audit();
-        audit.act("credential_renewed", Actor::agent(name), details);
-    }
-
     /// Records an opened host. Only a refused host leaves the agent's other tunnels open.
     fn on_opened(&mut self, opened: Result<(HostName, RelayMessage), OpenRefused>) -> Step {
         match opened {
@@ -425,89 +372,6 @@ impl<'c> SessionLoop<'c> {
             Err(_) => error.to_string(),
         };
         ControlFlow::Break(SessionEnd::new(reason))
-    }
-
-    /// Checks in the store that the credential is valid and the agent still owns its hosts. The
-    /// command `hookward-relay agent` changes them in another process. Returns `None` if the store fails.
-    async fn review(&self) -> Option<Review> {
-        let (credential, agent) = (self.credential.clone(), self.live.agent.id);
-        let now = self.context.clock.now();
-        let reserved = self.context.reserved_hosts.load_full();
-        let hosts: Vec<_> = self
-            .opened
-            .iter()
-            .filter(|name| !reserved.contains_key(*name))
-            .cloned()
-            .collect();
-
-        let review = move |store: &Store| {
-            Ok(Review {
-                found: store.authenticate(&credential, now)?,
-                lost: store.lost_hosts(&hosts, agent)?,
-            })
-        };
-        self.context.store.run(review).await.ok()
-    }
-
-    /// Ends the session of an agent that was revoked or limited, withdraws a host that moved to another
-    /// agent, and requests the renewal of a credential.
-    fn on_review(&mut self, review: Option<Review>) -> Step {
-        // A temporary failure of the store does not end a tunnel.
-        let Some(Review { found, lost }) = review else {
-            return ControlFlow::Continue(None);
-        };
-        let known = match found {
-            Authentication::Known(known) => known,
-            Authentication::Expired(_) => return refuse_credential(EXPIRED),
-            Authentication::Unknown => {
-                return refuse_credential("the agent's credential was withdrawn");
-            }
-        };
-        if !known.scope.includes(&self.scope) {
-            // The agent connects again, and gets the reason for what it may not open any more.
-            let reason = "the administrator changed what the agent may open".to_owned();
-            return ControlFlow::Break(SessionEnd::new(reason));
-        }
-        self.scope = known.scope;
-
-        let lost = lost.into_iter().map(|(host, owner)| {
-            let message = format!("{host} belongs to the agent {owner} now");
-            (host, message)
-        });
-        for (host, message) in lost.chain(self.withdrawn_hosts()).collect::<Vec<_>>() {
-            self.context.registry.give_up(&host, &self.live);
-            self.opened.remove(&host);
-            tracing::info!(agent = %self.live.agent.name, message, "the agent loses a host");
-            self.outgoing.push_back(RelayMessage::HostLost {
-                host: host.to_string(),
-                message,
-            });
-        }
-        match known.is_renewal_due {
-            true => self.request_renewal(),
-            false => ControlFlow::Continue(None),
-        }
-    }
-
-    /// Returns the open hosts that the agent could not open any more, with the reason. The settings may
-    /// have given them to it.
-    fn withdrawn_hosts(&self) -> Vec<(HostName, String)> {
-        let name = &self.live.agent.name;
-        let opened = self.opened.iter().filter_map(|host| {
-            let chosen = choose_host(Some(host.as_str()), name, &self.scope, self.context);
-            let OpenRefused(_, message) = chosen.err()?;
-            Some((host.clone(), message))
-        });
-        opened.collect()
-    }
-
-    fn request_renewal(&mut self) -> Step {
-        let is_recent = |at: Instant| at.elapsed() < RENEWAL_INTERVAL;
-        if self.renewal_requested.is_some_and(is_recent) {
-            return ControlFlow::Continue(None);
-        }
-        self.renewal_requested = Some(Instant::now());
-        ControlFlow::Continue(Some(RelayMessage::RenewCredential))
     }
 
     /// Checks for silence, evicted responses, and a takeover by a newer instance.
@@ -595,16 +459,8 @@ impl<'c> SessionLoop<'c> {
     }
 }
 
-fn refuse_credential(message: &str) -> Step {
-    let refusal = OpenRefused(RefusedReason::Credential, message.to_owned());
-    ControlFlow::Break(SessionEnd::refused(refusal))
-}
-
 /// Time for an agent whose credential has ended to read why. Its requests in flight end with it.
 const REVOKED_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Interval of requests to renew a credential, which an agent may fail to store.
-const RENEWAL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Interval of credential checks, beside those after each change: credentials expire.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(3);

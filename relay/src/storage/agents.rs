@@ -38,8 +38,8 @@ pub struct Agent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentRow {
     pub name: String,
-    /// `true` while the agent has a credential.
-    pub joined: bool,
+    /// Number of its credentials. It has several for a while after a renewal.
+    pub credentials: u64,
     /// Time at which its newest credential expires; `None` if never.
     pub expires: Option<UnixMillis>,
     /// What it may open.
@@ -217,7 +217,7 @@ impl Store {
                 let expires: Option<i64> = row.get(7)?;
                 Ok(AgentRow {
                     name: row.get(0)?,
-                    joined: row.get::<_, i64>(6)? > 0,
+                    credentials: row.get::<_, i64>(6)?.unsigned_abs(),
                     expires: expires.map(|at| UnixMillis(at.unsigned_abs())),
                     scope: scope::read(row, 2)?,
                     hosts: hosts.split_whitespace().map(str::to_owned).collect(),

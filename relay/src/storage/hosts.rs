@@ -91,18 +91,22 @@ impl Store {
     /// # Errors
     /// [`StorageError::State`].
     pub(crate) fn given_hosts(&self) -> Result<BTreeSet<HostName>, StorageError> {
-        self.read(|db| {
-            let hosts = "SELECT host.value FROM agents, json_each(scope, '$.hosts') AS host";
-            let mut query = db.prepare(hosts)?;
+        let hosts = "SELECT host.value FROM agents, json_each(scope, '$.hosts') AS host";
+        Ok(self.read_hosts(hosts)?.collect())
+    }
+
+    /// Returns the hosts that a query selects.
+    fn read_hosts(
+        &self,
+        select: &'static str,
+    ) -> Result<impl Iterator<Item = HostName>, StorageError> {
+        let names = self.read(move |db| {
+            let mut query = db.prepare(select)?;
             let rows = query.query_map([], |row| row.get::<_, String>(0))?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
-        })
-        .map(|names| {
-            names
-                .iter()
-                .filter_map(|name| HostName::parse(name))
-                .collect()
-        })
+        })?;
+        let hosts = names.into_iter();
+        Ok(hosts.filter_map(|name| HostName::parse(&name)))
     }
 
     /// Returns those of these hosts that belong to other agents, with their names.
@@ -135,19 +139,9 @@ impl Store {
     /// # Errors
     /// [`StorageError::State`].
     pub fn hosts(&self) -> Result<Vec<HostName>, StorageError> {
-        self.read(|db| {
-            let hosts = "SELECT host FROM hosts \
-                         ORDER BY row_number() OVER (PARTITION BY agent ORDER BY rowid), rowid";
-            let mut query = db.prepare(hosts)?;
-            let rows = query.query_map([], |row| row.get::<_, String>(0))?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
-        })
-        .map(|names| {
-            names
-                .iter()
-                .filter_map(|name| HostName::parse(name))
-                .collect()
-        })
+        let hosts = "SELECT host FROM hosts \
+                     ORDER BY row_number() OVER (PARTITION BY agent ORDER BY rowid), rowid";
+        Ok(self.read_hosts(hosts)?.collect())
     }
 }
 

@@ -13,6 +13,7 @@ use hookward_tunnel::transport::liveness::Liveness;
 use hookward_tunnel::transport::{ControlStream, Session};
 use tokio_util::task::TaskTracker;
 
+use super::review::{Review, refuse_credential};
 use super::*;
 use crate::fetch::ip_sets::IpSetUpdater;
 use crate::observe::Observer;
@@ -21,6 +22,7 @@ use crate::sessions::active::SessionIdentity;
 use crate::sessions::context::{PoliciesInForce, SessionContext};
 use crate::sessions::failed_joins::FailedJoins;
 use crate::sessions::handshake::Authenticated;
+use crate::storage::Store;
 
 /// A relay, for sessions of the agent `jira`.
 pub(crate) struct SessionStage {
