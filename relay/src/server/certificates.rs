@@ -2,9 +2,11 @@
 //! tasks for an ACME server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 use hookward_core::names::{AgentName, HostName};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -55,7 +57,16 @@ impl<W: Fn() -> WantedNames + Clone + Send + Sync + 'static> Acme<W> {
         stop: &CancellationToken,
     ) {
         tasks.spawn(self.preflight.run(stop.clone()));
-        tasks.spawn(self.task.run(edge.registry.changes(), stop.clone()));
+        let task = self.task.run(edge.registry.changes(), stop.clone());
+        tasks.spawn(async move {
+            // Its state may be broken, so it does not go on.
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                tracing::error!(
+                    event = "certificate_task_ended",
+                    "the task for certificates ended through a bug: restart the relay, or they are not renewed"
+                );
+            }
+        });
         if let Some(port) = self.http_port {
             tasks.spawn(port.serve(Arc::clone(edge), tasks.clone(), stop.clone()));
         }
