@@ -1180,6 +1180,22 @@ fn a_private_key_signs_where_the_provider_has_one() {
     }
 }
 
+/// DNS does not know the relay yet.
+#[tokio::test]
+async fn a_webhook_is_sent_to_another_address_than_the_urls() {
+    let application = Application::start(|_| Reply::ok("")).await;
+    let address = application.address.to_string();
+    off(move || {
+        let send = ["send", "--provider", "github", "--secret", "env:KEY"];
+        let to = ["--connect-to", &address, "http://hooks.example.invalid/in"];
+        let ended = hookward(&[send.as_slice(), &to].concat(), &[("KEY", KEY)], "");
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    })
+    .await;
+    let request = application.log.take().remove(0);
+    assert_eq!(request.all("host"), ["hooks.example.invalid"]);
+}
+
 /// An RSA signature is long, and arrives completely.
 #[tokio::test]
 async fn an_rsa_signature_arrives_whole() {

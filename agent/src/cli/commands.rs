@@ -293,6 +293,10 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) cacert: Option<PathBuf>,
 
+    /// Address to connect to instead of the URL's host, before DNS knows it
+    #[arg(long, value_name = "HOST:PORT", value_parser = relay_address)]
+    pub(crate) connect_to: Option<String>,
+
     /// Print the signed request instead of sending it
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -58,7 +58,8 @@ pub(super) async fn run(args: SendArgs) -> Result<Exit, CommandError> {
         return Ok(Exit::Done);
     }
 
-    let sending = exchange(prepared, args.cacert.as_deref());
+    let connect_to = args.connect_to.as_deref();
+    let sending = exchange(prepared, connect_to, args.cacert.as_deref());
     match timeout(TIMEOUT, sending).await {
         Ok(Ok((status, body))) => {
             let body = String::from_utf8_lossy(&body)
@@ -168,6 +169,7 @@ fn shown(draft: &DraftRequest) -> String {
 
 async fn exchange(
     prepared: DraftRequest,
+    connect_to: Option<&str>,
     ca: Option<&Path>,
 ) -> Result<(http::StatusCode, Bytes), Reason> {
     let (scheme, authority) = prepared
@@ -191,7 +193,13 @@ async fn exchange(
 
     let authority = authority.to_owned();
     let failed = |error: &dyn std::fmt::Display| format!("{authority}: {error}");
-    let stream = connect(host, port).await.map_err(|error| failed(&error))?;
+    let connecting = async {
+        match connect_to {
+            Some(address) => TcpStream::connect(address).await,
+            None => connect(host, port).await,
+        }
+    };
+    let stream = connecting.await.map_err(|error| failed(&error))?;
 
     if !https {
         return converse(stream, &authority, prepared).await;
