@@ -309,7 +309,7 @@ Example:
 
 A limit replaces an earlier one of the same kind. The others stay, unless --unlimited is given.";
 
-/// What an agent may open.
+/// Limits of an agent.
 #[derive(Debug, Args)]
 pub(crate) struct ScopeArgs {
     /// Host that the agent may open, and no others (repeatable); it is the agent's at once

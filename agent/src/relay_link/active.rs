@@ -46,9 +46,9 @@ pub(crate) struct ActiveLink {
 /// State of the renewal of a connection's credential.
 pub(crate) enum Renewal {
     None,
-    /// The relay requests this one.
+    /// The relay requests a renewal; this is the new credential.
     Requested(SecretDigest),
-    /// It was sent to the relay, and is not yet answered.
+    /// The credential was sent to the relay, which has not answered yet.
     Sent(SecretDigest),
 }
 

@@ -85,7 +85,7 @@ pub(crate) struct AgentStatus {
     pub online: bool,
     /// Hosts that it owns.
     pub hosts: Vec<String>,
-    /// What it may open, as lines; none without limits.
+    /// Limits of its tunnels, as lines; none without limits.
     #[serde(default)]
     pub limits: Vec<String>,
     /// Number of its credentials. It has several for a while after a renewal.

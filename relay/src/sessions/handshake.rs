@@ -23,7 +23,7 @@ use tokio::time::sleep;
 pub(crate) struct Authenticated {
     /// Agent of the session.
     pub agent: Agent,
-    /// What the agent may open.
+    /// Limits of the tunnels that the agent may open.
     pub scope: AgentScope,
     /// Digest of the credential, which the session checks regularly.
     pub credential: SecretDigest,

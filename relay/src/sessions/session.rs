@@ -149,7 +149,7 @@ pub(crate) struct SessionLoop<'c> {
     control: ControlStream,
     live: Arc<ActiveSession>,
     credential: SecretDigest,
-    /// What the agent may open.
+    /// Limits of the tunnels that the agent may open.
     scope: AgentScope,
     state: SessionState,
     /// Time of the last request to renew the credential.

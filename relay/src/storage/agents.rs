@@ -42,7 +42,7 @@ pub struct AgentRow {
     pub credentials: u64,
     /// Time at which its newest credential expires; `None` if never.
     pub expires: Option<UnixMillis>,
-    /// What it may open.
+    /// Limits of its tunnels.
     pub scope: AgentScope,
     /// The hosts it owns.
     pub hosts: Vec<String>,

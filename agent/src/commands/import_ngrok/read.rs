@@ -11,7 +11,7 @@ use yaml_rust2::{Yaml, YamlLoader};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Import {
     pub tunnels: Vec<ImportedTunnel>,
-    /// What Hookward does not have, in the words of the file.
+    /// Settings that Hookward lacks, in the words of the file.
     pub notes: Vec<String>,
 }
 

@@ -14,7 +14,7 @@ use crate::storage::{StorageError, Store, acts, millis, note_agents_changed};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownAgent {
     pub agent: Agent,
-    /// What it may open.
+    /// Limits of its tunnels.
     pub scope: AgentScope,
     /// `true` if it should renew the credential now.
     pub is_renewal_due: bool,
@@ -25,7 +25,7 @@ pub struct KnownAgent {
 pub enum Authentication {
     /// The credential is valid.
     Known(KnownAgent),
-    /// It was valid until this time.
+    /// The credential was valid until this time.
     Expired(UnixMillis),
     /// No agent has it, or it was revoked.
     Unknown,

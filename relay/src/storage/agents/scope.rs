@@ -17,7 +17,7 @@ use super::{AgentId, TakenHost};
 use crate::storage::hosts::HOSTS_PER_AGENT;
 use crate::storage::{StorageError, Store, acts, note_agents_changed};
 
-/// What an agent may open, as its administrator has set it. An empty list or `None` sets no limit
+/// Limits of the tunnels that an agent may open, set by the administrator. An empty list or `None` sets none
 /// beyond those of the relay.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 // An unknown limit must not be ignored.
@@ -70,7 +70,7 @@ impl AgentScope {
             && (self.rate, self.max_body) == (before.rate, before.max_body)
     }
 
-    /// Returns `true` if the agent may open this host, when nobody else owns it.
+    /// Returns `true` if the agent may open this host, unless another agent owns it.
     pub(crate) fn allows_host(&self, host: &HostName) -> bool {
         self.hosts.is_empty() || self.hosts.contains(host)
     }
