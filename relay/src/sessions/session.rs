@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::open::{OpenRefused, choose_host, open};
+use self::review::WITHDRAWN;
 use super::calls::Calls;
 use crate::delivery::Requester;
 use crate::observe::RelayEventKind;
@@ -424,7 +425,13 @@ impl<'c> SessionLoop<'c> {
     /// Sends a message. An agent that does not read is treated as gone.
     async fn send(&mut self, message: &RelayMessage) -> Result<(), SessionEnd> {
         let patience = self.context.limits.agent_handshake_timeout;
-        match timeout(patience, self.control.send(message)).await {
+        let revoked = review::revoked(self.context, self.credential.clone());
+        let sent = tokio::select! {
+            sent = timeout(patience, self.control.send(message)) => sent,
+            // An agent that reads nothing must not delay its revocation.
+            () = revoked => return Err(SessionEnd::new(WITHDRAWN.to_owned())),
+        };
+        match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(SessionEnd::new(error.to_string())),
             Err(_) => Err(SessionEnd::new(

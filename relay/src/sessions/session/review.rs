@@ -4,12 +4,14 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use hookward_core::names::HostName;
+use hookward_core::secret::SecretDigest;
 use hookward_observe::audit::Actor;
 use hookward_tunnel::protocol::control::{RefusedReason, RelayMessage};
 use serde_json::json;
 
 use super::open::{OpenRefused, choose_host};
 use super::{SessionEnd, SessionLoop, Step};
+use crate::sessions::context::SessionContext;
 use crate::sessions::handshake::{EXPIRED, parse_digest};
 use crate::storage::Store;
 use crate::storage::agents::{Authentication, Renewal};
@@ -56,7 +58,7 @@ impl SessionLoop<'_> {
             Authentication::Known(known) => known,
             Authentication::Expired(_) => return refuse_credential(EXPIRED),
             Authentication::Unknown => {
-                return refuse_credential("the agent's credential was withdrawn");
+                return refuse_credential(WITHDRAWN);
             }
         };
         if !known.scope.includes(&self.scope) {
@@ -151,6 +153,27 @@ impl SessionLoop<'_> {
         audit.act("credential_renewed", Actor::agent(name), details);
     }
 }
+
+/// Resolves once a change of agents has ended the credential.
+pub(super) async fn revoked(context: &SessionContext, credential: SecretDigest) {
+    let mut revision = context.agents_revision.clone();
+    // The loop of the session reviews earlier ones.
+    revision.mark_unchanged();
+    while revision.changed().await.is_ok() {
+        let (credential, now) = (credential.clone(), context.clock.now());
+        let found = move |store: &Store| store.authenticate(&credential, now);
+        let found = context.store.run(found).await;
+        // A temporary failure of the store does not end a session.
+        if found.is_ok_and(|found| found.known().is_none()) {
+            return;
+        }
+    }
+    // The relay stops.
+    std::future::pending().await
+}
+
+/// Reason of the end of a session whose credential was revoked.
+pub(super) const WITHDRAWN: &str = "the agent's credential was withdrawn";
 
 pub(super) fn refuse_credential(message: &str) -> Step {
     let refusal = OpenRefused(RefusedReason::Credential, message.to_owned());
