@@ -195,13 +195,10 @@ impl Relay {
         )?;
 
         let registry = Registry::default();
-        registry.replace_known_hosts(
-            store
-                .hosts()?
-                .into_iter()
-                .chain(settings.hosts.keys().cloned())
-                .collect(),
-        );
+        let owned = store.host_owners()?.into_iter();
+        let owned = owned.map(|(host, owner)| (host, Some(owner)));
+        let reserved = settings.hosts.keys().map(|host| (host.clone(), None));
+        registry.replace_known_hosts(owned.chain(reserved).collect());
 
         let (drain_edge, stop_agents) = (CancellationToken::new(), CancellationToken::new());
         let budget = BodyMemory::new(settings.limits.body_memory);

@@ -143,11 +143,11 @@ fn rotate(args: &RotateArgs) -> Result<(), CommandError> {
     match store.rotate_credentials(&name, overlap, now)? {
         None => Err(AgentCommandError::Unknown(name).into()),
         Some(0) => Err(AgentCommandError::NotJoined(name).into()),
-        Some(before) => {
+        Some(_) => {
             let end = UnixMillis(now.0.saturating_add(overlap)).to_rfc3339();
             let since = Instant::now();
             while since.elapsed() < RENEWAL_WAIT {
-                if store.count_credentials(&name)? > before {
+                if store.has_fresh_credential(&name, Clock::System.now())? {
                     return say(&format!(
                         "agent {name} has replaced its credential; the old one ends at {end}"
                     ));

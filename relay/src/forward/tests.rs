@@ -131,7 +131,7 @@ fn a_session_of_one_runtime_serves_requests_of_another() {
     });
 
     let (registry, limits) = receive_registry.recv().unwrap();
-    registry.replace_known_hosts([HostName::parse(HOST).unwrap()].into());
+    registry.replace_known_hosts([(HostName::parse(HOST).unwrap(), None)].into());
     let requests: Vec<_> = (0..2)
         .map(|_| {
             let (registry, limits) = (registry.clone(), limits.clone());

@@ -6,19 +6,25 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hookward_core::address::source;
 use hookward_core::clock::SteadyMillis;
+use hookward_core::limits::UNAUTHENTICATED_PER_CLIENT;
 use hookward_core::rate::Rate;
+
+use crate::overload::per_client::{ClientSlot, PerClientLimiter};
 
 /// Failed joins of each client.
 #[derive(Default)]
-pub(crate) struct FailedJoins(
+pub(crate) struct FailedJoins {
     // A std mutex: it guards a bounded map, and nothing waits while it is held.
-    Mutex<HashMap<IpAddr, u64>>,
-);
+    spent: Mutex<HashMap<IpAddr, u64>>,
+    /// Answers that are delayed now.
+    delayed: PerClientLimiter,
+}
 
 impl FailedJoins {
     /// Counts a failure. Returns the time by which its answer is delayed, in milliseconds, if the client
-    /// has failed too often.
-    pub(crate) fn note(&self, client: IpAddr, now: SteadyMillis) -> Option<u64> {
+    /// has failed too often. Half of the client's connections at most wait, so that others behind its
+    /// address can connect.
+    pub(crate) fn note(&self, client: IpAddr, now: SteadyMillis) -> Option<(u64, ClientSlot)> {
         let mut failures = self.lock();
         if failures.len() >= CLIENTS {
             failures.retain(|_, spent| *spent > now.0.saturating_mul(1000));
@@ -34,12 +40,17 @@ impl FailedJoins {
                 *spent = next;
                 None
             }
-            Err(wait_ms) => Some(wait_ms),
+            Err(wait_ms) => {
+                let slot = self
+                    .delayed
+                    .try_acquire(client, UNAUTHENTICATED_PER_CLIENT / 2)?;
+                Some((wait_ms, slot))
+            }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -62,12 +73,22 @@ mod tests {
     fn a_client_that_keeps_failing_waits() {
         let failures = FailedJoins::default();
         let (client, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let wait = |client, at| {
+            let delayed = failures.note(client, SteadyMillis(at));
+            delayed.map(|(wait_ms, _)| wait_ms)
+        };
         for _ in 0..FAILURES_PER_MINUTE {
-            assert_eq!(failures.note(client, SteadyMillis(0)), None);
+            assert_eq!(wait(client, 0), None);
         }
-        assert_eq!(failures.note(client, SteadyMillis(0)), Some(6000));
-        assert_eq!(failures.note(client, SteadyMillis(6000)), None);
-        assert_eq!(failures.note(other, SteadyMillis(0)), None);
+        assert_eq!(wait(client, 0), Some(6000));
+        assert_eq!(wait(client, 6000), None);
+        assert_eq!(wait(other, 0), None);
+
+        let slots: Vec<_> = (0..20)
+            .map(|_| failures.note(client, SteadyMillis(6000)))
+            .collect();
+        let waiting = slots.iter().flatten().count();
+        assert_eq!(waiting, UNAUTHENTICATED_PER_CLIENT / 2);
     }
 
     #[test]

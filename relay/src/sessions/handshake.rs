@@ -181,7 +181,7 @@ async fn join(
             let steady = host.clock.moment().steady;
             // The answer is late, and the connection keeps one of the client's few slots. A valid token
             // does not wait, because others may share the address.
-            if let Some(wait_ms) = host.failed_joins.note(client, steady) {
+            if let Some((wait_ms, _slot)) = host.failed_joins.note(client, steady) {
                 sleep(Duration::from_millis(wait_ms).min(LONGEST_DELAY)).await;
             }
             let message = "this join token was used already, replaced by a newer one, or is older than 24 hours; \

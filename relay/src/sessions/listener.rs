@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hookward_runtime::interval::every;
 use hookward_tunnel::transport::Session;
@@ -78,37 +78,35 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 async fn review_hosts(host: Arc<SessionContext>, stop: CancellationToken) {
     let mut review = every(REVIEW_INTERVAL);
     let mut revision = host.agents_revision.clone();
-    let mut scopes_until = Instant::now();
 
     loop {
         tokio::select! {
             _ = review.tick() => {}
-            Ok(()) = revision.changed() => scopes_until = Instant::now() + SESSION_END,
+            Ok(()) = revision.changed() => {}
             () = stop.cancelled() => break,
         }
 
-        if Instant::now() < scopes_until {
+        // A session may end later than the change that ends it.
+        if host.registry.has_policies_of_absent_agents() {
             match host.store.run(Store::scopes).await {
                 Ok(scopes) => host.registry.review_scopes(&scopes),
                 Err(error) => tracing::error!(%error, "state file could not be read"),
             }
         }
 
-        match host.store.run(Store::hosts).await {
-            Ok(owned) => host.registry.replace_known_hosts(
-                owned
-                    .into_iter()
-                    .chain(host.reserved_hosts.load().keys().cloned())
-                    .collect(),
-            ),
+        match host.store.run(Store::host_owners).await {
+            Ok(owned) => {
+                let owned = owned.into_iter().map(|(host, owner)| (host, Some(owner)));
+                let reserved = host.reserved_hosts.load();
+                // Their owner is in the settings.
+                let reserved = reserved.keys().map(|host| (host.clone(), None));
+                host.registry
+                    .replace_known_hosts(owned.chain(reserved).collect());
+            }
             Err(error) => tracing::error!(%error, "state file could not be read"),
         }
     }
 }
-
-/// Time after a change of agents in which their sessions have ended. A tunnel without a session keeps
-/// its policy only if that is within the agent's scope.
-const SESSION_END: Duration = Duration::from_secs(15);
 
 /// Interval of checks of host ownership.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);

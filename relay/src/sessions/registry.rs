@@ -7,7 +7,7 @@
 
 mod endpoint;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -69,14 +69,27 @@ impl Drop for AgentSlot {
 }
 
 impl Registry {
-    /// Replaces the known hosts. Keeps a host that is being served: it may have been claimed after
+    /// Replaces the known hosts, each with its owner if the store has one. Keeps a host that is being served: it may have been claimed after
     /// `hosts` was read.
-    pub(crate) fn replace_known_hosts(&self, hosts: HashSet<HostName>) {
+    pub(crate) fn replace_known_hosts(&self, hosts: HashMap<HostName, Option<AgentId>>) {
         let mut tunnels = self.lock();
-        tunnels.retain(|name, tunnel| !tunnel.is_away() || hosts.contains(name));
-        for host in hosts {
-            tunnels.entry(host).or_default();
+        tunnels.retain(|name, tunnel| !tunnel.is_away() || hosts.contains_key(name));
+        for (host, owner) in hosts {
+            let tunnel = tunnels.entry(host).or_default();
+            // No webhook is stored for an agent that has lost the host while it was away.
+            let has_moved = owner.is_some() && tunnel.owner.is_some() && owner != tunnel.owner;
+            if tunnel.is_away() && has_moved {
+                (tunnel.gate, tunnel.owner) = (None, None);
+            }
         }
+    }
+
+    /// Returns `true` if a tunnel without a session has a policy.
+    pub(crate) fn has_policies_of_absent_agents(&self) -> bool {
+        let tunnels = self.lock();
+        tunnels
+            .values()
+            .any(|tunnel| tunnel.is_away() && tunnel.owner.is_some())
     }
 
     /// Counts a session of this agent. Returns `None` if it has the maximum.

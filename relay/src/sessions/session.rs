@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::open::{OpenRefused, choose_host, open};
-use self::review::WITHDRAWN;
+use self::review::CHANGED;
 use super::calls::Calls;
 use crate::delivery::Requester;
 use crate::observe::RelayEventKind;
@@ -155,6 +155,8 @@ pub(crate) struct SessionLoop<'c> {
     state: SessionState,
     /// Time of the last request to renew the credential.
     renewal_requested: Option<Instant>,
+    /// `true` until the agent has answered that request.
+    is_renewal_open: bool,
     /// `true` once the agent was notified that the relay drains.
     is_drain_announced: bool,
     calls: Calls,
@@ -186,6 +188,7 @@ impl<'c> SessionLoop<'c> {
             scope,
             state: SessionState::Active,
             renewal_requested: None,
+            is_renewal_open: false,
             is_drain_announced: false,
             calls: Calls::new(context.deliveries_api.clone(), requester),
             outgoing: VecDeque::new(),
@@ -225,6 +228,16 @@ impl<'c> SessionLoop<'c> {
         let mut eviction = pin!(live.response_backlog.run_eviction());
 
         loop {
+            // Before the next message: an agent that always has one must not put it off.
+            if revision.has_changed().unwrap_or_default() {
+                revision.mark_unchanged();
+                let review = self.review().await;
+                match self.on_review(review) {
+                    ControlFlow::Continue(message) => self.outgoing.extend(message),
+                    ControlFlow::Break(end) => return self.end(end).await,
+                }
+            }
+
             let (session, control) = (&self.session, &mut self.control);
             let calls = &mut self.calls;
             let step = tokio::select! {
@@ -242,8 +255,8 @@ impl<'c> SessionLoop<'c> {
                     self.on_review(review)
                 }
                 Ok(()) = revision.changed() => {
-                    let review = self.review().await;
-                    self.on_review(review)
+                    revision.mark_changed();
+                    continue;
                 }
                 _ = checks.tick() => {
                     let received = session.received();
@@ -425,11 +438,12 @@ impl<'c> SessionLoop<'c> {
     /// Sends a message. An agent that does not read is treated as gone.
     async fn send(&mut self, message: &RelayMessage) -> Result<(), SessionEnd> {
         let patience = self.context.limits.agent_handshake_timeout;
-        let revoked = review::revoked(self.context, self.credential.clone());
+        let (credential, scope) = (self.credential.clone(), self.scope.clone());
+        let ended = review::ended_by_change(self.context, credential, scope);
         let sent = tokio::select! {
             sent = timeout(patience, self.control.send(message)) => sent,
-            // An agent that reads nothing must not delay its revocation.
-            () = revoked => return Err(SessionEnd::new(WITHDRAWN.to_owned())),
+            // An agent that reads nothing must not delay its end.
+            () = ended => return Err(SessionEnd::new(CHANGED.to_owned())),
         };
         match sent {
             Ok(Ok(())) => Ok(()),

@@ -95,6 +95,23 @@ impl Store {
         Ok(self.read_hosts(hosts)?.collect())
     }
 
+    /// Returns all hosts with their owners.
+    ///
+    /// # Errors
+    /// [`StorageError::State`].
+    pub(crate) fn host_owners(&self) -> Result<Vec<(HostName, AgentId)>, StorageError> {
+        let owners = self.read(|db| {
+            let mut query = db.prepare_cached("SELECT host, agent FROM hosts")?;
+            let rows = query.query_map([], |row| {
+                Ok((row.get::<_, String>(0)?, AgentId(row.get(1)?)))
+            })?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        let hosts = owners.into_iter();
+        let hosts = hosts.filter_map(|(name, owner)| Some((HostName::parse(&name)?, owner)));
+        Ok(hosts.collect())
+    }
+
     /// Returns the hosts that a query selects.
     fn read_hosts(
         &self,

@@ -249,6 +249,12 @@ fn shown_command(line: &str) -> String {
     let program = words.find(|word| !word.contains('='));
     let is_plain = |char: char| char.is_ascii_alphanumeric() || "/._-+~".contains(char);
     let program = program.filter(|word| word.chars().all(is_plain));
+    // Quotes and expansions make words that only the shell can tell.
+    let is_simple = |word: &&str| {
+        let before = line.split(*word).next().unwrap_or_default();
+        !before.contains(['\'', '"', '\\', '$', '`', '('])
+    };
+    let program = program.filter(is_simple);
     let [first, second, ..] = *SecretDigest::of(line.as_bytes()).as_bytes();
     format!("{}…{first:02x}{second:02x}", program.unwrap_or_default())
 }

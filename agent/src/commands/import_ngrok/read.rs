@@ -144,7 +144,7 @@ fn lose(what: &str, tunnel: &mut ImportedTunnel, notes: &mut Vec<String>) {
 pub(super) const NEEDS_TOKEN: &str = "; the route needs a token instead";
 
 /// Keys and actions that refuse no request.
-const HARMLESS: [&str; 22] = [
+const HARMLESS: [&str; 20] = [
     "add-headers",
     "agent_tls_termination",
     "bindings",
@@ -153,14 +153,12 @@ const HARMLESS: [&str; 22] = [
     "compress-response",
     "compression",
     "crt",
-    "custom-response",
     "forward-internal",
     "inspect",
     "key",
     "labels",
     "log",
     "rate-limit",
-    "redirect",
     "remove-headers",
     "request_header",
     "response_header",

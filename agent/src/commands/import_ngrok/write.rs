@@ -235,6 +235,7 @@ upstream_host = "rewrite"
             "oauth: { provider: google }",
             "mutual_tls_cas: ca.pem",
             "traffic_policy: { on_http_request: [{ actions: [{ type: jwt-validation }] }] }",
+            "traffic_policy: { on_http_request: [{ actions: [{ type: custom-response }] }] }",
             "traffic_policy: { on_event_destination: [] }",
             "ip_restriction: { allow_cidrs: [192.0.2.0/24, nowhere] }",
             "verify_webhook: { provider: unheard-of, secret: x }",

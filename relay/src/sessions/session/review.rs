@@ -14,7 +14,7 @@ use super::{SessionEnd, SessionLoop, Step};
 use crate::sessions::context::SessionContext;
 use crate::sessions::handshake::{EXPIRED, parse_digest};
 use crate::storage::Store;
-use crate::storage::agents::{Authentication, Renewal};
+use crate::storage::agents::{AgentScope, Authentication, KnownAgent, Renewal};
 
 /// Result of a review in the store.
 pub(super) struct Review {
@@ -61,10 +61,9 @@ impl SessionLoop<'_> {
                 return refuse_credential(WITHDRAWN);
             }
         };
-        if !known.scope.includes(&self.scope) {
+        if !known.scope.keeps_open(&self.scope) {
             // The agent connects again, and gets the reason for what it may not open any more.
-            let reason = "the administrator changed what the agent may open".to_owned();
-            return ControlFlow::Break(SessionEnd::new(reason));
+            return ControlFlow::Break(SessionEnd::new(CHANGED.to_owned()));
         }
         self.scope = known.scope;
 
@@ -105,6 +104,7 @@ impl SessionLoop<'_> {
             return ControlFlow::Continue(None);
         }
         self.renewal_requested = Some(Instant::now());
+        self.is_renewal_open = true;
         ControlFlow::Continue(Some(RelayMessage::RenewCredential))
     }
 
@@ -115,7 +115,7 @@ impl SessionLoop<'_> {
             return ControlFlow::Break(SessionEnd::new(what));
         };
         // One for each request of the relay, so that an agent cannot fill the logs.
-        if self.renewal_requested.is_none() || new == self.credential {
+        if !std::mem::take(&mut self.is_renewal_open) || new == self.credential {
             let what = "a renewal that the relay has not requested".to_owned();
             return ControlFlow::Break(SessionEnd::new(what));
         }
@@ -154,8 +154,12 @@ impl SessionLoop<'_> {
     }
 }
 
-/// Resolves once a change of agents has ended the credential.
-pub(super) async fn revoked(context: &SessionContext, credential: SecretDigest) {
+/// Resolves once a change of agents has ended the credential, or does not include the scope.
+pub(super) async fn ended_by_change(
+    context: &SessionContext,
+    credential: SecretDigest,
+    scope: AgentScope,
+) {
     let mut revision = context.agents_revision.clone();
     // The loop of the session reviews earlier ones.
     revision.mark_unchanged();
@@ -164,7 +168,8 @@ pub(super) async fn revoked(context: &SessionContext, credential: SecretDigest) 
         let found = move |store: &Store| store.authenticate(&credential, now);
         let found = context.store.run(found).await;
         // A temporary failure of the store does not end a session.
-        if found.is_ok_and(|found| found.known().is_none()) {
+        let goes_on = |known: KnownAgent| known.scope.keeps_open(&scope);
+        if found.is_ok_and(|found| !found.known().is_some_and(goes_on)) {
             return;
         }
     }
@@ -172,8 +177,11 @@ pub(super) async fn revoked(context: &SessionContext, credential: SecretDigest) 
     std::future::pending().await
 }
 
+/// Reason of the end of a session whose agent was changed.
+pub(super) const CHANGED: &str = "the administrator changed what the agent may open";
+
 /// Reason of the end of a session whose credential was revoked.
-pub(super) const WITHDRAWN: &str = "the agent's credential was withdrawn";
+const WITHDRAWN: &str = "the agent's credential was withdrawn";
 
 pub(super) fn refuse_credential(message: &str) -> Step {
     let refusal = OpenRefused(RefusedReason::Credential, message.to_owned());

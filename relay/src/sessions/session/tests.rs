@@ -23,6 +23,7 @@ use crate::sessions::context::{PoliciesInForce, SessionContext};
 use crate::sessions::failed_joins::FailedJoins;
 use crate::sessions::handshake::Authenticated;
 use crate::storage::Store;
+use crate::storage::agents::AgentId;
 
 /// A relay, for sessions of the agent `jira`.
 pub(crate) struct SessionStage {
@@ -394,7 +395,7 @@ async fn a_credential_is_renewed_when_the_relay_requests_it() {
             ControlFlow::Continue(Some(RelayMessage::Renewed))
         ));
     }
-    assert_eq!(store.count_credentials(&name).unwrap(), 3);
+    assert_eq!(store.list_agents().unwrap()[0].credentials, 3);
     assert!(
         session.on_message(renew()).await.is_break(),
         "not requested"
@@ -432,4 +433,25 @@ async fn a_host_that_the_settings_gave_is_withdrawn_with_them() {
     let _ = session.on_review(review);
     assert_eq!(session.outgoing.len(), 1);
     assert_eq!(session.opened.len(), 1, "the other stays");
+}
+
+/// Webhooks that are stored for an agent that has lost its host would reach no application.
+#[tokio::test]
+async fn a_host_that_moves_while_its_agent_is_away_keeps_no_policy() {
+    let stage = SessionStage::new();
+    let (mut session, _agent) = stage.session("a").await;
+    session.open_host("jira").await;
+    let registry = &stage.context.registry;
+    let host = HostName::parse("jira.hooks.example.com").unwrap();
+    let (own, other) = (session.live.agent.id, AgentId::for_tests(7));
+    let has_policy = || registry.find(host.as_str()).unwrap().gate.is_some();
+    let owned_by = |owner| registry.replace_known_hosts([(host.clone(), Some(owner))].into());
+
+    owned_by(other);
+    assert!(has_policy(), "the session loses it by itself");
+    registry.leave(&session.live);
+    owned_by(own);
+    assert!(has_policy());
+    owned_by(other);
+    assert!(!has_policy());
 }

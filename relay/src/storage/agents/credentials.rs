@@ -201,17 +201,24 @@ pub(super) fn id_of(db: &Connection, name: &AgentName) -> rusqlite::Result<Optio
 }
 
 impl Store {
-    /// Returns the number of credentials of an agent.
+    /// Returns `true` if an agent has a valid credential that is not due for renewal.
     ///
     /// # Errors
     /// [`StorageError::State`].
-    pub(crate) fn count_credentials(&self, name: &AgentName) -> Result<usize, StorageError> {
+    pub(crate) fn has_fresh_credential(
+        &self,
+        name: &AgentName,
+        now: UnixMillis,
+    ) -> Result<bool, StorageError> {
         let name = name.clone();
         self.read(move |db| {
-            let count = "SELECT count(*) FROM credentials JOIN agents ON agents.id = agent
-                         WHERE name = ?1";
-            let count: i64 = db.query_row(count, [name.as_str()], |row| row.get(0))?;
-            Ok(usize::try_from(count).unwrap_or_default())
+            let select = "SELECT EXISTS (
+                SELECT 1 FROM credentials JOIN agents ON agents.id = agent
+                WHERE name = ?1 AND coalesce(renew_ms, ?2 + 1) > ?2
+                AND coalesce(expires_ms, ?2 + 1) > ?2)";
+            db.query_row(select, params![name.as_str(), millis(now)], |row| {
+                row.get(0)
+            })
         })
     }
 }

@@ -62,12 +62,38 @@ pub enum ScopeChange {
 }
 
 impl AgentScope {
-    /// Returns `true` if a tunnel that was opened under `before` may stay open as it is.
+    /// Returns `true` if all that `before` allows is allowed.
     pub(crate) fn includes(&self, before: &Self) -> bool {
+        let is_below = |path: &String| {
+            let pattern = prefix_pattern(path);
+            let prefixes = self
+                .paths
+                .iter()
+                .filter_map(|prefix| prefix_pattern(prefix));
+            pattern.is_some_and(|pattern| prefixes.into_iter().any(|own| own.covers(&pattern)))
+        };
+        let has_paths =
+            self.paths.is_empty() || !before.paths.is_empty() && before.paths.iter().all(is_below);
+        let has_rate = self.rate.is_none_or(|now| {
+            before
+                .rate
+                .is_some_and(|before| now.cost() <= before.cost())
+        });
+        let has_body = self
+            .max_body
+            .is_none_or(|now| before.max_body.is_some_and(|before| before <= now));
         includes(&self.hosts, &before.hosts)
-            && includes(&self.paths, &before.paths)
             && includes(&self.delivery, &before.delivery)
-            && (self.rate, self.max_body) == (before.rate, before.max_body)
+            && has_paths
+            && has_rate
+            && has_body
+    }
+
+    /// Returns `true` if a session that began under `before` may go on with its open tunnels. They have
+    /// the rate and the size of bodies of their opening.
+    pub(crate) fn keeps_open(&self, before: &Self) -> bool {
+        let is_same = (self.rate, self.max_body) == (before.rate, before.max_body);
+        is_same && self.includes(before)
     }
 
     /// Returns `true` if the agent may open this host, unless another agent owns it.
@@ -468,24 +494,33 @@ mod tests {
 
     #[test]
     fn a_wider_scope_leaves_tunnels_open() {
-        let (none, one, two) = (
-            of_hosts(&[]),
-            of_hosts(&["a.test"]),
-            of_hosts(&["a.test", "b.test"]),
-        );
+        let none = of_hosts(&[]);
+        let (one, two) = (of_hosts(&["a.test"]), of_hosts(&["a.test", "b.test"]));
         assert!(none.includes(&one) && two.includes(&one) && one.includes(&one));
         assert!(!one.includes(&two) && !one.includes(&none));
-        let rate = Rate::parse("5/s").ok();
-        let limited = AgentScope {
-            rate,
-            ..none.clone()
+
+        let paths = |paths: &[&str]| AgentScope {
+            paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+            ..AgentScope::default()
         };
-        assert!(!none.includes(&limited), "the rate of open tunnels changes");
+        assert!(paths(&["/a", "/x"]).includes(&paths(&["/a/b", "/a/c"])));
+        assert!(!paths(&["/a/b"]).includes(&paths(&["/a"])) && !paths(&["/a"]).includes(&none));
+
+        let rate = |text: &str| AgentScope {
+            rate: Rate::parse(text).ok(),
+            ..AgentScope::default()
+        };
+        assert!(rate("5/s").includes(&rate("4/s")) && none.includes(&rate("4/s")));
+        assert!(!rate("4/s").includes(&rate("5/s")) && !rate("4/s").includes(&none));
+        assert!(
+            !rate("5/s").keeps_open(&rate("4/s")),
+            "open tunnels get the new rate"
+        );
         let life = AgentScope {
             credential_life_ms: Some(1),
-            ..none.clone()
+            ..AgentScope::default()
         };
-        assert!(none.includes(&life));
+        assert!(none.keeps_open(&life));
     }
 
     #[test]
