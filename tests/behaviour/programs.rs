@@ -920,7 +920,6 @@ async fn a_refusal_by_the_agent_is_no_failure_in_the_relays_log() {
     assert_eq!(events("failed"), Vec::<Value>::new());
 }
 
-/// On a real terminal (by util-linux's `script`) there is a screen, and Ctrl-C ends it.
 /// On a terminal, a line ends the token: users do not expect to press Ctrl-D.
 #[test]
 fn a_token_is_pasted_on_a_terminal() {
@@ -940,6 +939,8 @@ fn a_token_is_pasted_on_a_terminal() {
     assert_eq!(process.end().code, Some(2));
 }
 
+/// On a real terminal (by util-linux's `script`) there is a screen. `c` copies the URL, Ctrl-C ends
+/// the program, and a summary stays.
 #[tokio::test]
 async fn the_screen_on_a_terminal() {
     let application = Application::start(|_| Reply::ok("")).await;
@@ -960,8 +961,11 @@ async fn the_screen_on_a_terminal() {
         let mut process = Process::spawn(script);
         process.says("online");
         process.says("/flexdeploy/webhooks/v1/git/push?token=");
+        process.write("c");
+        process.says("\u{1b}]52;c;");
         process.write("\u{3}");
         assert_eq!(process.wait(), Some(0), "{:?}", process.out());
+        process.says("hookward: 0 requests in ");
     })
     .await;
 }

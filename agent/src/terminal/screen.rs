@@ -1,12 +1,13 @@
 //! The screen: session state and URLs above, requests below, newest first.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use data_encoding::BASE64;
 use hookward_runtime::process;
 use hookward_tunnel::transport::Transport;
-use ratatui::crossterm::event::{self as input, KeyCode, KeyModifiers};
+use ratatui::crossterm::event::{self as input, KeyCode, KeyEvent, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
@@ -18,14 +19,15 @@ use super::Quit;
 use super::lines;
 use crate::events::{Event, EventStream, Ready, RequestResult, TimedEvent};
 
-/// Shows the screen until the events end. Ctrl-C and q request the end. With `several` tunnels,
-/// each request is shown with its host.
+/// Shows the screen until the events end, and leaves a summary in the scrollback. Ctrl-C and q
+/// request the end. With `several` tunnels, each request is shown with its host.
 ///
 /// # Errors
 /// Those of the terminal.
 pub(crate) fn run(mut reports: EventStream, several: bool, quit: &Quit) -> io::Result<()> {
     // Log lines would overwrite the screen.
     let _held = process::hold_log();
+    let opened = Instant::now();
     let mut terminal = ratatui::try_init()?;
     let mut screen = Screen {
         several,
@@ -34,7 +36,11 @@ pub(crate) fn run(mut reports: EventStream, several: bool, quit: &Quit) -> io::R
     let shown = screen.show(&mut terminal, &mut reports, quit);
 
     ratatui::restore();
-    shown
+    shown?;
+
+    let mut out = io::stdout();
+    writeln!(out, "{}", screen.summary(opened.elapsed()))?;
+    out.flush()
 }
 
 /// State of the screen.
@@ -43,6 +49,8 @@ pub(crate) struct Screen {
     several: bool,
     state: String,
     stopping: bool,
+    /// Time at which the user copied the webhook URL.
+    copied: Option<Instant>,
     /// URL of the local API.
     api: Option<String>,
     /// Transport of each relay, if it is connected.
@@ -87,14 +95,26 @@ impl Screen {
 
             while input::poll(TICK.saturating_sub(since.elapsed()))? {
                 if let input::Event::Key(key) = input::read()? {
-                    let control_c = key.code == KeyCode::Char('c')
-                        && key.modifiers.contains(KeyModifiers::CONTROL);
-                    if control_c || key.code == KeyCode::Char('q') {
-                        quit.request();
+                    match action_of(key) {
+                        Some(Action::Quit) => quit.request(),
+                        Some(Action::CopyUrl) => self.copy_url(terminal.backend_mut())?,
+                        None => {}
                     }
                 }
             }
         }
+    }
+
+    /// Copies the first webhook URL to the clipboard of the user's terminal.
+    fn copy_url(&mut self, terminal: &mut impl Write) -> io::Result<()> {
+        let Some(ready) = self.tunnels.values().next() else {
+            return Ok(());
+        };
+
+        terminal.write_all(osc52(&ready.url).as_bytes())?;
+        terminal.flush()?;
+        self.copied = Some(Instant::now());
+        Ok(())
     }
 
     /// Applies an event.
@@ -118,7 +138,7 @@ impl Screen {
             }
             Event::Api { address } => self.api = Some(format!("http://{address}")),
             Event::Stopping { .. } => {
-                self.state = self.text(report);
+                self.state = format!("{}, Ctrl-C again to abort", self.text(report));
                 self.stopping = true;
             }
             Event::Note(_) | Event::Warning(_) => self.message(stamped),
@@ -230,6 +250,28 @@ impl Screen {
         format!("{passed} passed, {refused} refused, {failed} failed")
     }
 
+    /// Returns the line that stays on the terminal after the screen.
+    fn summary(&self, open: Duration) -> String {
+        let requests = match self.passed + self.refused + self.failed {
+            1 => "1 request".to_owned(),
+            count => format!("{count} requests"),
+        };
+        format!(
+            "hookward: {requests} in {}: {}",
+            lines::span(open),
+            self.counts()
+        )
+    }
+
+    /// Returns the hint beside the title.
+    fn hint(&self) -> &'static str {
+        match self.copied {
+            _ if self.stopping => "",
+            Some(copied) if copied.elapsed() < COPIED_HINT => "   the webhook URL is copied",
+            _ => "   c copies the webhook URL, Ctrl-C quits",
+        }
+    }
+
     /// Returns the lines above the requests.
     fn top(&self, tunnels: usize) -> Vec<Line<'_>> {
         let row = |name: &'static str, value: String| {
@@ -241,10 +283,7 @@ impl Screen {
         };
 
         let mut top = vec![
-            Line::from(vec![
-                "hookward".bold(),
-                Span::raw(if self.stopping { REDRAW_INTERVAL } else { QUIT }),
-            ]),
+            Line::from(vec!["hookward".bold(), Span::raw(self.hint())]),
             Line::default(),
             Line::from(vec![
                 Span::raw(format!("{:<14}", "Session")),
@@ -306,13 +345,32 @@ const MESSAGES: usize = 8;
 /// Minimum part of the screen for requests: a third. Tunnels beyond the rest are only counted.
 const REQUESTS: usize = 3;
 
-/// Hints beside the title.
-const QUIT: &str = "   (Ctrl-C to quit)";
-
-const REDRAW_INTERVAL: &str = "   (Ctrl-C again to quit at once)";
+/// Time for which the title reports that the URL is copied.
+const COPIED_HINT: Duration = Duration::from_secs(3);
 
 /// Minimum interval between two drawings.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Action that the user requests by a key.
+#[derive(Debug, PartialEq, Eq)]
+enum Action {
+    Quit,
+    CopyUrl,
+}
+
+fn action_of(key: KeyEvent) -> Option<Action> {
+    match (key.code, key.modifiers.contains(KeyModifiers::CONTROL)) {
+        (KeyCode::Char('c'), true) | (KeyCode::Char('q'), _) => Some(Action::Quit),
+        (KeyCode::Char('c'), false) => Some(Action::CopyUrl),
+        _ => None,
+    }
+}
+
+/// Returns the sequence that sets the clipboard (OSC 52 in xterm's control sequences). Terminals
+/// that do not support it ignore it.
+fn osc52(text: &str) -> String {
+    format!("\u{1b}]52;c;{}\u{7}", BASE64.encode(text.as_bytes()))
+}
 
 /// Formats the time of day in UTC.
 fn clock(at: OffsetDateTime) -> String {
@@ -507,6 +565,41 @@ mod tests {
             "the newest first: {places:?}\n{shown}"
         );
         assert!(shown.contains("3 passed, 1 refused, 1 failed"), "{shown}");
+        assert_eq!(
+            screen.summary(Duration::from_secs(200)),
+            "hookward: 5 requests in 3m 20s: 3 passed, 1 refused, 1 failed"
+        );
+    }
+
+    #[test]
+    fn c_copies_the_url_and_the_title_reports_it() {
+        let url = "https://h.example/flexdeploy/webhooks/v1?token=t";
+        let mut screen = Screen::default();
+        let mut out = Vec::new();
+        screen.copy_url(&mut out).unwrap();
+        assert_eq!(
+            (out.len(), screen.copied),
+            (0, None),
+            "there is no tunnel yet"
+        );
+
+        screen.take(&Event::Ready(ready("https://h.example", url)).into());
+        screen.copy_url(&mut out).unwrap();
+
+        let sent = String::from_utf8(out).unwrap();
+        let encoded = sent
+            .strip_prefix("\u{1b}]52;c;")
+            .and_then(|rest| rest.strip_suffix('\u{7}'))
+            .unwrap();
+        assert_eq!(BASE64.decode(encoded.as_bytes()).unwrap(), url.as_bytes());
+        assert!(shown(&screen).contains("the webhook URL is copied"));
+    }
+
+    #[test]
+    fn c_copies_and_control_c_quits() {
+        let key = |modifiers| action_of(KeyEvent::new(KeyCode::Char('c'), modifiers));
+        assert_eq!(key(KeyModifiers::NONE), Some(Action::CopyUrl));
+        assert_eq!(key(KeyModifiers::CONTROL), Some(Action::Quit));
     }
 
     fn ready(base_url: &str, url: &str) -> Ready {
