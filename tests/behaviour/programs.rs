@@ -939,35 +939,48 @@ fn a_token_is_pasted_on_a_terminal() {
     assert_eq!(process.end().code, Some(2));
 }
 
-/// On a real terminal (by util-linux's `script`) there is a screen. `c` copies the URL, Ctrl-C ends
-/// the program, and a summary stays.
+/// On a real terminal (by util-linux's `script`) of each size there is a screen. Keys filter the
+/// requests and copy the URL, Ctrl-C ends the program, and a summary stays.
 #[tokio::test]
 async fn the_screen_on_a_terminal() {
-    let application = Application::start(|_| Reply::ok("")).await;
-    let dir = TempDir::new().unwrap();
-    let command = format!(
-        "stty cols 120 rows 30; exec {} http {} --local=127.0.0.1:0 --webhook git/push --state-dir {}",
-        program("hookward").display(),
-        application.address.port(),
-        dir.path().display()
-    );
+    for (columns, rows) in [(50, 12), (80, 24), (120, 40)] {
+        let application = Application::start(|_| Reply::ok("")).await;
+        let dir = TempDir::new().unwrap();
+        let command = format!(
+            "stty cols {columns} rows {rows}; exec {} http {} --local=127.0.0.1:0 --webhook git/push --state-dir {}",
+            program("hookward").display(),
+            application.address.port(),
+            dir.path().display()
+        );
 
-    off(move || {
-        let mut script = Command::new("script");
-        script
-            .args(["-qec", &command, "/dev/null"])
-            .env("TERM", "xterm");
+        off(move || {
+            let mut script = Command::new("script");
+            script
+                .args(["-qec", &command, "/dev/null"])
+                .env("TERM", "xterm");
 
-        let mut process = Process::spawn(script);
-        process.says("online");
-        process.says("/flexdeploy/webhooks/v1/git/push?token=");
-        process.write("c");
-        process.says("\u{1b}]52;c;");
-        process.write("\u{3}");
-        assert_eq!(process.wait(), Some(0), "{:?}", process.out());
-        process.says("hookward: 0 requests in ");
-    })
-    .await;
+            let mut process = Process::spawn(script);
+            let mut shows = |keys: &str, text: &str| {
+                process.write(keys);
+                process.shows(rows, columns, text);
+            };
+            shows("", "online");
+            shows("", "https://flexdeploy.localhost:");
+            shows("", "No requests yet.");
+
+            shows("/xyz", "filter: xyz_");
+            shows("\r", "filter: xyz ");
+            shows("p", "paused, 0 held back");
+            shows("?", "show only requests that contain a text");
+            shows("c", "the webhook URL is copied");
+            process.says("\u{1b}]52;c;");
+
+            process.write("\u{3}");
+            assert_eq!(process.wait(), Some(0), "{:?}", process.out());
+            process.says("hookward: 0 requests in ");
+        })
+        .await;
+    }
 }
 
 /// The log waits for the screen to close. Ctrl-C shows what the stop waits for, and a second one

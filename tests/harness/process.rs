@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -212,6 +213,27 @@ impl Process {
                 self.err.all()
             );
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until a terminal of this size shows the text. Programs write only what differs from the
+    /// screen before, so that the output itself need not contain it.
+    ///
+    /// # Panics
+    /// At the deadline, with the screen.
+    pub fn shows(&mut self, rows: u16, columns: u16, text: &str) {
+        let since = Instant::now();
+        let [rows, columns] = [rows, columns].map(|count| NonZero::new(count).unwrap());
+        loop {
+            let mut terminal = vt100::Parser::new(rows, columns, 0);
+            terminal.process(self.out.all().join("\r\n").as_bytes());
+            let screen = terminal.screen().contents();
+            if screen.contains(text) {
+                return;
+            }
+
+            assert!(since.elapsed() < DEADLINE, "never showed {text}:\n{screen}");
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

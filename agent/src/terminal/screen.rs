@@ -1,4 +1,6 @@
-//! The screen: session state and URLs above, requests below, newest first.
+//! The screen: session state and URLs above, requests below, newest first, keys at the bottom.
+
+mod requests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
@@ -9,12 +11,13 @@ use hookward_runtime::process;
 use hookward_tunnel::transport::Transport;
 use ratatui::crossterm::event::{self as input, KeyCode, KeyEvent, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
-use ratatui::style::{Color, Style, Stylize};
+use ratatui::style::{Color, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
 use ratatui::{DefaultTerminal, Frame};
 use time::OffsetDateTime;
 
+use self::requests::{RequestList, Row};
 use super::Quit;
 use super::lines;
 use crate::events::{Event, EventStream, Ready, RequestResult, TimedEvent};
@@ -58,19 +61,24 @@ pub(crate) struct Screen {
     /// Tunnels by their public origin.
     tunnels: BTreeMap<String, Ready>,
     messages: VecDeque<String>,
-    /// Requests, newest first, by the time of their responses.
-    requests: VecDeque<RequestRow>,
+    requests: RequestList,
+    mode: Mode,
     passed: u64,
     refused: u64,
     failed: u64,
     lost: u64,
 }
 
-/// Row of a request.
-struct RequestRow {
-    moment: Instant,
-    style: Style,
-    text: String,
+/// Meaning of the keys.
+#[derive(Default, PartialEq, Eq)]
+enum Mode {
+    /// Keys act on the list.
+    #[default]
+    List,
+    /// Keys write the filter.
+    Filter,
+    /// The screen shows the list of keys.
+    Help,
 }
 
 impl Screen {
@@ -95,13 +103,61 @@ impl Screen {
 
             while input::poll(TICK.saturating_sub(since.elapsed()))? {
                 if let input::Event::Key(key) = input::read()? {
-                    match action_of(key) {
+                    match self.press(key) {
                         Some(Action::Quit) => quit.request(),
                         Some(Action::CopyUrl) => self.copy_url(terminal.backend_mut())?,
                         None => {}
                     }
                 }
             }
+        }
+    }
+
+    /// Applies a key, and returns the action that it requests beyond the list.
+    fn press(&mut self, key: KeyEvent) -> Option<Action> {
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            return (key.code == KeyCode::Char('c')).then_some(Action::Quit);
+        }
+
+        if self.mode == Mode::Filter {
+            self.press_in_filter(key.code);
+            return None;
+        }
+
+        // Any key closes the help, and acts as usual.
+        let help = std::mem::take(&mut self.mode) == Mode::Help;
+        match key.code {
+            KeyCode::Char('q') => return Some(Action::Quit),
+            KeyCode::Char('c') => return Some(Action::CopyUrl),
+            KeyCode::Char('p') => self.requests.toggle_pause(),
+            KeyCode::Char('/') => self.mode = Mode::Filter,
+            KeyCode::Char('?') if !help => self.mode = Mode::Help,
+            KeyCode::Esc => self.requests.edit_filter(String::clear),
+            KeyCode::Down => self.requests.scroll(1),
+            KeyCode::Up => self.requests.scroll(-1),
+            KeyCode::PageDown => self.requests.scroll(PAGE),
+            KeyCode::PageUp => self.requests.scroll(-PAGE),
+            KeyCode::Home => self.requests.scroll(isize::MIN),
+            KeyCode::End => self.requests.scroll(isize::MAX),
+            _ => {}
+        }
+        None
+    }
+
+    fn press_in_filter(&mut self, key: KeyCode) {
+        match key {
+            KeyCode::Enter => self.mode = Mode::List,
+            KeyCode::Esc => {
+                self.requests.edit_filter(String::clear);
+                self.mode = Mode::List;
+            }
+            KeyCode::Backspace => self.requests.edit_filter(|filter| {
+                filter.pop();
+            }),
+            KeyCode::Char(letter) if self.requests.filter().len() < MAX_FILTER => {
+                self.requests.edit_filter(|filter| filter.push(letter));
+            }
+            _ => {}
         }
     }
 
@@ -142,41 +198,23 @@ impl Screen {
                 self.stopping = true;
             }
             Event::Note(_) | Event::Warning(_) => self.message(stamped),
-            Event::Request(request) => {
-                let style = match &request.outcome {
-                    RequestResult::Answered { status, .. }
-                    | RequestResult::Challenge { status }
-                        if *status < 400 =>
-                    {
-                        Style::new().green()
-                    }
-                    RequestResult::Answered { .. } => Style::new().yellow(),
-                    _ => Style::new().red(),
-                };
-
-                match request.outcome {
-                    RequestResult::Refused { .. } => self.refused += 1,
-                    RequestResult::Failed { .. } | RequestResult::Aborted => self.failed += 1,
-                    RequestResult::Answered { .. } | RequestResult::Challenge { .. } => {
-                        self.passed += 1
-                    }
+            Event::Request(request) => match request.outcome {
+                RequestResult::Refused { .. } => self.refused += 1,
+                RequestResult::Failed { .. } | RequestResult::Aborted => self.failed += 1,
+                RequestResult::Answered { .. } | RequestResult::Challenge { .. } => {
+                    self.passed += 1;
                 }
-
-                self.remember(stamped, style);
-            }
+            },
             Event::Refused(refused) => {
                 self.refused += u64::from(!refused.observed && !refused.answered && !refused.note);
-                let style = match (refused.answered, refused.note) {
-                    (true, _) => Style::new().green(),
-                    (_, true) => Style::new().yellow(),
-                    _ => Style::new().red(),
-                };
-                self.remember(stamped, style);
             }
             Event::RefusedSummary(counted) => {
                 self.refused += counted.iter().map(|(_, count)| count).sum::<u64>();
-                self.remember(stamped, Style::new().red());
             }
+        }
+
+        if let Some(row) = Row::of(stamped, self.several) {
+            self.requests.insert(row);
         }
     }
 
@@ -196,27 +234,6 @@ impl Screen {
         }
     }
 
-    /// Inserts a request at its place: refusals by the relay arrive a little late.
-    fn remember(&mut self, stamped: &TimedEvent, style: Style) {
-        let moment = stamped.moment;
-        let place = self
-            .requests
-            .iter()
-            .position(|shown| shown.moment <= moment)
-            .unwrap_or(self.requests.len());
-        let text = format!("{} {}", clock(stamped.at), self.text(&stamped.event));
-
-        self.requests.insert(
-            place,
-            RequestRow {
-                moment,
-                style,
-                text,
-            },
-        );
-        self.requests.truncate(MAX_REQUESTS);
-    }
-
     pub(crate) fn draw(&self, frame: &mut Frame<'_>) {
         // Long lines are wrapped: the whole webhook URL must be visible, to be copied.
         let width = usize::from(frame.area().width.max(1));
@@ -227,22 +244,36 @@ impl Screen {
         };
 
         let all = usize::from(frame.area().height);
-        let fits = |count: &usize| height_of(&self.top(*count)) <= all - all / REQUESTS;
-        // Each needs at least three rows.
+        let top = |tunnels: usize| match all < COMPACT_BELOW {
+            true => self.compact_top(tunnels),
+            false => self.top(tunnels, width),
+        };
+        let fits = |tunnels: &usize| height_of(&top(*tunnels)) <= all - all / REQUESTS;
+        // Each needs at least one row, or three.
         let most = self.tunnels.len().min(all / 3);
-        let top = self.top((1..=most).rev().find(fits).unwrap_or(1));
+        let top = match self.mode {
+            Mode::Help => Vec::new(),
+            _ => top((1..=most).rev().find(fits).unwrap_or(1)),
+        };
         let height = height_of(&top);
         let height = u16::try_from(height).unwrap_or(u16::MAX);
-        let [above, below] =
-            Layout::vertical([Constraint::Length(height), Constraint::Min(0)]).areas(frame.area());
+        let [above, below, keys] = Layout::vertical([
+            Constraint::Length(height),
+            Constraint::Min(0),
+            Constraint::Length(1),
+        ])
+        .areas(frame.area());
         frame.render_widget(Paragraph::new(top).wrap(Wrap { trim: false }), above);
 
-        let requests: Vec<Line<'_>> = self
-            .requests
-            .iter()
-            .map(|shown| Line::styled(shown.text.as_str(), shown.style))
-            .collect();
-        frame.render_widget(Paragraph::new(requests).wrap(Wrap { trim: false }), below);
+        let list = if self.mode == Mode::Help {
+            KEYS.iter()
+                .map(|(key, action)| Line::from(format!("{key:<12}{action}")))
+                .collect()
+        } else {
+            self.requests.lines(width, usize::from(below.height))
+        };
+        frame.render_widget(Paragraph::new(list), below);
+        frame.render_widget(Paragraph::new(self.hint()).dim(), keys);
     }
 
     fn counts(&self) -> String {
@@ -263,32 +294,30 @@ impl Screen {
         )
     }
 
-    /// Returns the hint beside the title.
-    fn hint(&self) -> &'static str {
-        match self.copied {
-            _ if self.stopping => "",
-            Some(copied) if copied.elapsed() < COPIED_HINT => "   the webhook URL is copied",
-            _ => "   c copies the webhook URL, Ctrl-C quits",
+    /// Returns the last line: the state of the list, or the keys.
+    fn hint(&self) -> String {
+        if self
+            .copied
+            .is_some_and(|copied| copied.elapsed() < COPIED_HINT)
+        {
+            return "the webhook URL is copied".to_owned();
+        }
+
+        let filter = self.requests.filter();
+        match (&self.mode, self.requests.paused()) {
+            (Mode::Filter, _) => format!("filter: {filter}_   Enter keeps it, Esc clears it"),
+            (_, Some(waiting)) => format!("paused, {waiting} held back; p continues"),
+            _ if !filter.is_empty() => format!("filter: {filter}   Esc clears it"),
+            _ => "c copy URL  / filter  p pause  ? help  q quit".to_owned(),
         }
     }
 
     /// Returns the lines above the requests.
-    fn top(&self, tunnels: usize) -> Vec<Line<'_>> {
-        let row = |name: &'static str, value: String| {
-            Line::from(vec![Span::raw(format!("{name:<14}")), Span::raw(value)])
-        };
-        let state = match self.state.as_str() {
-            "online" => Color::Green,
-            _ => Color::Yellow,
-        };
-
+    fn top(&self, tunnels: usize, width: usize) -> Vec<Line<'_>> {
         let mut top = vec![
-            Line::from(vec!["hookward".bold(), Span::raw(self.hint())]),
+            Line::from("hookward".bold()),
             Line::default(),
-            Line::from(vec![
-                Span::raw(format!("{:<14}", "Session")),
-                Span::styled(self.state.clone(), state),
-            ]),
+            Line::from(vec![Span::raw(format!("{:<14}", "Session")), self.state()]),
         ];
 
         for (relay, by) in &self.relays {
@@ -319,7 +348,8 @@ impl Screen {
         }
 
         for message in &self.messages {
-            top.push(Line::from(message.as_str()).yellow());
+            let lines = requests::wrapped(message, width).into_iter();
+            top.extend(lines.map(|line| Line::from(line).yellow()));
         }
 
         top.push(row("Requests", self.counts()));
@@ -334,10 +364,61 @@ impl Screen {
         top.push(Line::default());
         top
     }
+
+    /// Returns the lines above the requests on a low screen: state, URLs, the newest message and
+    /// the counts.
+    fn compact_top(&self, tunnels: usize) -> Vec<Line<'_>> {
+        let mut top = vec![Line::from(vec![
+            "hookward ".bold(),
+            self.state(),
+            Span::raw(format!("  {}", self.counts())),
+        ])];
+
+        let urls = self.tunnels.values().take(tunnels);
+        top.extend(urls.map(|ready| Line::from(ready.url.as_str()).bold()));
+
+        let more = self.tunnels.len().saturating_sub(tunnels);
+        if more > 0 {
+            top.push(Line::from(format!("and {more} more tunnels")));
+        }
+
+        let newest = self.messages.back();
+        top.extend(newest.map(|message| Line::from(message.as_str()).yellow()));
+        top
+    }
+
+    fn state(&self) -> Span<'_> {
+        let color = match self.state.as_str() {
+            "online" => Color::Green,
+            _ => Color::Yellow,
+        };
+        Span::styled(self.state.as_str(), color)
+    }
 }
 
-/// Maximum number of requests to keep; no screen has more lines.
-const MAX_REQUESTS: usize = 200;
+fn row(name: &'static str, value: String) -> Line<'static> {
+    Line::from(vec![Span::raw(format!("{name:<14}")), Span::raw(value)])
+}
+
+/// Height of the screen below which only the most important lines are shown.
+const COMPACT_BELOW: usize = 20;
+
+/// Rows by which a page key scrolls.
+const PAGE: isize = 10;
+
+/// Maximum size of a filter, in bytes, so that it fits into the last line.
+const MAX_FILTER: usize = 60;
+
+/// Keys and their actions, as the help shows them.
+const KEYS: [(&str, &str); 7] = [
+    ("Up, Down", "scroll by a request; PgUp, PgDn by ten"),
+    ("Home, End", "go to the newest or the oldest request"),
+    ("/", "show only requests that contain a text"),
+    ("Esc", "clear the filter"),
+    ("p", "pause the list; webhooks continue to arrive"),
+    ("c", "copy the webhook URL"),
+    ("q, Ctrl-C", "stop; Ctrl-C again does not wait for requests"),
+];
 
 /// Maximum number of notes and warnings on the screen.
 const MESSAGES: usize = 8;
@@ -345,25 +426,17 @@ const MESSAGES: usize = 8;
 /// Minimum part of the screen for requests: a third. Tunnels beyond the rest are only counted.
 const REQUESTS: usize = 3;
 
-/// Time for which the title reports that the URL is copied.
+/// Time for which the last line reports that the URL is copied.
 const COPIED_HINT: Duration = Duration::from_secs(3);
 
 /// Minimum interval between two drawings.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Action that the user requests by a key.
+/// Action that the user requests by a key, beyond the list.
 #[derive(Debug, PartialEq, Eq)]
 enum Action {
     Quit,
     CopyUrl,
-}
-
-fn action_of(key: KeyEvent) -> Option<Action> {
-    match (key.code, key.modifiers.contains(KeyModifiers::CONTROL)) {
-        (KeyCode::Char('c'), true) | (KeyCode::Char('q'), _) => Some(Action::Quit),
-        (KeyCode::Char('c'), false) => Some(Action::CopyUrl),
-        _ => None,
-    }
 }
 
 /// Returns the sequence that sets the clipboard (OSC 52 in xterm's control sequences). Terminals
@@ -572,7 +645,7 @@ mod tests {
     }
 
     #[test]
-    fn c_copies_the_url_and_the_title_reports_it() {
+    fn c_copies_the_url_and_the_last_line_reports_it() {
         let url = "https://h.example/flexdeploy/webhooks/v1?token=t";
         let mut screen = Screen::default();
         let mut out = Vec::new();
@@ -596,10 +669,44 @@ mod tests {
     }
 
     #[test]
-    fn c_copies_and_control_c_quits() {
-        let key = |modifiers| action_of(KeyEvent::new(KeyCode::Char('c'), modifiers));
-        assert_eq!(key(KeyModifiers::NONE), Some(Action::CopyUrl));
-        assert_eq!(key(KeyModifiers::CONTROL), Some(Action::Quit));
+    fn keys_write_the_filter_pause_and_quit() {
+        let mut screen = Screen::default();
+        let mut press = |code, modifiers| {
+            let action = screen.press(KeyEvent::new(code, modifiers));
+            (action, screen.hint())
+        };
+        let mut key = |code| press(code, KeyModifiers::NONE);
+
+        assert_eq!(key(KeyCode::Char('c')).0, Some(Action::CopyUrl));
+        assert_eq!(key(KeyCode::Char('q')).0, Some(Action::Quit));
+        assert!(key(KeyCode::Char('p')).1.starts_with("paused, 0"));
+        key(KeyCode::Char('p'));
+
+        for code in ['/', 'q', 'C', 'x'] {
+            assert_eq!(key(KeyCode::Char(code)).0, None, "{code} is text");
+        }
+        assert!(key(KeyCode::Backspace).1.starts_with("filter: qc_"));
+        assert!(key(KeyCode::Enter).1.starts_with("filter: qc "));
+        assert!(key(KeyCode::Esc).1.contains("? help"));
+
+        let control_c = press(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert_eq!(control_c.0, Some(Action::Quit));
+    }
+
+    #[test]
+    fn the_help_lists_the_keys_and_any_key_closes_it() {
+        let mut screen = Screen::default();
+        let question = KeyEvent::new(KeyCode::Char('?'), KeyModifiers::NONE);
+        let shows_all = |screen: &Screen| {
+            let shown = shown_at(screen, 60, 12);
+            KEYS.iter().all(|(_, action)| shown.contains(action))
+        };
+        screen.take(&Event::Ready(ready("https://h.example", "https://h.example/w")).into());
+        screen.press(question);
+        assert!(shows_all(&screen), "{}", shown_at(&screen, 60, 12));
+
+        screen.press(question);
+        assert!(!shows_all(&screen));
     }
 
     fn ready(base_url: &str, url: &str) -> Ready {
@@ -615,8 +722,41 @@ mod tests {
         }
     }
 
+    /// State, URL, counts and requests are on a screen of every size.
+    #[test]
+    fn a_small_screen_shows_what_matters() {
+        let url = format!(
+            "https://h.example/flexdeploy/webhooks/v1?token={}",
+            "t".repeat(43)
+        );
+        let mut screen = Screen::default();
+        screen.take(&Event::Ready(ready("https://h.example", &url)).into());
+        screen.take(&Event::Note("the application refuses connections".into()).into());
+        screen.take(&Event::RefusedSummary(vec![(hookward_core::reason::Check::Token, 7)]).into());
+
+        for (width, height) in [(50, 12), (80, 24), (120, 40)] {
+            let shown = shown_at(&screen, width, height);
+            let joined: String = shown
+                .lines()
+                .map(|line| line.trim_matches('"').trim_end())
+                .collect();
+            for text in [&url, "online", "7 refused", "7 by token", "? help"] {
+                assert!(joined.contains(text), "{text} in\n{shown}");
+            }
+        }
+
+        // Nothing fits, and nothing fails.
+        for (width, height) in [(1, 1), (3, 2), (200, 1), (1, 60)] {
+            shown_at(&screen, width, height);
+        }
+    }
+
     fn shown(screen: &Screen) -> String {
-        let mut terminal = Terminal::new(TestBackend::new(80, 30)).unwrap();
+        shown_at(screen, 80, 30)
+    }
+
+    fn shown_at(screen: &Screen, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| screen.draw(frame)).unwrap();
         terminal.backend().to_string()
     }
