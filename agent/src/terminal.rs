@@ -116,7 +116,10 @@ pub(crate) fn log_to(
 }
 
 fn is_screen(format: LogFormat) -> bool {
-    format == LogFormat::Text && io::stdout().is_terminal() && io::stdin().is_terminal()
+    // By convention, a dumb terminal moves no cursor (terminfo's entry "dumb").
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+    format == LogFormat::Text && terminal && !dumb
 }
 
 fn write_lines(

@@ -983,6 +983,40 @@ async fn the_screen_on_a_terminal() {
     }
 }
 
+/// A dumb terminal gets lines, and `NO_COLOR` (no-color.org) removes colours from the screen.
+#[test]
+fn a_terminal_without_cursor_or_colours_gets_none() {
+    const COLOUR: &str = "\u{1b}[38;";
+
+    for (name, value, screen, colours) in [
+        ("TERM", "dumb", false, false),
+        ("NO_COLOR", "1", true, false),
+        ("TERM", "xterm", true, true),
+    ] {
+        let dir = TempDir::new().unwrap();
+        let mut script = Command::new("script");
+        let command = format!(
+            "stty cols 120 rows 30; exec {} http 1 --local=127.0.0.1:0 --state-dir {}",
+            program("hookward").display(),
+            dir.path().display()
+        );
+        script
+            .args(["-qec", &command, "/dev/null"])
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR")
+            .env(name, value);
+
+        let mut process = Process::spawn(script);
+        process.says(if screen { "online" } else { "ready: " });
+        process.write("\u{3}");
+        assert_eq!(process.wait(), Some(0), "{name}={value}");
+
+        let out = process.out().join("\n");
+        assert_eq!(out.contains("\u{1b}[?1049h"), screen, "{name}: {out:?}");
+        assert_eq!(out.contains(COLOUR), colours, "{name}: {out:?}");
+    }
+}
+
 /// The log waits for the screen to close. Ctrl-C shows what the stop waits for, and a second one
 /// aborts the wait.
 #[tokio::test]
