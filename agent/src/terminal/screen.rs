@@ -244,9 +244,12 @@ impl Screen {
         };
 
         let all = usize::from(frame.area().height);
-        let top = |tunnels: usize| match all < COMPACT_BELOW {
-            true => self.compact_top(tunnels),
-            false => self.top(tunnels, width),
+        let top = |tunnels: usize| {
+            if all < COMPACT_BELOW {
+                self.compact_top(tunnels)
+            } else {
+                self.top(tunnels, width)
+            }
         };
         let fits = |tunnels: &usize| height_of(&top(*tunnels)) <= all - all / REQUESTS;
         // Each needs at least one row, or three.

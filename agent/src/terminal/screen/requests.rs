@@ -36,7 +36,9 @@ impl RequestList {
 
         // The rows that the user has scrolled to stay in place.
         if self.scrolled > 0 && row.matches(&self.filter) {
-            self.scrolled += 1;
+            let first = self.matching().nth(self.scrolled);
+            let above = first.is_none_or(|first| first.moment <= row.moment);
+            self.scrolled += usize::from(above);
         }
 
         let place = self
@@ -46,13 +48,21 @@ impl RequestList {
             .unwrap_or(self.rows.len());
         self.rows.insert(place, row);
         self.rows.truncate(MAX_ROWS);
+
+        // The oldest rows, which the user may have scrolled to, are gone.
+        if self.scrolled > 0 {
+            self.scroll(0);
+        }
     }
 
-    /// Holds new rows back, or shows those that were held back.
+    /// Holds new rows back, or shows those that were held back and returns to the newest row.
     pub(super) fn toggle_pause(&mut self) {
         match self.waiting.take() {
             None => self.waiting = Some(VecDeque::new()),
-            Some(waiting) => waiting.into_iter().for_each(|row| self.insert(row)),
+            Some(waiting) => {
+                self.scrolled = 0;
+                waiting.into_iter().for_each(|row| self.insert(row));
+            }
         }
     }
 
@@ -512,6 +522,7 @@ mod tests {
             list.insert(refusal(&format!("/at-{number}"), "192.0.2.1"));
         }
 
+        list.scroll(2);
         list.toggle_pause();
         list.insert(refusal("/paused", "192.0.2.1"));
         assert_eq!(list.paused(), Some(1));
@@ -522,6 +533,12 @@ mod tests {
         list.scroll(3);
         let first = text(&list, 80, 40)[1].clone();
         list.insert(refusal("/newer", "192.0.2.1"));
+        assert_eq!(text(&list, 80, 40)[1], first);
+
+        // A refusal that arrives late stands below the row, and does not move it.
+        let mut late = refusal("/late", "192.0.2.1");
+        late.moment = list.rows.back().unwrap().moment;
+        list.insert(late);
         assert_eq!(text(&list, 80, 40)[1], first);
 
         list.scroll(isize::MIN);
@@ -537,6 +554,10 @@ mod tests {
             list.insert(refusal("/a", "192.0.2.1"));
         }
         assert_eq!(list.rows.len(), MAX_ROWS);
+
+        list.scroll(isize::MAX);
+        list.insert(refusal("/a", "192.0.2.1"));
+        assert!(text(&list, 80, 10)[1].contains("/a"), "the oldest one left");
 
         list.toggle_pause();
         for _ in 0..=MAX_ROWS {

@@ -1,4 +1,4 @@
-//! What an agent may open.
+//! Scope of an agent: the hosts, paths, delivery modes and limits that it may use.
 
 use std::collections::HashMap;
 
