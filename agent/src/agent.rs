@@ -25,6 +25,8 @@ use crate::config::state_dir::StateDir;
 use crate::events::EventSink;
 use crate::exchange::delivery_log::DeliveryLog;
 use crate::exchange::{ExchangeHandler, InFlight, Pairing, PendingHeads, RefusalSummary};
+use crate::inspector::capture::Capture;
+use crate::inspector::policy::InspectedPolicy;
 use crate::observe::AgentObserver;
 use crate::relay_link;
 use crate::relay_link::policy_sync::PolicyOffer;
@@ -50,6 +52,8 @@ pub struct AgentSettings {
     pub state: Option<StateDir>,
     /// File of completed deliveries.
     pub delivery_log: Option<PathBuf>,
+    /// Capture of requests.
+    pub capture: Capture,
 }
 
 /// One tunnel of an agent.
@@ -88,6 +92,7 @@ struct SharedResources {
     diagnoses: Arc<ByteMeter>,
     offload: Offload,
     deliveries: DeliveryLog,
+    capture: Capture,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -107,6 +112,7 @@ impl SharedResources {
             pooled: self.pooled,
             clock: self.clock.clone(),
             deliveries: self.deliveries.clone(),
+            capture: self.capture.clone(),
             tasks: self.tasks.clone(),
             pool,
             diagnoses: Arc::clone(&self.diagnoses),
@@ -131,7 +137,12 @@ fn policy_offer(policy: &Policy, clock: &Clock) -> Result<Arc<PolicyOffer>, Diag
                 .collect(),
         )
     })?;
-    Ok(Arc::new(PolicyOffer::new(policy.for_relay(), gate)))
+    let inspected = InspectedPolicy::new(policy, clock.now());
+    Ok(Arc::new(PolicyOffer::new(
+        policy.for_relay(),
+        gate,
+        inspected,
+    )))
 }
 
 /// Opens the log of deliveries. Without one, the agent works all the same.
@@ -179,6 +190,7 @@ impl Agent {
             diagnoses: Arc::new(ByteMeter::new(DOCTOR_BYTES_PER_SECOND)),
             offload: Offload::default(),
             deliveries: delivery_log(settings.delivery_log.as_deref(), &clock),
+            capture: settings.capture,
             tasks: tasks.clone(),
             stop: stop.clone(),
         };

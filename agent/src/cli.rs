@@ -19,7 +19,9 @@ pub(crate) use self::commands::{
 };
 pub(crate) use self::policy::PolicyFlags;
 pub use self::tunnel::UpstreamArgs;
-pub(crate) use self::tunnel::{FileTunnel, HttpArgs, LinkArgs, OutputArgs, PairArgs, StartArgs};
+pub(crate) use self::tunnel::{
+    CaptureRefused, FileTunnel, HttpArgs, LinkArgs, OutputArgs, PairArgs, StartArgs,
+};
 use crate::exit;
 
 /// Brings webhooks to an application inside your network, and nothing else

@@ -42,6 +42,7 @@ pub use self::terms::{InFlight, Pairing};
 pub(crate) use self::tunnel_gate::TunnelGate;
 use crate::events::{Event, RequestEvent, RequestResult};
 use crate::exchange::started::StartedRequests;
+use crate::inspector::capture::{Source, Tap};
 use crate::upstream::UpstreamBody;
 use crate::upstream::pool::PooledConnection;
 
@@ -53,6 +54,8 @@ struct Exchange<'r> {
     host: &'r Arc<str>,
     origin: &'r str,
     started: &'r StartedRequests,
+    /// Copies the exchange for the inspector.
+    tap: Tap,
 }
 
 /// Reason why there is no response of the application.
@@ -179,6 +182,7 @@ pub(crate) async fn exchange(
     };
     let (deadlines, host, origin, begun) =
         (terms.deadlines, &at.host, &*at.origin, &*terms.started);
+    let handler = &at.handler;
 
     let _counted = at.handler.in_flight.begin();
     // A large head is held as long as its exchange, and charged like a body.
@@ -196,6 +200,12 @@ pub(crate) async fn exchange(
         host,
         origin,
         started: begun,
+        tap: handler.capture.begin(
+            &request,
+            (host, &at.origin),
+            &at.gate.policy(),
+            (handler.clock.now(), Source::Sender),
+        ),
     }
     .run(writer, reader, request)
     .await;
@@ -285,6 +295,8 @@ impl Exchange<'_> {
                     ..
                 } = *answer;
 
+                self.tap.response(status, &headers);
+                self.tap.response_data(&body);
                 let head = head::ExchangeResponse {
                     status,
                     length: Some(body.len() as u64),
@@ -380,9 +392,10 @@ impl Exchange<'_> {
 
         let (decision, body, held) =
             match gate.check_head(head, Evaluation::new(client, now, state))? {
-                HeadVerdict::Decided(decision) => (decision, outgoing(body).await, None),
+                HeadVerdict::Decided(decision) => (decision, self.outgoing(body).await, None),
                 HeadVerdict::ReadBody(pending) => {
                     let (whole, held) = self.read_whole(body, pending.max_body(), client).await?;
+                    self.tap.request_data(&whole);
                     let checked = self
                         .check_body(pending, head, &whole, now, &request.meta)
                         .await?;
@@ -416,6 +429,7 @@ impl Exchange<'_> {
             .into());
         }
 
+        self.tap.permitted();
         let facts = PermitFacts::of(&permit);
         if !self.started.try_start(request.meta.id) {
             // The request arrived before, over a connection that was lost: the application may have
@@ -445,6 +459,20 @@ impl Exchange<'_> {
         Ok((facts.with_response(response, connection), upgrading))
     }
 
+    /// Returns the body for the application, for a request whose body no check reads.
+    async fn outgoing(&self, body: Option<MessageBody>) -> UpstreamBody {
+        let Some(mut body) = body else {
+            return UpstreamBody::Whole(Full::default());
+        };
+        match body.take_if_arrived().await {
+            Some(whole) => {
+                self.tap.request_data(&whole);
+                UpstreamBody::Whole(Full::new(whole))
+            }
+            None => UpstreamBody::tunnel(body, self.tap.clone()),
+        }
+    }
+
     fn report(&self, shown: RequestSummary, outcome: RequestResult) {
         let RequestSummary {
             id,
@@ -466,6 +494,7 @@ impl Exchange<'_> {
             took,
             outcome,
         };
+        self.tap.outcome(&report);
         self.handler.events.observe(&report);
         // Beyond a number a second, refusals have no events of their own.
         let is_shown = report
@@ -480,15 +509,4 @@ impl Exchange<'_> {
 
 fn trace_of(headers: &HeaderMap) -> Option<TraceId> {
     TraceId::from_traceparent(headers.get(TRACEPARENT)?.as_bytes())
-}
-
-/// Returns the body for the application, for a request whose body no check reads.
-async fn outgoing(body: Option<MessageBody>) -> UpstreamBody {
-    let Some(mut body) = body else {
-        return UpstreamBody::Whole(Full::default());
-    };
-    match body.take_if_arrived().await {
-        Some(whole) => UpstreamBody::Whole(Full::new(whole)),
-        None => UpstreamBody::tunnel(body),
-    }
 }

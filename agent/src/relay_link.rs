@@ -49,6 +49,7 @@ use self::link::RelayLink;
 use self::proxy::Proxies;
 use crate::config::state_dir::Credential;
 use crate::events::{Event, EventSink};
+use crate::exchange::TunnelBinding;
 
 /// Message of an agent to the relay, with its policy.
 pub(crate) type AgentMessage =
@@ -281,11 +282,21 @@ fn refused(reason: RefusedReason, message: &str) -> ConnectionError {
 }
 
 /// Reports refusals of the relay.
-fn report_refusals(events: &EventSink, requests: Vec<RefusedRequest>, counts: Vec<(Check, u64)>) {
-    for refused in requests {
+fn report_refusals(
+    events: &EventSink,
+    tunnels: &[TunnelBinding],
+    requests: Vec<RefusedRequest>,
+    counts: Vec<(Check, u64)>,
+) {
+    for mut refused in requests {
+        let content = refused.content.take();
         // A compromised relay may send any age.
         let ago = Duration::from_millis(refused.age_ms).min(MAX_AGE);
-        events.emit_at(ago, Event::Refused(Box::new(printable_fields(refused))));
+        let refused = printable_fields(refused);
+        if let Some(tunnel) = tunnels.iter().find(|tunnel| *tunnel.host == *refused.host) {
+            tunnel.capture_refused(&refused, ago, content);
+        }
+        events.emit_at(ago, Event::Refused(Box::new(refused)));
     }
 
     if !counts.is_empty() {

@@ -109,6 +109,7 @@ impl Rogue {
             drain: Limits::default().drain,
             state: None,
             delivery_log: None,
+            capture: Capture::default(),
         };
         let agent = Agent::start(settings, clock, reporter, |_| {}, |_| {});
 

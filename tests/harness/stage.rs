@@ -279,6 +279,7 @@ impl Stage {
             drain: self.plan.limits.drain,
             state: None,
             delivery_log: Some(self.dir.path().join("delivered.db")),
+            capture: Capture::default(),
         };
 
         let on_open = move |tunnel| opened.lock().unwrap().push(tunnel);
@@ -483,6 +484,7 @@ impl Fleet {
             drain: plan.limits.drain,
             state: None,
             delivery_log: None,
+            capture: Capture::default(),
         };
 
         let noted = Arc::clone(&opened);
@@ -554,6 +556,7 @@ pub async fn refused(plan: Plan) -> String {
         drain: plan.limits.drain,
         state: None,
         delivery_log: None,
+        capture: Capture::default(),
     };
     let agent = Agent::start(settings, plan.clock, reporter, |_| {}, |_| {});
 

@@ -59,7 +59,7 @@ pub(crate) struct OutputArgs {
     #[arg(hide_short_help = true, long, value_name = "FILE")]
     pub(crate) audit: Option<String>,
 
-    /// Address of the local API, or "off" (default: 127.0.0.1:4040, or the next free port)
+    /// Address of the inspector and its API, or "off" (default: 127.0.0.1:4040, or the next free port)
     #[arg(
         hide_short_help = true,
         long,
@@ -69,6 +69,26 @@ pub(crate) struct OutputArgs {
         alias = "web-addr"
     )]
     pub(crate) inspect: InspectListen,
+
+    /// Keep requests that a check refused in the inspector, with their bodies
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_enum,
+        value_name = "on|off",
+        default_value_t
+    )]
+    pub(crate) capture_refused: CaptureRefused,
+}
+
+/// Handling of refused requests in the inspector.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CaptureRefused {
+    /// They are kept.
+    #[default]
+    On,
+    /// They are not kept: strangers sent them.
+    Off,
 }
 
 /// Reads the file of the log. ngrok's words for its outputs are no files.

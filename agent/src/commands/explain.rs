@@ -22,6 +22,7 @@ use crate::commands::{CommandError, print, print_error};
 use crate::config::policy_args;
 use crate::config::state_dir::StateDir;
 use crate::exit::Exit;
+use crate::inspector::policy::with_all_secrets;
 
 /// Runs the command.
 ///
@@ -40,7 +41,7 @@ pub(super) async fn run(args: ExplainArgs) -> Result<Exit, CommandError> {
         }
     };
 
-    let gate = match Gate::compile(&as_explained(policy), Side::Relay, now) {
+    let gate = match Gate::compile(&with_all_secrets(policy), Side::Relay, now) {
         Ok(gate) => Arc::new(gate),
         Err(mistakes) => {
             print_error(LogFormat::Text, &mistakes.join("\n"));
@@ -111,20 +112,6 @@ fn policy(args: &ExplainArgs, now: UnixMillis) -> Result<Result<Policy, Reason>,
                 .to_owned().into())
         }
     })
-}
-
-/// Enables the secrets that stay on the agent: offline, they are available and are checked here.
-fn as_explained(mut policy: Policy) -> Policy {
-    for check in policy
-        .routes
-        .iter_mut()
-        .flat_map(|route| &mut route.accept)
-        .flat_map(|accept| &mut accept.verify)
-    {
-        check.secret_at = hookward_gate::policy::SecretAt::Relay;
-    }
-
-    policy
 }
 
 /// Returns a warning if the path of a captured request differs from that of `--url`.

@@ -163,6 +163,7 @@ impl TunnelRunner {
             drain: Limits::default().drain,
             state: local.is_none().then_some(kept),
             delivery_log: Some(delivery_log),
+            capture: outputs.capture(),
         };
 
         outputs.note_start(&settings);

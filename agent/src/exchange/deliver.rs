@@ -100,6 +100,7 @@ impl Exchange<'_> {
             return Err(ExchangeError::Completed(status));
         }
         let (whole, held) = self.read_whole(body, most, request.meta.client).await?;
+        self.tap.request_data(&whole);
 
         let owned = OwnedHead::from(head);
         let state = Arc::clone(&self.handler.state);
@@ -122,6 +123,7 @@ impl Exchange<'_> {
 
         // After the gate, so that a hostile relay cannot fill the log.
         let begun = self.begin(&request, self.deadlines.body_idle()).await?;
+        self.tap.permitted();
         let facts = PermitFacts::of(&permit);
         let (result, answered) = oneshot::channel();
         let (handler, deadlines) = (Arc::clone(self.handler), self.deadlines);

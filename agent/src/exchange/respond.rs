@@ -31,6 +31,7 @@ impl Exchange<'_> {
             ..
         } = answered;
         let (parts, mut body) = response.into_parts();
+        self.tap.response(parts.status, &parts.headers);
 
         let bodiless = head_only
             || matches!(
@@ -83,6 +84,7 @@ impl Exchange<'_> {
             match timeout_at(deadline, body.frame()).await {
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
+                        self.tap.response_data(&data);
                         gathered.add(data);
                     }
                 }
@@ -123,7 +125,10 @@ impl Exchange<'_> {
                 None => return self.with_timeout(writer.finish()).await,
                 Some(Err(_)) => return Err(()),
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.with_timeout(writer.data(data)).await?,
+                    Ok(data) => {
+                        self.tap.response_data(&data);
+                        self.with_timeout(writer.data(data)).await?;
+                    }
                     Err(frame) => {
                         let Ok(trailers) = frame.into_trailers() else {
                             continue;
@@ -159,6 +164,7 @@ impl Exchange<'_> {
     ) {
         let Some(reader) = reader else { return };
         let (mut parts, body) = answered.response.into_parts();
+        self.tap.response(parts.status, &parts.headers);
         let mut headers = std::mem::take(&mut parts.headers);
         headers.remove(header::CONTENT_LENGTH);
 

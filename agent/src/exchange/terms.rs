@@ -5,17 +5,19 @@ use crate::events::EventSink;
 use crate::exchange::delivery_log::DeliveryLog;
 use crate::exchange::started::StartedRequests;
 use crate::exchange::tunnel_gate::TunnelGate;
+use crate::inspector::capture::Capture;
 use crate::upstream::header_case::HeaderCaseCache;
 use crate::upstream::pool::ConnectionPool;
-use hookward_core::clock::Clock;
+use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::rate::ByteMeter;
 use hookward_core::secret::Secret;
 use hookward_gate::engine::GateState;
 use hookward_runtime::body_memory::BodyMemory;
 use hookward_runtime::offload::{Offload, OffloadQueue};
-use hookward_tunnel::protocol::control::Deadlines;
+use hookward_tunnel::protocol::control::{Deadlines, RefusedContent, RefusedRequest};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,6 +49,8 @@ pub(crate) struct ExchangeHandler {
     pub clock: Clock,
     /// Deliveries that the application has begun or completed.
     pub deliveries: DeliveryLog,
+    /// Capture of exchanges.
+    pub capture: Capture,
     /// Tracker of attempts that go on without their relay.
     pub tasks: TaskTracker,
     /// Connections to the application.
@@ -95,6 +99,7 @@ impl ExchangeHandler {
             pairing: None,
             clock: Clock::default(),
             deliveries: DeliveryLog::default(),
+            capture: Capture::default(),
             tasks: TaskTracker::new(),
             pool,
             pooled: false,
@@ -194,4 +199,19 @@ pub(crate) struct TunnelBinding {
     pub gate: Arc<TunnelGate>,
     /// Handler of its exchanges.
     pub handler: Arc<ExchangeHandler>,
+}
+
+impl TunnelBinding {
+    /// Captures a request that the relay refused `ago`.
+    pub(crate) fn capture_refused(
+        &self,
+        refused: &RefusedRequest,
+        ago: Duration,
+        content: Option<RefusedContent>,
+    ) {
+        let ago = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+        let at = UnixMillis(self.handler.clock.now().0.saturating_sub(ago));
+        let tunnel = (&self.origin, &self.gate.policy());
+        self.handler.capture.refused(refused, content, at, tunnel);
+    }
 }

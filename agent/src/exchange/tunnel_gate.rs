@@ -6,6 +6,8 @@ use arc_swap::ArcSwap;
 use hookward_core::clock::UnixMillis;
 use hookward_gate::engine::{Gate, RetiredGate};
 
+use crate::inspector::policy::InspectedPolicy;
+
 /// The agent's gate that is in force for a tunnel at a relay.
 pub(crate) struct TunnelGate(ArcSwap<GateHistory>);
 
@@ -13,13 +15,16 @@ pub(crate) struct TunnelGate(ArcSwap<GateHistory>);
 /// retired by the time of its delivery.
 pub(crate) struct GateHistory {
     pub current: Arc<Gate>,
+    /// Policy of the current gate.
+    pub policy: Arc<InspectedPolicy>,
     pub retired: Vec<RetiredGate>,
 }
 
 impl TunnelGate {
-    pub(crate) fn new(gate: Arc<Gate>) -> Self {
+    pub(crate) fn new(gate: Arc<Gate>, policy: Arc<InspectedPolicy>) -> Self {
         Self(ArcSwap::from_pointee(GateHistory {
             current: gate,
+            policy,
             retired: Vec::new(),
         }))
     }
@@ -34,8 +39,13 @@ impl TunnelGate {
         Arc::clone(&self.0.load().current)
     }
 
-    /// Puts a gate in force.
-    pub(crate) fn replace(&self, gate: &Arc<Gate>, now: UnixMillis) {
+    /// Returns the policy of the gate in force.
+    pub(crate) fn policy(&self) -> Arc<InspectedPolicy> {
+        Arc::clone(&self.0.load().policy)
+    }
+
+    /// Puts the gate of a policy in force.
+    pub(crate) fn replace(&self, gate: &Arc<Gate>, policy: &Arc<InspectedPolicy>, now: UnixMillis) {
         let before = self.0.load_full();
         if Arc::ptr_eq(&before.current, gate) {
             return;
@@ -48,6 +58,7 @@ impl TunnelGate {
         let earlier = before.retired.iter().take(RETIRED_GATES - 1).cloned();
         self.0.store(Arc::new(GateHistory {
             current: Arc::clone(gate),
+            policy: Arc::clone(policy),
             retired: [last].into_iter().chain(earlier).collect(),
         }));
     }

@@ -127,7 +127,7 @@ impl ActiveLink {
                 message = self.reader.receive::<RelayMessage>(CONTROL_BYTES) => {
                     match message? {
                         RelayMessage::DrainAck => return Ok(true),
-                        RelayMessage::Refusals { requests, counts } => report_refusals(events, requests, counts),
+                        RelayMessage::Refusals { requests, counts } => report_refusals(events, &self.terms.hosts, requests, counts),
                         _ => {}
                     }
                 }
@@ -145,7 +145,7 @@ impl ActiveLink {
                     Err(_) => return,
                 },
                 said = self.reader.receive::<RelayMessage>(CONTROL_BYTES) => match said {
-                    Ok(RelayMessage::Refusals { requests, counts }) => report_refusals(events, requests, counts),
+                    Ok(RelayMessage::Refusals { requests, counts }) => report_refusals(events, &self.terms.hosts, requests, counts),
                     // Other messages no longer matter.
                     Ok(_) => {}
                     Err(_) => return,

@@ -100,6 +100,14 @@ impl LinkTunnel {
     }
 }
 
+impl LinkContext {
+    /// Returns `true` if the agent wants the requests that relays refuse.
+    pub(super) fn captures_refused(&self) -> bool {
+        let mut tunnels = self.tunnels.iter();
+        tunnels.any(|tunnel| tunnel.handler.capture.captures_refused())
+    }
+}
+
 impl RelayState {
     pub(super) fn new(
         relay: RelayEndpoint,
@@ -108,9 +116,7 @@ impl RelayState {
         calls: Arc<RelayCalls>,
         state: Option<StateDir>,
     ) -> Self {
-        let gate = |tunnel: &LinkTunnel| {
-            Arc::new(TunnelGate::new(Arc::clone(&tunnel.wanted.borrow().gate)))
-        };
+        let gate = |tunnel: &LinkTunnel| Arc::new(tunnel.wanted.borrow().tunnel_gate());
         let policies = tunnels
             .iter()
             .map(|tunnel| PolicySync::new(tunnel.wanted.clone()));

@@ -15,7 +15,6 @@ use hookward_tunnel::transport::{ControlStream, Session, StreamError};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::exchange::TunnelGate;
 use crate::exchange::{SessionTerms, TunnelBinding};
 use crate::relay_link::active::{ActiveLink, Renewal};
 use crate::relay_link::calls::PendingCalls;
@@ -72,6 +71,7 @@ pub(crate) async fn greet(
         pool: shared.link.pool,
         lost,
         time_ms: shared.clock.now().0,
+        captures_refused: shared.captures_refused(),
     };
     control.send(&hello).await?;
 
@@ -172,7 +172,7 @@ pub(crate) async fn open(
                     }
                     // Tunnels opened before this one are in use already.
                     RelayMessage::Refusals { requests, counts } => {
-                        report_refusals(&shared.events, requests, counts)
+                        report_refusals(&shared.events, &hosts, requests, counts)
                     }
                     RelayMessage::Draining => relay_leaves = true,
                     RelayMessage::RenewCredential => renews = true,
@@ -187,10 +187,10 @@ pub(crate) async fn open(
 
             let origin = origin_of(host.as_str(), port);
             let gate = at.gates.get(number).cloned();
-            let gate = gate.unwrap_or_else(|| Arc::new(TunnelGate::new(Arc::clone(&offer.gate))));
+            let gate = gate.unwrap_or_else(|| Arc::new(offer.tunnel_gate()));
 
             if policies.accept(&offer) != Applied::Stale {
-                gate.replace(&offer.gate, shared.clock.now());
+                offer.put_in_force(&gate, shared.clock.now());
             }
 
             at.note_host_opened(number);

@@ -4,18 +4,23 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hookward_core::clock::UnixMillis;
 use hookward_core::text::printable;
 use hookward_gate::engine::Gate;
 use hookward_gate::policy::{Policy, summary};
 use tokio::sync::watch;
 
 use crate::events::{Event, EventSink};
+use crate::exchange::TunnelGate;
+use crate::inspector::policy::InspectedPolicy;
 
 /// A policy in the form for the relay, and compiled for the agent's own gate.
 pub(crate) struct PolicyOffer {
     /// For the relay, without the secrets that stay on the agent.
     pub policy: Policy,
     pub gate: Arc<Gate>,
+    /// For the inspector.
+    pub inspected: Arc<InspectedPolicy>,
     /// Revision; later policies have a higher one.
     pub revision: u64,
     /// Digest of the policy, which the relay returns once it is in force there.
@@ -23,15 +28,27 @@ pub(crate) struct PolicyOffer {
 }
 
 impl PolicyOffer {
+    /// Creates the gate of an offer.
+    #[must_use]
+    pub(crate) fn tunnel_gate(&self) -> TunnelGate {
+        TunnelGate::new(Arc::clone(&self.gate), Arc::clone(&self.inspected))
+    }
+
+    /// Puts the gate of an offer in force.
+    pub(crate) fn put_in_force(&self, gate: &TunnelGate, now: UnixMillis) {
+        gate.replace(&self.gate, &self.inspected, now);
+    }
+
     /// Creates an offer that is newer than all others of this process.
     #[must_use]
-    pub(crate) fn new(policy: Policy, gate: Gate) -> Self {
+    pub(crate) fn new(policy: Policy, gate: Gate, inspected: InspectedPolicy) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let revision = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         Self {
             digest: summary::digest(&policy),
             policy,
             gate: Arc::new(gate),
+            inspected: Arc::new(inspected),
             revision,
         }
     }

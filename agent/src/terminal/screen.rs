@@ -597,6 +597,7 @@ mod tests {
                 age_ms: 0,
                 at_ms: 0,
                 order: 0,
+                content: None,
             };
 
             TimedEvent {

@@ -1,5 +1,6 @@
 //! Body of a request to the application.
 
+use crate::inspector::capture::Tap;
 use bytes::Bytes;
 use hookward_tunnel::transport::{MessageBody, body::MessageBodyError};
 use http_body::{Body, Frame, SizeHint};
@@ -14,7 +15,7 @@ use tokio::sync::Notify;
 pub(crate) enum UpstreamBody {
     Whole(Full<Bytes>),
     /// Body that arrives through the tunnel.
-    Tunnel(Box<MessageBody>, Progress),
+    Tunnel(Box<MessageBody>, Progress, Tap),
 }
 
 /// Progress of sending a body, for the code that waits for the response. `None` for a body in
@@ -54,17 +55,17 @@ impl Progress {
 }
 
 impl UpstreamBody {
-    /// Wraps a body that arrives through the tunnel.
+    /// Wraps a body that arrives through the tunnel. `tap` copies it.
     #[must_use]
-    pub(crate) fn tunnel(body: MessageBody) -> Self {
-        Self::Tunnel(Box::new(body), Progress(Some(Arc::default())))
+    pub(crate) fn tunnel(body: MessageBody, tap: Tap) -> Self {
+        Self::Tunnel(Box::new(body), Progress(Some(Arc::default())), tap)
     }
 
     /// Returns the progress of sending.
     #[must_use]
     pub(crate) fn progress(&self) -> Progress {
         match self {
-            Self::Tunnel(_, progress) => progress.clone(),
+            Self::Tunnel(_, progress, _) => progress.clone(),
             Self::Whole(_) => Progress(None),
         }
     }
@@ -82,8 +83,13 @@ impl Body for UpstreamBody {
             Self::Whole(full) => Pin::new(full)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
-            Self::Tunnel(body, progress) => {
+            Self::Tunnel(body, progress, tap) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
+                if let Some(Ok(frame)) = &frame
+                    && let Some(data) = frame.data_ref()
+                {
+                    tap.request_data(data);
+                }
                 progress.note(frame.is_none());
                 Poll::Ready(frame)
             }
@@ -93,14 +99,14 @@ impl Body for UpstreamBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(full) => full.is_end_stream(),
-            Self::Tunnel(body, _) => body.is_end_stream(),
+            Self::Tunnel(body, ..) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(full) => full.size_hint(),
-            Self::Tunnel(body, _) => body.size_hint(),
+            Self::Tunnel(body, ..) => body.size_hint(),
         }
     }
 }

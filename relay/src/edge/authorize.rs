@@ -69,7 +69,7 @@ enum ReceivedBody {
 }
 
 impl Authorizer<'_> {
-    /// Decides about the request.
+    /// Decides about the request. `read` becomes the body, if a check reads it.
     ///
     /// # Errors
     /// The verdict on a request that is not forwarded: the first refusal, a challenge, or a
@@ -78,6 +78,7 @@ impl Authorizer<'_> {
         &self,
         mut body: SenderBody,
         mut charge: MemoryCharge,
+        read: &mut Bytes,
     ) -> Result<Box<Authorized>, Verdict> {
         let baseline = match self.edge.baseline.gate() {
             Some(gate) => Some(
@@ -98,6 +99,7 @@ impl Authorizer<'_> {
                 let whole = self
                     .whole(&mut body, pending.max_body(), &mut charge)
                     .await?;
+                *read = whole.clone();
                 let mut keys = FetchedKeys::default();
                 let decision = self
                     .body_of(pending, &whole, &self.edge.baseline_state, &mut keys)
@@ -120,6 +122,7 @@ impl Authorizer<'_> {
         };
 
         let (whole, charge) = self.whole_of(sent, own.max_body()).await?;
+        *read = whole.clone();
 
         let mut keys = FetchedKeys::default();
         let decision = self.body_of(own, &whole, self.state, &mut keys).await;

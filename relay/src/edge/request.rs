@@ -30,7 +30,7 @@ use crate::edge::response;
 use crate::edge::state::{ConnectionContext, EdgeState};
 use crate::forward::RequestBody;
 use crate::forward::upgrade;
-use crate::observe::outcome::{Permitted, UpstreamResult, Verdict};
+use crate::observe::outcome::{Permitted, RefusedExchange, UpstreamResult, Verdict};
 use crate::overload::connections::HeaderMemory;
 
 /// A response in preparation, or a reset of the stream.
@@ -181,9 +181,25 @@ async fn handle(
     head::normalize(&mut parts, context, length);
     let (host, gate) = wait_for_agent(edge, &parts, context, wants_upgrade).await?;
 
+    let mut read = Bytes::new();
     let authorized = authorizer(edge, &parts, context, &host, &gate, wants_upgrade)
-        .authorize(body, edge.body_memory.begin(context.client))
-        .await?;
+        .authorize(body, edge.body_memory.begin(context.client), &mut read)
+        .await;
+    let authorized = match authorized {
+        Ok(authorized) => authorized,
+        Err(verdict) => {
+            if matches!(verdict, Verdict::Refused(_)) && context.owner_wants_refused() {
+                let keys = FetchedKeys::default();
+                let head = tunnel_request(parts, header_case, context, te_trailers, None, keys);
+                context.refused = Some(RefusedExchange {
+                    head,
+                    body: read,
+                    body_bytes: length,
+                });
+            }
+            return Err(verdict);
+        }
+    };
     let Authorized {
         permit,
         body: outgoing,
@@ -225,7 +241,14 @@ async fn handle(
         origin: Arc::clone(&context.tunnel.origin),
         owner: context.tunnel.owner.ok_or_else(Verdict::offline)?,
         received: context.received.wall,
-        request: tunnel_request(parts, header_case, context, te_trailers, &outgoing, keys),
+        request: tunnel_request(
+            parts,
+            header_case,
+            context,
+            te_trailers,
+            Some(&outgoing),
+            keys,
+        ),
     };
     let mut forwarded = delivering.run(permit, outgoing, claim).await?;
     if let Some(reason) = not_storable {
@@ -345,15 +368,16 @@ fn authorizer<'c>(
     }
 }
 
+/// Returns the request for the tunnel; `outgoing` is its body, unless it is refused.
 fn tunnel_request(
     mut parts: Parts,
     header_case: HeaderCase,
     context: &RequestContext,
     trailers: bool,
-    outgoing: &RequestBody,
+    outgoing: Option<&RequestBody>,
     keys: FetchedKeys,
 ) -> TunnelRequest {
-    let length = outgoing.length();
+    let length = outgoing.and_then(RequestBody::length);
 
     // A chunked body that was read completely is forwarded with its length.
     if let Some(length) = length.filter(|length| *length > 0) {
@@ -375,7 +399,7 @@ fn tunnel_request(
         target: context.target.clone(),
         length,
         trailers,
-        upgrade: matches!(outgoing, RequestBody::Upgrade),
+        upgrade: matches!(outgoing, Some(RequestBody::Upgrade)),
         headers: parts.headers,
         header_case,
     }

@@ -16,7 +16,9 @@ use http::request::Parts;
 
 use crate::edge::state::EdgeState;
 use crate::observe::Observer;
-use crate::observe::outcome::{BodySizes, Permitted, RequestFacts, RequestOutcome, Verdict};
+use crate::observe::outcome::{
+    BodySizes, Permitted, RefusedExchange, RequestFacts, RequestOutcome, Verdict,
+};
 use crate::sessions::registry::TunnelEndpoint;
 
 /// State of a request at the edge, as far as it is known.
@@ -42,6 +44,8 @@ pub(crate) struct RequestContext {
     pub(crate) permitted: Option<Permitted>,
     /// Check that would have refused the request, if its route did not only observe.
     pub(crate) observed: Option<Refusal>,
+    /// The request, if it was refused and the tunnel's owner wants it.
+    pub(crate) refused: Option<RefusedExchange>,
     /// Hint for the tunnel's owner.
     pub(crate) note: Option<&'static str>,
     /// Size of the body in bytes, if known.
@@ -64,9 +68,16 @@ impl RequestContext {
             has_tunnel: false,
             permitted: None,
             observed: None,
+            refused: None,
             note: None,
             body_bytes: None,
         }
+    }
+
+    /// Returns `true` if the tunnel's owner wants a request that is refused.
+    pub(crate) fn owner_wants_refused(&self) -> bool {
+        let owner = self.tunnel.owner();
+        owner.is_some_and(|live| live.owner_events.wants_content())
     }
 
     /// Returns the facts for the gate.
@@ -141,6 +152,7 @@ impl OpenRequest {
                 .map(HostName::as_str),
             agent: owner.map(|live| live.agent.name.as_str()),
             permitted: context.permitted.as_ref(),
+            refused: context.refused.as_ref(),
             owner: owner.map(|live| &live.owner_events),
         };
         self.observer.request(facts, &outcome);

@@ -8,7 +8,7 @@ use hookward_core::clock::Clock;
 use hookward_core::reason::{Check, Refusal};
 use hookward_core::text::{Escaped, printable, shown_path};
 use hookward_observe::audit::{AuditLog, Causer, LimitedKind};
-use hookward_tunnel::protocol::control::RefusedRequest;
+use hookward_tunnel::protocol::control::{RefusedContent, RefusedRequest};
 use http::StatusCode;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ use crate::observe::clients::{ClientCount, ClientCounts};
 use crate::observe::events::{EventBus, EventStamp, RelayEventKind, RequestRecord, Subscription};
 use crate::observe::metrics::RelayMetrics;
 use crate::observe::millis;
-use crate::observe::outcome::{Reporter, RequestFacts, RequestOutcome, Verdict};
+use crate::observe::outcome::{RefusedExchange, Reporter, RequestFacts, RequestOutcome, Verdict};
 use crate::observe::owner_events::OwnerEvents;
 use crate::observe::request_log::RequestLog;
 use crate::storage::deliveries::{DueDelivery, Outcome, StoreRefusal};
@@ -178,7 +178,10 @@ fn notify(
 
     match &outcome.verdict {
         Verdict::Refused(refusal) => {
-            owner.push(refusal.check, || refused(refusal));
+            owner.push(refusal.check, || RefusedRequest {
+                content: facts.refused.map(content),
+                ..refused(refusal)
+            });
         }
         // The agent shows the attempt to deliver it.
         Verdict::Stored(stored) if !stored.is_fallback => {}
@@ -226,7 +229,17 @@ fn event(
         age_ms: 0,
         at_ms: stamp.at.0,
         order: stamp.order,
+        content: None,
     }
+}
+
+fn content(refused: &RefusedExchange) -> RefusedContent {
+    let RefusedExchange {
+        head,
+        body,
+        body_bytes,
+    } = refused;
+    RefusedContent::new(head, body, body_bytes.unwrap_or(body.len() as u64))
 }
 
 /// Returns the record for subscribers.

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hookward_core::reason::{Check, Code, Refusal};
 use hookward_core::trace::TraceId;
 use hookward_gate::providers::challenge::ChallengeResponse;
-use hookward_tunnel::protocol::head::RequestId;
+use hookward_tunnel::protocol::head::{ExchangeRequest, RequestId};
 use http::{Method, StatusCode};
 use uuid::Uuid;
 
@@ -33,8 +34,19 @@ pub(crate) struct RequestFacts<'r> {
     pub agent: Option<&'r str>,
     /// Facts of the permit, if the gate gave one.
     pub permitted: Option<&'r Permitted>,
+    /// The request, if it was refused and the owner wants it.
+    pub refused: Option<&'r RefusedExchange>,
     /// Events of the tunnel's owner, while an agent is connected.
     pub owner: Option<&'r OwnerEvents>,
+}
+
+/// A refused request, for an owner that captures it.
+pub(crate) struct RefusedExchange {
+    pub head: ExchangeRequest,
+    /// Body, if a check has read it.
+    pub body: Bytes,
+    /// Size of the whole body in bytes, if it is known.
+    pub body_bytes: Option<u64>,
 }
 
 /// Facts of a permit.

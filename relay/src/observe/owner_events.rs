@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hookward_core::quota::Quota;
 use hookward_core::reason::Check;
-use hookward_tunnel::protocol::control::{RefusedRequest, RelayMessage};
+use hookward_tunnel::protocol::control::{RefusedContent, RefusedRequest, RelayMessage};
 use tokio::sync::Notify;
 
 /// The queue; clones share it.
@@ -15,6 +15,8 @@ use tokio::sync::Notify;
 pub(crate) struct OwnerEvents {
     // A std mutex: it guards a short list, and nothing waits while it is held.
     inner: Arc<Mutex<Inner>>,
+    /// `true` if the agent wants the refused requests.
+    wants_content: bool,
     changed: Arc<Notify>,
 }
 
@@ -22,6 +24,8 @@ struct Inner {
     quota: Quota<Check>,
     /// Refusals for the next message, with their times.
     requests: Vec<(Instant, RefusedRequest)>,
+    /// Size of their contents, in bytes.
+    content_bytes: usize,
 }
 
 impl Inner {
@@ -31,16 +35,19 @@ impl Inner {
 }
 
 impl OwnerEvents {
-    /// Creates a queue that sends up to `most` refusals a second one by one.
+    /// Creates a queue that sends up to `most` refusals a second one by one; with `wants_content`,
+    /// with their requests.
     #[must_use]
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize, wants_content: bool) -> Self {
         let inner = Inner {
             quota: Quota::new(most),
             requests: Vec::new(),
+            content_bytes: 0,
         };
 
         Self {
             inner: Arc::new(Mutex::new(inner)),
+            wants_content,
             changed: Arc::new(Notify::new()),
         }
     }
@@ -49,10 +56,22 @@ impl OwnerEvents {
     pub(crate) fn push(&self, check: Check, describe: impl FnOnce() -> RefusedRequest) {
         let mut inner = self.lock();
         if inner.quota.take(check) {
-            inner.requests.push((Instant::now(), describe()));
+            let mut refused = describe();
+            let content = refused.content.as_ref().map_or(0, RefusedContent::len);
+            inner.content_bytes += content;
+            if inner.content_bytes > CONTENT_BYTES {
+                inner.content_bytes -= content;
+                refused.content = None;
+            }
+            inner.requests.push((Instant::now(), refused));
         }
         drop(inner);
         self.changed.notify_one();
+    }
+
+    /// Returns `true` if the agent wants the refused requests.
+    pub(crate) const fn wants_content(&self) -> bool {
+        self.wants_content
     }
 
     /// Waits for refusals and returns the message that reports them. Cancel-safe.
@@ -70,6 +89,7 @@ impl OwnerEvents {
 
         let mut inner = self.lock();
         let ago = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        inner.content_bytes = 0;
         let requests = std::mem::take(&mut inner.requests).into_iter();
         let requests = requests
             .map(|(since, refused)| RefusedRequest {
@@ -87,11 +107,19 @@ impl OwnerEvents {
     }
 }
 
+/// Maximum size of the requests in one message, in bytes, far below that of a message: a flood of
+/// large requests must not fill the connection.
+const CONTENT_BYTES: usize = 512 * 1024;
+
 /// Time in which counts are combined.
 const GATHER_TIME: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
+    use hookward_core::fetched_keys::FetchedKeys;
+    use hookward_tunnel::protocol::head::{ExchangeRequest, HeaderCase, RequestId, RequestMeta};
+    use http::{HeaderMap, Method};
+
     use super::*;
 
     fn refused(n: usize) -> RefusedRequest {
@@ -111,12 +139,13 @@ mod tests {
             age_ms: 0,
             at_ms: 0,
             order: 0,
+            content: None,
         }
     }
 
     #[tokio::test]
     async fn a_flood_becomes_counts() {
-        let refusals = OwnerEvents::new(20);
+        let refusals = OwnerEvents::new(20, false);
         for n in 0..1000 {
             refusals.push(Check::Token, || refused(n));
         }
@@ -132,8 +161,50 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn large_requests_do_not_fill_a_message() {
+        let refusals = OwnerEvents::new(20, true);
+        let request = ExchangeRequest {
+            meta: RequestMeta {
+                id: RequestId([0; 16]),
+                host: "h".into(),
+                client: [127, 0, 0, 1].into(),
+                keys: FetchedKeys::default(),
+                delivery: None,
+            },
+            method: Method::POST,
+            target: "/".into(),
+            length: None,
+            trailers: false,
+            upgrade: false,
+            headers: HeaderMap::new(),
+            header_case: HeaderCase::default(),
+        };
+        for n in 0..20 {
+            refusals.push(Check::Token, || RefusedRequest {
+                content: Some(RefusedContent::new(&request, &[b'x'; 100_000], 100_000)),
+                ..refused(n)
+            });
+        }
+
+        let RelayMessage::Refusals { requests, .. } = refusals.next_message().await else {
+            unreachable!()
+        };
+        let contents = requests
+            .iter()
+            .filter_map(|refused| refused.content.as_ref());
+        let sizes: Vec<_> = contents.map(RefusedContent::len).collect();
+        assert_eq!(requests.len(), 20);
+        assert!((2..20).contains(&sizes.len()), "{sizes:?}");
+        assert!(sizes.iter().sum::<usize>() <= CONTENT_BYTES);
+
+        let (head, body, size) = requests[0].content.as_ref().unwrap().decode().unwrap();
+        assert_eq!((head, size), (request, 100_000));
+        assert_eq!(body.len(), RefusedContent::BODY_BYTES);
+    }
+
+    #[tokio::test]
     async fn cancelling_loses_nothing() {
-        let refusals = OwnerEvents::new(0);
+        let refusals = OwnerEvents::new(0, false);
         refusals.push(Check::Token, || refused(1));
         assert!(
             tokio::time::timeout(GATHER_TIME / 2, refusals.next_message())

@@ -26,6 +26,8 @@ pub(crate) struct SessionIdentity {
     pub version: String,
     /// `true` if the previous connection of this link was lost.
     pub replaces_lost: bool,
+    /// `true` if the agent wants the requests that the relay refuses.
+    pub captures_refused: bool,
 }
 
 /// A session that is being served.

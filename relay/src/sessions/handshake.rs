@@ -70,6 +70,7 @@ pub(crate) async fn authenticate(
             pool,
             lost,
             time_ms,
+            captures_refused,
         } => {
             let digest = credential.digest();
             let wanted = digest.clone();
@@ -94,6 +95,7 @@ pub(crate) async fn authenticate(
                 is_pooled: pool,
                 version: printable(&version).chars().take(VERSION_CHARS).collect(),
                 replaces_lost: lost,
+                captures_refused,
             };
 
             Ok(Authenticated {

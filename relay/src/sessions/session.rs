@@ -177,7 +177,10 @@ impl<'c> SessionLoop<'c> {
             identity,
             control,
         } = admitted;
-        let events = OwnerEvents::new(context.limits.refusal_events_per_second);
+        let events = OwnerEvents::new(
+            context.limits.refusal_events_per_second,
+            identity.captures_refused,
+        );
         let requester = Requester::agent(Actor::agent(&agent.name), agent.id, session.peer().ip());
 
         Self {

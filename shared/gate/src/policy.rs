@@ -7,6 +7,7 @@ pub mod delivery;
 pub mod file;
 pub mod raw;
 mod resolve;
+mod sender;
 mod signature;
 pub mod summary;
 pub mod validate;
@@ -25,6 +26,7 @@ pub use self::accept::{
 };
 pub use self::delivery::{Delivery, DeliveryMode, DeliveryOrder};
 pub use self::resolve::{LoadedPolicy, LocatedMistake, resolve};
+pub use self::sender::RequestSender;
 pub use self::signature::{ActiveSecret, SecretAt, SignatureCheck};
 pub use validate::PolicyLimits;
 

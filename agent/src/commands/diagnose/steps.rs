@@ -164,6 +164,7 @@ impl Findings {
                 pool: false,
                 lost: false,
                 time_ms: Clock::System.now().0,
+                captures_refused: false,
             };
             control.send(&hello).await?;
 

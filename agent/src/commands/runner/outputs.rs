@@ -1,20 +1,25 @@
 //! Outputs of a running agent beside the terminal: audit log, log file, and local API.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hookward_core::clock::Clock;
 use hookward_gate::policy::Policy;
 use hookward_gate::policy::summary::Summary;
 use hookward_observe::audit::{Actor, AuditLog, RawAudit};
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::listener::BoundApi;
-use crate::cli::OutputArgs;
+use crate::api::listener::{BoundApi, InspectListen};
+use crate::cli::{CaptureRefused, OutputArgs};
 use crate::commands::CommandError;
 use crate::config::state_dir::StateDir;
 use crate::events::{self, Event, EventSink, EventStream};
+use crate::inspector::Inspector;
+use crate::inspector::capture::Capture;
 use crate::observe::AgentObserver;
 use crate::terminal::{self, Shown};
 use crate::{Agent, AgentSettings};
@@ -26,6 +31,8 @@ const PROGRAM: &str = "hookward";
 pub(super) struct Outputs {
     audit: AuditLog,
     api: Option<BoundApi>,
+    /// `None` if it is off, or failed to start.
+    inspector: Option<Inspector>,
     log: Option<Shown>,
     observer: Arc<AgentObserver>,
     tasks: TaskTracker,
@@ -44,6 +51,8 @@ impl Outputs {
         let audit = AuditLog::start(&settings.resolve(None), PROGRAM, clock.clone())?;
         let api = Some(BoundApi::bind(args.inspect, state)?);
 
+        let inspector = inspector(args, state, clock);
+
         let observer = Arc::new(AgentObserver::new(audit.clone()));
         let (events, stream) = events::observed_channel(Arc::clone(&observer) as _);
         let log = match &args.log {
@@ -58,12 +67,19 @@ impl Outputs {
         let outputs = Self {
             audit,
             api,
+            inspector,
             log,
             observer,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
         Ok((outputs, events, stream))
+    }
+
+    /// Returns the capture of requests.
+    pub(super) fn capture(&self) -> Capture {
+        let inspector = self.inspector.as_ref();
+        inspector.map_or_else(Capture::default, Inspector::capture)
     }
 
     /// Records the start of an agent with these settings.
@@ -122,8 +138,32 @@ impl Outputs {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        if let Some(inspector) = self.inspector {
+            let closing = spawn_blocking(|| inspector.close());
+            // Then the last requests are missing in the history.
+            let _ = timeout(INSPECTOR_TIMEOUT, closing).await;
+        }
         self.log
     }
+}
+
+/// File of the inspector's history in the state directory.
+const HISTORY: &str = "requests.db";
+
+/// Maximum wait for the inspector's last commit.
+const INSPECTOR_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Starts the inspector. Without it, the agent works all the same.
+fn inspector(args: &OutputArgs, state: &StateDir, clock: &Clock) -> Option<Inspector> {
+    if args.inspect == InspectListen::Off {
+        return None;
+    }
+    let captures_refused = args.capture_refused == CaptureRefused::On;
+    let path = state.path().join(HISTORY);
+    let opened = Inspector::open(&path, captures_refused, clock.clone());
+    opened
+        .inspect_err(|error| tracing::warn!(%error, "the inspector keeps no requests"))
+        .ok()
 }
 
 fn summary(policy: &Policy) -> Value {

@@ -390,7 +390,7 @@ impl<'l> ServingLoop<'l> {
                 }
             }
             RelayMessage::Refusals { requests, counts } => {
-                report_refusals(events, requests, counts);
+                report_refusals(events, &self.active.terms.hosts, requests, counts);
             }
             RelayMessage::Called { id, status, body } => {
                 self.active.calls.answered(id, RelayAnswer { status, body });
@@ -421,7 +421,7 @@ impl<'l> ServingLoop<'l> {
         if applied != Applied::Stale
             && let Some(gate) = at.gates.get(number)
         {
-            gate.replace(&offer.gate, shared.clock.now());
+            offer.put_in_force(gate, shared.clock.now());
         }
 
         if applied == Applied::New {

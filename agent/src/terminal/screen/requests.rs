@@ -441,6 +441,7 @@ mod tests {
             age_ms: 0,
             at_ms: 0,
             order: 0,
+            content: None,
         };
         Row::of(&Event::Refused(Box::new(refused)).into(), false).unwrap()
     }

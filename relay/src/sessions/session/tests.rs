@@ -84,6 +84,7 @@ impl SessionStage {
                 clock_offset_ms: None,
                 version: "1.0".to_owned(),
                 replaces_lost: false,
+                captures_refused: false,
             },
             control: control.unwrap(),
         };

@@ -5,7 +5,7 @@ mod steps;
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::steps::steps;
 use crate::engine::{Decision, Evaluation, Gate, HeadVerdict};
@@ -15,7 +15,7 @@ use hookward_core::limits::DOCTOR_BYTES;
 use hookward_core::reason::{Check, Refusal};
 
 /// Result of one check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckOutcome {
     /// The check passes.
@@ -31,7 +31,7 @@ pub enum CheckOutcome {
 }
 
 /// One check of an explanation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckStep {
     /// Name of the check.
     pub check: Check,
@@ -40,41 +40,41 @@ pub struct CheckStep {
     /// Reason of the result, or the finding of the check.
     pub reason: String,
     /// Accept rule of the route that the check belongs to, from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accept_rule: Option<usize>,
 }
 
 /// Explanation of the gate's decision about a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
     /// Overall verdict.
     pub verdict: ExplainedVerdict,
     /// Check that refuses.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
     /// Reason of the refusal, or the handling of the request.
     pub reason: String,
     /// Status that the relay sends, if it refuses or answers the request.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// Route that decides.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     /// Names of the secrets and tokens that matched.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
     /// Every check in order.
     pub checks: Vec<CheckStep>,
     /// Causes of a wrong signature.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hints: Vec<String>,
     /// Notes for the route's owner: limits of its checks.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
 /// Overall verdict of an explanation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExplainedVerdict {
     /// The gate permits the request, or answers it as a challenge.

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::events::{RefusedReason, RefusedRequest};
+pub use self::events::{RefusedContent, RefusedReason, RefusedRequest};
 use hookward_core::limits::Limits;
 use hookward_core::reason::Check;
 use hookward_core::secret::Secret;
@@ -57,6 +57,9 @@ pub enum AgentMessage<P> {
         /// Time of the agent, in milliseconds since 1970; 0 from older agents.
         #[serde(default)]
         time_ms: u64,
+        /// `true` if the agent wants the requests that the relay refuses, and not only the reasons.
+        #[serde(default)]
+        captures_refused: bool,
     },
     /// Opens a tunnel, or replaces its policy.
     Open {

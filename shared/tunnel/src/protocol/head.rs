@@ -114,7 +114,7 @@ pub struct ExchangeFailure {
 /// A malformed head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed head: {0}")]
-pub struct HeadError(&'static str);
+pub struct HeadError(pub(crate) &'static str);
 
 impl ExchangeRequest {
     /// Encodes the head with the fields that `passes` accepts.

@@ -107,7 +107,7 @@ impl LinkStage {
             tunnel: number,
             host: format!("{}.example.com", tunnel.host.as_deref().unwrap()).into(),
             origin: "https://example.com".into(),
-            gate: Arc::new(TunnelGate::new(Arc::clone(&tunnel.wanted.borrow().gate))),
+            gate: Arc::new(tunnel.wanted.borrow().tunnel_gate()),
             handler: Arc::clone(&tunnel.handler),
         });
         let terms = SessionTerms::new(

@@ -28,8 +28,9 @@ impl HeaderField {
         })
     }
 
+    /// Returns the name in lower case.
     #[must_use]
-    pub(crate) const fn name(&self) -> &HeaderName {
+    pub const fn name(&self) -> &HeaderName {
         &self.name
     }
 }

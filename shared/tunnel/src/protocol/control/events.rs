@@ -1,7 +1,10 @@
 //! Refusals, for the tunnel's owner.
 
+use data_encoding::BASE64;
 use hookward_core::reason::Check;
 use serde::{Deserialize, Serialize};
+
+use crate::protocol::head::{ExchangeRequest, HeadError};
 
 /// Reason why the relay refused an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,4 +66,65 @@ pub struct RefusedRequest {
     /// Number of the event among all events of the relay's process.
     #[serde(default)]
     pub order: u64,
+    /// The request itself, if the agent captures refused requests, and there is room for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<RefusedContent>,
+}
+
+/// Request of a refusal, in Base64. It may hold secrets.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedContent {
+    /// Encoded head, as in an exchange.
+    head: String,
+    /// Beginning of the body.
+    body: String,
+    /// Size of the whole body in bytes, as far as it is known.
+    body_bytes: u64,
+}
+
+impl std::fmt::Debug for RefusedContent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RefusedContent({} bytes)", self.len())
+    }
+}
+
+impl RefusedContent {
+    /// Maximum size of the part of a body, in bytes.
+    pub const BODY_BYTES: usize = 64 * 1024;
+
+    /// Encodes a request, with the beginning of its body.
+    #[must_use]
+    pub fn new(request: &ExchangeRequest, body: &[u8], body_bytes: u64) -> Self {
+        let kept = body.get(..Self::BODY_BYTES).unwrap_or(body);
+        Self {
+            head: BASE64.encode(&request.encode(|_| true)),
+            body: BASE64.encode(kept),
+            body_bytes,
+        }
+    }
+
+    /// Returns the head, the beginning of the body, and the size of the whole body.
+    ///
+    /// # Errors
+    /// If it is malformed.
+    pub fn decode(&self) -> Result<(ExchangeRequest, Vec<u8>, u64), HeadError> {
+        let bytes = |text: &str| {
+            let decoded = BASE64.decode(text.as_bytes());
+            decoded.map_err(|_| HeadError("Base64"))
+        };
+        let head = ExchangeRequest::decode(bytes(&self.head)?.into())?;
+        Ok((head, bytes(&self.body)?, self.body_bytes))
+    }
+
+    /// Returns the size of the encoded request, in bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+
+    /// Returns `true` if nothing is encoded.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }

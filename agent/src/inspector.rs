@@ -1,0 +1,77 @@
+//! The inspector: keeps the last requests, explains each verdict, and sends a request again.
+//!
+//! [`capture`] takes copies of exchanges off the data path, [`record`] explains and redacts them on
+//! a thread of its own, and [`history`] keeps them in a SQLite file. Secrets are redacted
+//! ([`redact`]) before anything is written.
+
+pub(crate) mod capture;
+pub(crate) mod filter;
+pub(crate) mod history;
+pub(crate) mod policy;
+mod record;
+mod redact;
+
+use std::path::Path;
+use std::thread::JoinHandle;
+
+use hookward_core::clock::Clock;
+use hookward_runtime::sqlite::SqliteError;
+
+use self::capture::Capture;
+use self::history::History;
+
+/// Failure to start the inspector.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InspectorError {
+    /// The history failed.
+    #[error(transparent)]
+    History(#[from] SqliteError),
+    /// The system did not start the thread.
+    #[error("the thread of the inspector did not start: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Inspector of an agent.
+pub(crate) struct Inspector {
+    history: History,
+    capture: Capture,
+    recorder: JoinHandle<()>,
+}
+
+impl Inspector {
+    /// Opens the history in a file, and starts to record. Without `refused`, requests that a gate
+    /// refuses are not kept.
+    ///
+    /// # Errors
+    /// [`InspectorError`].
+    pub(crate) fn open(path: &Path, refused: bool, clock: Clock) -> Result<Self, InspectorError> {
+        let history = History::open(path, clock)?;
+        let (capture, captured) = Capture::new(refused);
+        let queue = history.queue();
+        let recorder = std::thread::Builder::new()
+            .name("inspector".to_owned())
+            .spawn(move || record::run(&captured, &queue))?;
+        Ok(Self {
+            history,
+            capture,
+            recorder,
+        })
+    }
+
+    /// Returns the capture of exchanges.
+    pub(crate) fn capture(&self) -> Capture {
+        self.capture.clone()
+    }
+
+    /// Returns the history.
+    pub(crate) fn history(&self) -> History {
+        self.history.clone()
+    }
+
+    /// Writes what was captured. Every other clone of the capture must be gone.
+    pub(crate) fn close(self) {
+        drop(self.capture);
+        // A panic of the thread was reported.
+        let _ = self.recorder.join();
+    }
+}

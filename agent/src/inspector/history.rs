@@ -1,0 +1,275 @@
+//! History of captured requests: a SQLite file in the state directory, bounded by number, size and
+//! age. Several agents may use it. A power loss may undo the last commits.
+
+mod read;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hookward_core::clock::{Clock, UnixMillis};
+use hookward_gate::engine::explain::Explanation;
+use hookward_runtime::sqlite::writer::{Writer, WriterOptions, WriterQueue};
+use hookward_runtime::sqlite::{self, Durability, Schema, SqliteError};
+use rusqlite::Connection;
+use tokio::sync::{oneshot, watch};
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+pub(crate) use self::read::{Detail, Page, Summary};
+use self::write::{HistoryWork, Request};
+use super::capture::{Source, Timing};
+
+/// Maximum number of requests in the history.
+pub(crate) const KEPT_REQUESTS: i64 = 10_000;
+
+/// Maximum size of all requests in the history, in bytes.
+const KEPT_BYTES: i64 = 128 * 1024 * 1024;
+
+/// Maximum age of a request in the history, in milliseconds: a week.
+const KEPT_MS: u64 = 7 * 86_400_000;
+
+/// Maximum number of batches that wait for a commit.
+const QUEUE_LENGTH: usize = 64;
+
+/// Pause after a failed commit.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+
+/// Interval at which old requests are removed without new ones.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Maximum wait for a change that the user requests.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A captured request to keep, without secrets.
+pub(super) struct Record {
+    /// Time of receipt.
+    pub at: UnixMillis,
+    /// Request id, in hexadecimal digits.
+    pub id: String,
+    pub by: RecordedBy,
+    pub tunnel: String,
+    pub client: String,
+    /// Method and path, escaped.
+    pub method: String,
+    pub path: String,
+    pub verdict: &'static str,
+    pub status: Option<u16>,
+    pub check: Option<String>,
+    pub code: Option<String>,
+    pub reason: Option<String>,
+    pub route: Option<String>,
+    pub provider: Option<String>,
+    pub event: Option<String>,
+    pub delivery: Option<Uuid>,
+    pub source: Source,
+    pub timing: Timing,
+    pub request: Message,
+    pub response: Option<Message>,
+    pub explanation: Option<Explanation>,
+}
+
+/// Program whose verdict a record has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RecordedBy {
+    Agent,
+    Relay,
+}
+
+/// A request or a response, in the form of HTTP/1.1.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Message {
+    /// First line and header fields; empty if they are not known.
+    pub head: Vec<u8>,
+    /// Beginning of the body.
+    pub body: Vec<u8>,
+    /// Size of the whole body, in bytes.
+    pub body_bytes: u64,
+    /// `true` if `body` is the whole body.
+    pub is_whole: bool,
+    /// `true` if secrets were removed from the body.
+    pub is_redacted: bool,
+}
+
+/// Failure to read or change the history.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HistoryError {
+    /// The file failed.
+    #[error(transparent)]
+    Sqlite(#[from] SqliteError),
+    /// The writer did not answer.
+    #[error("the history did not answer within {} s", CHANGE_TIMEOUT.as_secs())]
+    Timeout,
+    /// The program stops.
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+/// The history; clones share it.
+#[derive(Clone)]
+pub(crate) struct History {
+    path: Arc<PathBuf>,
+    queue: HistoryQueue,
+    /// Number of the newest request that was committed by this process.
+    newest: watch::Receiver<i64>,
+    /// Dropped last, so that it commits what waits.
+    _writer: Arc<Writer<Request>>,
+}
+
+/// Queue of the writer.
+#[derive(Clone)]
+pub(super) struct HistoryQueue(WriterQueue<Request>);
+
+impl HistoryQueue {
+    /// Inserts records. If too many wait, the records are lost.
+    pub(super) fn insert(&self, records: Vec<Record>) {
+        if let Err(Request::Insert(records)) =
+            self.0.try_push(Request::Insert(records), QUEUE_LENGTH)
+        {
+            tracing::warn!(
+                count = records.len(),
+                "captured requests are lost: the history is slow"
+            );
+        }
+    }
+}
+
+impl History {
+    /// Opens the history in a file. Sets a damaged file aside.
+    ///
+    /// # Errors
+    /// [`SqliteError`].
+    pub(super) fn open(path: &Path, clock: Clock) -> Result<Self, SqliteError> {
+        let connection = match sqlite::open(path, &SCHEMA) {
+            Err(error) if error.is_damage() => {
+                let aside = sqlite::set_aside(path, clock.now())?;
+                tracing::warn!(%error, kept_as = %aside.display(), "the history of requests is damaged; made an empty one");
+                sqlite::open(path, &SCHEMA)?
+            }
+            opened => opened?,
+        };
+
+        let newest = connection
+            .query_row("SELECT ifnull(max(number), 0) FROM requests", [], |row| {
+                row.get(0)
+            })
+            .map_err(sqlite::failed(path))?;
+        let (committed, newest) = watch::channel(newest);
+        let options = WriterOptions {
+            name: "history",
+            path: path.to_owned(),
+            batch: QUEUE_LENGTH,
+            batch_bytes: usize::MAX,
+            idle: Some(SWEEP_INTERVAL),
+            pause: RETRY_PAUSE,
+            flush_on_demand: false,
+        };
+        let work = HistoryWork::new(path.to_owned(), clock, committed);
+        let writer = Writer::start(connection, work, options)?;
+        Ok(Self {
+            path: Arc::new(path.to_owned()),
+            queue: HistoryQueue(writer.queue().clone()),
+            newest,
+            _writer: Arc::new(writer),
+        })
+    }
+
+    /// Returns the queue of the writer.
+    pub(super) fn queue(&self) -> HistoryQueue {
+        self.queue.clone()
+    }
+
+    /// Returns a receiver of the number of the newest request.
+    pub(crate) fn newest(&self) -> watch::Receiver<i64> {
+        self.newest.clone()
+    }
+
+    /// Removes all requests. Returns their number.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub(crate) async fn clear(&self) -> Result<u64, HistoryError> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.0.push(Request::Clear(answer));
+        match tokio::time::timeout(CHANGE_TIMEOUT, answered).await {
+            Ok(Ok(count)) => Ok(count),
+            Ok(Err(_)) => Err(HistoryError::Stopping),
+            Err(_) => Err(HistoryError::Timeout),
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, HistoryError> {
+        let path = Arc::clone(&self.path);
+        let reading = spawn_blocking(move || {
+            let connection = sqlite::open_to_read(&path)?;
+            read(&connection).map_err(sqlite::failed(&path))
+        });
+        let read = reading.await.map_err(|_| HistoryError::Stopping)?;
+        Ok(read?)
+    }
+}
+
+/// Schema of the file.
+const SCHEMA: Schema = Schema {
+    durability: Durability::Process,
+    incremental_vacuum: true,
+    migrations: &[|db| {
+        db.execute_batch(
+            "
+            CREATE TABLE requests (
+                number INTEGER PRIMARY KEY AUTOINCREMENT,
+                at_ms INTEGER NOT NULL,
+                id TEXT NOT NULL,                    -- request id
+                by TEXT NOT NULL,                    -- program of the verdict: agent or relay
+                tunnel TEXT NOT NULL,
+                client TEXT NOT NULL,
+                method TEXT NOT NULL,
+                path TEXT NOT NULL,                  -- without the query
+                verdict TEXT NOT NULL,
+                status INTEGER,
+                check_name TEXT,
+                code TEXT,
+                reason TEXT,
+                route TEXT,
+                provider TEXT,
+                event TEXT,
+                delivery TEXT,                       -- id of a stored delivery
+                again_of INTEGER,                    -- number of the request that was sent again
+                gate_us INTEGER,
+                application_us INTEGER,
+                total_us INTEGER NOT NULL,
+                size INTEGER NOT NULL                -- of the row in `messages`
+            ) STRICT;
+            CREATE INDEX requests_by_time ON requests (at_ms);
+            CREATE INDEX requests_by_id ON requests (id);
+            CREATE TABLE messages (
+                number INTEGER PRIMARY KEY,
+                request_head BLOB NOT NULL,
+                request_body BLOB NOT NULL,
+                request_bytes INTEGER NOT NULL,      -- size of the whole body
+                request_is_whole INTEGER NOT NULL,
+                request_is_redacted INTEGER NOT NULL,
+                response_head BLOB,                  -- null without a response
+                response_body BLOB,
+                response_bytes INTEGER,
+                response_is_whole INTEGER,
+                response_is_redacted INTEGER,
+                explanation TEXT                     -- JSON
+            ) STRICT;
+            CREATE TABLE usage (requests INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
+            INSERT INTO usage VALUES (0, 0);
+            CREATE TRIGGER added AFTER INSERT ON requests BEGIN
+                UPDATE usage SET requests = requests + 1, bytes = bytes + new.size;
+            END;
+            CREATE TRIGGER removed AFTER DELETE ON requests BEGIN
+                UPDATE usage SET requests = requests - 1, bytes = bytes - old.size;
+                DELETE FROM messages WHERE number = old.number;
+            END;
+            ",
+        )
+    }],
+};
