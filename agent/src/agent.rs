@@ -25,10 +25,12 @@ use crate::config::state_dir::StateDir;
 use crate::events::EventSink;
 use crate::exchange::delivery_log::DeliveryLog;
 use crate::exchange::{ExchangeHandler, InFlight, Pairing, PendingHeads, RefusalSummary};
+use crate::inspector::InspectorView;
 use crate::inspector::capture::Capture;
 use crate::inspector::policy::InspectedPolicy;
 use crate::observe::AgentObserver;
 use crate::relay_link;
+use crate::relay_link::context::OpenedTunnels;
 use crate::relay_link::policy_sync::PolicyOffer;
 use crate::relay_link::status::LinkStatus;
 use crate::relay_link::{
@@ -219,6 +221,7 @@ impl Agent {
             instance: instance(),
             generations: AtomicU64::new(1),
             status: LinkStatus::default(),
+            opened: OpenedTunnels::default(),
             heads: PendingHeads::default(),
             tasks: TaskTracker::new(),
         };
@@ -240,12 +243,17 @@ impl Agent {
     }
 
     /// Returns the agent as its API shows it.
-    pub(crate) fn view(&self, observer: Arc<AgentObserver>) -> AgentView {
+    pub(crate) fn view(
+        &self,
+        observer: Arc<AgentObserver>,
+        inspector: Option<InspectorView>,
+    ) -> AgentView {
         AgentView {
             context: Arc::downgrade(&self.context),
             body_memory: self.body_memory.clone(),
             in_flight: self.in_flight.clone(),
             observer,
+            inspector,
             clock: self.clock.clone(),
             started: self.started,
         }

@@ -6,6 +6,7 @@ mod ask;
 mod checks;
 mod deliver;
 pub(crate) mod delivery_log;
+pub(crate) mod owner;
 mod refusals;
 mod respond;
 pub(crate) mod started;

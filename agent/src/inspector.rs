@@ -4,12 +4,16 @@
 //! a thread of its own, and [`history`] keeps them in a SQLite file. Secrets are redacted
 //! ([`redact`]) before anything is written.
 
+pub(crate) mod again;
 pub(crate) mod capture;
+mod curl;
 pub(crate) mod filter;
 pub(crate) mod history;
+pub(crate) mod pages;
 pub(crate) mod policy;
 mod record;
 mod redact;
+mod rule;
 
 use std::path::Path;
 use std::thread::JoinHandle;
@@ -63,9 +67,12 @@ impl Inspector {
         self.capture.clone()
     }
 
-    /// Returns the history.
-    pub(crate) fn history(&self) -> History {
-        self.history.clone()
+    /// Returns the inspector for the API.
+    pub(crate) fn view(&self) -> InspectorView {
+        InspectorView {
+            history: self.history.clone(),
+            capture: self.capture.clone(),
+        }
     }
 
     /// Writes what was captured. Every other clone of the capture must be gone.
@@ -74,4 +81,11 @@ impl Inspector {
         // A panic of the thread was reported.
         let _ = self.recorder.join();
     }
+}
+
+/// The inspector as the API shows it.
+#[derive(Clone)]
+pub(crate) struct InspectorView {
+    pub history: History,
+    pub capture: Capture,
 }

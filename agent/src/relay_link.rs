@@ -12,7 +12,7 @@
 mod active;
 pub(crate) mod backoff;
 pub(crate) mod calls;
-mod context;
+pub(crate) mod context;
 pub(crate) mod dialer;
 mod error;
 mod failover;

@@ -53,6 +53,7 @@ fn crates_depend_on_lower_layers_only() {
         ("hookward-gate", &["hookward-core"]),
         ("hookward-runtime", &["hookward-core"]),
         ("hookward-observe", &["hookward-core", "hookward-runtime"]),
+        ("hookward-pages", &["hookward-core"]),
         ("hookward-tunnel", &["hookward-core"]),
         (
             "hookward-cli",

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use hookward_agent::events;
 use hookward_agent::{Address, Application as Upstream};
-use hookward_agent::{Agent, AgentSettings, TunnelSettings};
+use hookward_agent::{Agent, AgentSettings, Capture, TunnelSettings};
 use hookward_agent::{Credential, StateDir};
 use hookward_agent::{LinkSettings, RelayEndpoint as RelayAddress, TransportMode};
 use hookward_core::clock::Clock;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use hookward_agent::events::{self, Event};
 use hookward_agent::{Address, Application as Upstream};
-use hookward_agent::{Agent, AgentSettings, TunnelSettings};
+use hookward_agent::{Agent, AgentSettings, Capture, TunnelSettings};
 use hookward_agent::{LinkSettings, OpenedTunnel, RelayEndpoint as RelayAddress, TransportMode};
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::limits::Limits;

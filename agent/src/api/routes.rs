@@ -14,6 +14,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::inspector;
 use super::metrics::AgentSnapshot;
 use super::ngrok;
 use super::relay_calls;
@@ -94,7 +95,7 @@ pub(super) fn router(view: Arc<AgentView>, guard: &Arc<Guard>, is_local: bool) -
         false => Access::full(guard),
     };
     protect(health, Access::open(guard))
-        .merge(protect(ngrok, read))
+        .merge(protect(ngrok.merge(inspector::router()), read))
         .merge(protect(private, Access::full(guard)))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "see /api/v1/openapi.json") })
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::exchange::InFlight;
+use crate::inspector::InspectorView;
 use crate::observe::AgentObserver;
 use crate::relay_link::LinkContext;
 use crate::relay_link::status::LinkState;
@@ -22,6 +23,8 @@ pub(crate) struct AgentView {
     pub body_memory: BodyMemory,
     pub in_flight: InFlight,
     pub observer: Arc<AgentObserver>,
+    /// `None` if nothing is captured.
+    pub inspector: Option<InspectorView>,
     pub clock: Clock,
     pub started: (UnixMillis, Instant),
 }
@@ -130,7 +133,7 @@ impl AgentView {
         context.map_or_else(Vec::new, |context| context.status.links())
     }
 
-    fn tunnels(&self) -> Vec<ServedTunnel> {
+    pub(super) fn tunnels(&self) -> Vec<ServedTunnel> {
         let context = self.context.upgrade();
         let health = |application: &str| {
             let mut tunnels = context.iter().flat_map(|context| &context.tunnels);
@@ -164,7 +167,7 @@ impl AgentView {
 }
 
 /// State of an application that works, or is not yet known.
-const HEALTHY: &str = "healthy";
+pub(super) const HEALTHY: &str = "healthy";
 
 fn connection(link: LinkState) -> ConnectionStatus {
     ConnectionStatus {

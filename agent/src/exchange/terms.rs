@@ -189,6 +189,7 @@ impl SessionTerms {
 }
 
 /// A tunnel that is open.
+#[derive(Clone)]
 pub(crate) struct TunnelBinding {
     /// Position among the agent's tunnels.
     pub tunnel: usize,

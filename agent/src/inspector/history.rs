@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
-pub(crate) use self::read::{Detail, Page, Summary};
+pub(crate) use self::read::{Activity, Detail, Page, Summary};
 use self::write::{HistoryWork, Request};
 use super::capture::{Source, Timing};
 
@@ -41,6 +41,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Maximum wait for a change that the user requests.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Maximum wait for a request that was just sent.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A captured request to keep, without secrets.
 pub(super) struct Record {
@@ -90,6 +93,29 @@ pub(crate) struct Message {
     pub is_whole: bool,
     /// `true` if secrets were removed from the body.
     pub is_redacted: bool,
+}
+
+impl Message {
+    /// Returns a request in the form of HTTP/1.1, with the length of the body that was kept.
+    pub(crate) fn to_http(&self) -> Vec<u8> {
+        let mut lines = self.head.split_inclusive(|byte| *byte == b'\n');
+        let is_computed = |line: &&[u8]| {
+            let line = line.to_ascii_lowercase();
+            line.starts_with(b"content-length:") || line.starts_with(b"transfer-encoding:")
+        };
+        let mut http: Vec<u8> = lines
+            .by_ref()
+            .filter(|line| !is_computed(line))
+            .flatten()
+            .copied()
+            .collect();
+        if !self.body.is_empty() {
+            http.extend_from_slice(format!("Content-Length: {}\r\n", self.body.len()).as_bytes());
+        }
+        http.extend_from_slice(b"\r\n");
+        http.extend_from_slice(&self.body);
+        http
+    }
 }
 
 /// Failure to read or change the history.
@@ -178,6 +204,27 @@ impl History {
     /// Returns the queue of the writer.
     pub(super) fn queue(&self) -> HistoryQueue {
         self.queue.clone()
+    }
+
+    /// Waits until a request with this id is in the history. Returns its number.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub(crate) async fn arrival(&self, id: &str) -> Result<Option<i64>, HistoryError> {
+        let mut newest = self.newest();
+        let arrival = async {
+            loop {
+                newest.mark_unchanged();
+                if let Some(number) = self.number_of(id.to_owned()).await? {
+                    return Ok(Some(number));
+                }
+                if newest.changed().await.is_err() {
+                    return Err(HistoryError::Stopping);
+                }
+            }
+        };
+        let arrived = tokio::time::timeout(ARRIVAL_TIMEOUT, arrival).await;
+        arrived.unwrap_or(Ok(None))
     }
 
     /// Returns a receiver of the number of the newest request.

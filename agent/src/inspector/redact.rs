@@ -19,7 +19,7 @@ use memchr::memmem;
 pub(crate) const REDACTED: &str = "[redacted]";
 
 /// [`REDACTED`] in a query or a form.
-const REDACTED_ESCAPED: &str = "%5Bredacted%5D";
+pub(crate) const REDACTED_ESCAPED: &str = "%5Bredacted%5D";
 
 /// Parts of the names of header fields that carry secrets.
 const SECRET_WORDS: [&str; 9] = [

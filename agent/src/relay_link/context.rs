@@ -8,9 +8,9 @@ use super::status::LinkStatus;
 use super::{LinkSettings, OpenedTunnel, RelayEndpoint};
 use crate::config::state_dir::StateDir;
 use crate::events::{Event, EventSink};
-use crate::exchange::TunnelGate;
 use crate::exchange::started::StartedRequests;
 use crate::exchange::{ExchangeHandler, PendingHeads};
+use crate::exchange::{TunnelBinding, TunnelGate};
 use hookward_core::clock::Clock;
 use hookward_core::text::printable;
 use hookward_tunnel::transport::Transport;
@@ -53,6 +53,8 @@ pub(crate) struct LinkContext {
     pub generations: AtomicU64,
     /// Status of all links.
     pub status: LinkStatus,
+    /// Tunnels that were open at least once, by their hosts.
+    pub opened: OpenedTunnels,
     /// Calls of each relay's API, by the relay's address.
     pub calls: BTreeMap<String, Arc<RelayCalls>>,
     /// Directory that keeps the credentials; `None` for a relay in this process.
@@ -97,6 +99,37 @@ impl LinkTunnel {
             wanted,
             handler,
         }
+    }
+}
+
+/// Tunnels that were open at least once, for requests of the agent's user.
+#[derive(Default)]
+pub(crate) struct OpenedTunnels(
+    // A std mutex: it guards a small map, and nothing waits while it is held.
+    Mutex<BTreeMap<Arc<str>, TunnelBinding>>,
+);
+
+impl OpenedTunnels {
+    /// Records tunnels that a relay has opened.
+    pub(super) fn add(&self, tunnels: &[TunnelBinding]) {
+        let mut opened = self.lock();
+        for tunnel in tunnels {
+            opened.insert(Arc::clone(&tunnel.host), tunnel.clone());
+        }
+    }
+
+    /// Returns the tunnel of a host.
+    pub(crate) fn find(&self, host: &str) -> Option<TunnelBinding> {
+        self.lock().get(host).cloned()
+    }
+
+    /// Returns all tunnels, by their hosts.
+    pub(crate) fn all(&self) -> Vec<TunnelBinding> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, TunnelBinding>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -222,6 +222,7 @@ pub(crate) async fn open(
         .await
         .unwrap_or_else(|_| Err(silent()))?;
 
+    shared.opened.add(&hosts);
     shared
         .status
         .open(id.clone(), transport, &opened, &*shared.on_open);

@@ -22,6 +22,7 @@ mod evaluation;
 pub mod explain;
 mod grant;
 mod header;
+mod owner;
 mod permit;
 mod route;
 mod signature;

@@ -9,6 +9,7 @@ use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use http::{HeaderValue, header};
 use serde_json::value::RawValue;
 
+use crate::policy::SignatureCheck;
 use crate::providers::SignatureError;
 use crate::providers::canonical::plivo::PLIVO_NONCE;
 use crate::providers::key::{SecretParts, SecretShape, VerifyingKey};
@@ -88,6 +89,45 @@ pub fn sign(
     })?;
 
     Ok(draft)
+}
+
+/// Signs a request by the first scheme of a check that applies, with the check's first secret.
+/// Returns `None` if the check has no secret, or its keys only verify.
+///
+/// # Errors
+/// That of the first scheme, if none applies.
+pub fn sign_by(
+    check: &SignatureCheck,
+    draft: &DraftRequest,
+    now: UnixMillis,
+    id: &str,
+) -> Result<Option<DraftRequest>, SignError> {
+    let Some(active) = check.secrets.first() else {
+        return Ok(None);
+    };
+    let mut draft = draft.clone();
+    if let Some(origin) = &check.origin {
+        draft.origin.clone_from(origin);
+    }
+
+    let mut first = None;
+    let schemes = check.schemes().unwrap_or_default();
+    for scheme in schemes.iter().filter(|scheme| !scheme.only_verifies()) {
+        match sign(
+            scheme,
+            &check.shape(),
+            &active.secret,
+            draft.clone(),
+            now,
+            id,
+        ) {
+            Ok(signed) => return Ok(Some(signed)),
+            Err(error) => {
+                first.get_or_insert(error);
+            }
+        }
+    }
+    first.map_or(Ok(None), Err)
 }
 
 fn sign_one(

@@ -124,7 +124,10 @@ impl Outputs {
             events.emit(Event::Api { address });
         }
         api.serve(
-            agent.view(Arc::clone(&self.observer)),
+            agent.view(
+                Arc::clone(&self.observer),
+                self.inspector.as_ref().map(Inspector::view),
+            ),
             &self.tasks,
             &self.stop,
         );

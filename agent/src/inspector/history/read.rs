@@ -1,5 +1,8 @@
 //! Queries of the history.
 
+use std::collections::BTreeMap;
+
+use hookward_core::clock::UnixMillis;
 use hookward_gate::engine::explain::Explanation;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, Row, params_from_iter};
@@ -218,4 +221,77 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
         application_us: micros(19)?,
         total_us: micros(20)?.unwrap_or_default(),
     })
+}
+
+/// Activity of the last hour, for charts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Activity {
+    /// Number of requests in each minute, the oldest first.
+    pub requests: Vec<u64>,
+    /// Median and 99th percentile of the application's time in each minute, in microseconds.
+    pub median: Vec<Option<u64>>,
+    pub p99: Vec<Option<u64>>,
+    /// Number of refusals by check, the most frequent first.
+    pub refusals: Vec<(String, u64)>,
+}
+
+/// Minutes of an [`Activity`].
+pub(crate) const MINUTES: usize = 60;
+
+impl History {
+    /// Returns the activity of the last hour before `now`.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub(crate) async fn activity(&self, now: UnixMillis) -> Result<Activity, HistoryError> {
+        self.read(move |db| activity(db, now)).await
+    }
+}
+
+fn activity(db: &Connection, now: UnixMillis) -> rusqlite::Result<Activity> {
+    const MINUTE_MS: u64 = 60_000;
+
+    let begin = (now.0 / MINUTE_MS + 1).saturating_sub(MINUTES as u64) * MINUTE_MS;
+    let mut statement = db.prepare(
+        "SELECT at_ms, application_us, verdict, check_name FROM requests WHERE at_ms >= ?1",
+    )?;
+    let mut rows = statement.query([i64::try_from(begin).unwrap_or(i64::MAX)])?;
+    let mut requests = vec![0; MINUTES];
+    let mut durations = vec![Vec::new(); MINUTES];
+    let mut refusals = BTreeMap::<String, u64>::new();
+    while let Some(row) = rows.next()? {
+        let at = u64::try_from(row.get::<_, i64>(0)?).unwrap_or_default();
+        let minute = usize::try_from(at.saturating_sub(begin) / MINUTE_MS).unwrap_or(usize::MAX);
+        if let Some(count) = requests.get_mut(minute) {
+            *count += 1;
+        }
+        if let (Some(micros), Some(all)) =
+            (row.get::<_, Option<i64>>(1)?, durations.get_mut(minute))
+        {
+            all.push(u64::try_from(micros).unwrap_or_default());
+        }
+        let verdict = row.get_ref(2)?.as_str()?;
+        if let (true, Some(check)) = (verdict == "refused", row.get::<_, Option<String>>(3)?) {
+            *refusals.entry(check).or_default() += 1;
+        }
+    }
+
+    let mut activity = Activity {
+        requests,
+        refusals: refusals.into_iter().collect(),
+        ..Activity::default()
+    };
+    activity
+        .refusals
+        .sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    for all in &mut durations {
+        all.sort_unstable();
+        let share = |percent: usize| {
+            all.get(all.len().saturating_sub(1) * percent / 100)
+                .copied()
+        };
+        activity.median.push(share(50));
+        activity.p99.push(share(99));
+    }
+    Ok(activity)
 }

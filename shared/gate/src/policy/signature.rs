@@ -124,7 +124,7 @@ impl SignatureCheck {
 
     /// Returns the display name of the provider or scheme.
     #[must_use]
-    pub(crate) fn title(&self) -> String {
+    pub fn title(&self) -> String {
         match (self.row(), &self.variant) {
             (Some(row), None) => row.name.clone(),
             (Some(row), Some(variant)) => format!("{} ({variant})", row.name),

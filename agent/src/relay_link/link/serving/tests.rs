@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::exchange::TunnelGate;
+use crate::inspector::policy::InspectedPolicy;
+use crate::relay_link::context::OpenedTunnels;
 use hookward_core::clock::Clock;
 use hookward_core::limits::Limits;
 use hookward_core::secret::Secret;
@@ -45,7 +46,8 @@ fn offer() -> Arc<PolicyOffer> {
         .unwrap()
         .policy;
     let gate = Gate::compile(&policy, Side::Agent, now).unwrap();
-    Arc::new(PolicyOffer::new(policy, gate))
+    let inspected = InspectedPolicy::new(&policy, now);
+    Arc::new(PolicyOffer::new(policy, gate, inspected))
 }
 
 /// Both ends of a session over an in-memory pipe: the relay's and the agent's.
@@ -85,6 +87,7 @@ impl LinkStage {
             instance: "test".to_owned(),
             generations: AtomicU64::new(1),
             status: LinkStatus::default(),
+            opened: OpenedTunnels::default(),
             calls: BTreeMap::new(),
             state: None,
             heads: PendingHeads::default(),

@@ -1,0 +1,240 @@
+//! One request: verdict, timing, request and response.
+
+use askama::Template;
+use hookward_core::reason::Check;
+use hookward_gate::engine::explain::{CheckOutcome, Explanation};
+use hookward_pages::text::{date_time, duration, visible};
+
+use super::body::BodyView;
+use super::verdict_class;
+use crate::inspector::capture::BODY_BYTES;
+use crate::inspector::curl;
+use crate::inspector::history::{Detail, Message};
+use crate::inspector::redact::REDACTED;
+use crate::inspector::rule::Rule;
+
+/// Page of a request.
+#[derive(Template)]
+#[template(path = "request.html")]
+pub(crate) struct RequestPage {
+    number: i64,
+    title: String,
+    /// Facts with their names.
+    facts: Vec<(&'static str, String)>,
+    verdict: String,
+    class: &'static str,
+    status: Option<u16>,
+    reason: Option<String>,
+    /// Doctor's advice: what would have made the signature match.
+    hints: Vec<String>,
+    notes: Vec<String>,
+    checks: Vec<CheckRow>,
+    /// Reason why there are no checks.
+    unexplained: Option<String>,
+    phases: Vec<Phase>,
+    request: Option<MessageView>,
+    response: Option<MessageView>,
+    again_of: Option<i64>,
+    curl: Option<String>,
+    rule: Option<Rule>,
+    /// Reason why it cannot be sent again.
+    stuck: Option<String>,
+    delivery: Option<DeliveryView>,
+    /// Result of an action.
+    pub notice: Option<String>,
+    /// Failure of an action.
+    pub problem: Option<String>,
+}
+
+/// Stored delivery of a request.
+pub(crate) struct DeliveryView {
+    pub id: String,
+    pub state: String,
+    /// Attempts: time, result.
+    pub attempts: Vec<(String, String)>,
+    /// Reason why the relay does not show it.
+    pub problem: Option<String>,
+}
+
+struct CheckRow {
+    outcome: &'static str,
+    class: &'static str,
+    check: Check,
+    rule: Option<usize>,
+    reason: String,
+}
+
+/// Phase of the timing bar.
+struct Phase {
+    number: usize,
+    name: &'static str,
+    took: String,
+    /// Position and width in percent.
+    x: f64,
+    width: f64,
+}
+
+/// Request or response.
+struct MessageView {
+    start_line: String,
+    fields: Vec<(String, String, bool)>,
+    body: String,
+}
+
+impl RequestPage {
+    /// Creates the page of a request. `stuck` is the reason why it cannot be sent again.
+    ///
+    /// # Errors
+    /// A failure of a template, which is a bug.
+    pub(crate) fn new(
+        detail: &Detail,
+        stuck: Option<String>,
+        delivery: Option<DeliveryView>,
+    ) -> askama::Result<Self> {
+        let summary = &detail.summary;
+        let explanation = detail.explanation.as_ref();
+        let request = (!detail.request.head.is_empty()).then_some(&detail.request);
+        let sender = [&summary.provider, &summary.event];
+        let sender: Vec<_> = sender
+            .into_iter()
+            .flatten()
+            .map(|text| visible(text))
+            .collect();
+        let facts = [
+            ("Received", Some(date_time(summary.at_ms))),
+            ("Client address", Some(summary.client.clone())),
+            ("Tunnel", Some(summary.tunnel.clone())),
+            ("Route", summary.route.clone()),
+            (
+                "Provider, event",
+                (!sender.is_empty()).then(|| sender.join(", ")),
+            ),
+            ("Request id", Some(summary.id.clone())),
+            ("Verdict of", Some(format!("the {}", summary.by))),
+        ];
+        let facts = facts
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+
+        Ok(Self {
+            number: summary.number,
+            title: format!("{} {}", summary.method, summary.path),
+            facts: facts.collect(),
+            class: verdict_class(&summary.verdict),
+            verdict: summary.verdict.clone(),
+            status: summary.status,
+            reason: summary.reason.as_ref().map(|reason| {
+                let check = summary.check.as_ref().map(|check| format!("{check}: "));
+                format!("{}{}", check.unwrap_or_default(), visible(reason))
+            }),
+            hints: explanation
+                .map(|explained| explained.hints.clone())
+                .unwrap_or_default(),
+            notes: explanation
+                .map(|explained| explained.notes.clone())
+                .unwrap_or_default(),
+            checks: explanation.map(checks).unwrap_or_default(),
+            unexplained: explanation.is_none().then(|| unexplained(request)),
+            phases: phases(detail),
+            request: request.map(MessageView::of).transpose()?,
+            response: detail.response.as_ref().map(MessageView::of).transpose()?,
+            again_of: summary.again_of,
+            curl: request.map(|request| curl::command(request, &summary.tunnel)),
+            rule: Rule::of(detail),
+            stuck,
+            delivery,
+            notice: None,
+            problem: None,
+        })
+    }
+}
+
+fn unexplained(request: Option<&Message>) -> String {
+    match request {
+        None => {
+            "The relay reported only the reason: it checked no more, or the agent did not ask for \
+                 refused requests."
+                .to_owned()
+        }
+        Some(_) => format!(
+            "The body is larger than {} KiB, so the checks were not repeated here.",
+            BODY_BYTES / 1024
+        ),
+    }
+}
+
+fn checks(explanation: &Explanation) -> Vec<CheckRow> {
+    let rows = explanation.checks.iter().map(|step| {
+        let (outcome, class) = match step.outcome {
+            CheckOutcome::Pass => ("passes", "good"),
+            CheckOutcome::Refuse => ("refuses", "bad"),
+            CheckOutcome::Observed => ("would refuse", "warn"),
+            CheckOutcome::RelayOnly => ("relay only", "quiet"),
+            CheckOutcome::AgentOnly => ("agent only", "quiet"),
+        };
+        CheckRow {
+            outcome,
+            class,
+            check: step.check,
+            rule: step.accept_rule,
+            reason: visible(&step.reason).into_owned(),
+        }
+    });
+    rows.collect()
+}
+
+fn phases(detail: &Detail) -> Vec<Phase> {
+    let summary = &detail.summary;
+    let known = [
+        (1, "Gate of the agent", summary.gate_us),
+        (2, "Application", summary.application_us),
+    ];
+    let known: Vec<_> = known
+        .into_iter()
+        .filter_map(|(number, name, micros)| Some((number, name, micros?)))
+        .collect();
+    let used: u64 = known.iter().map(|(_, _, micros)| micros).sum();
+    let rest = summary.total_us.saturating_sub(used);
+    let last = match known.is_empty() {
+        true => (0, "Until the verdict", rest),
+        false => (3, "Response to the tunnel", rest),
+    };
+
+    let whole = summary.total_us.max(1) as f64;
+    let mut x = 0.0;
+    let all = known.into_iter().chain([last]);
+    all.map(|(number, name, micros)| {
+        let width = (micros as f64 / whole * 1000.0).round() / 10.0;
+        let phase = Phase {
+            number,
+            name,
+            took: duration(micros),
+            x,
+            width,
+        };
+        x += width;
+        phase
+    })
+    .collect()
+}
+
+impl MessageView {
+    fn of(message: &Message) -> askama::Result<Self> {
+        let head = String::from_utf8_lossy(&message.head);
+        let mut lines = head.split("\r\n").filter(|line| !line.is_empty());
+        let start_line = visible(lines.next().unwrap_or_default()).into_owned();
+        let fields = lines.map(|line| {
+            let (name, value) = line.split_once(": ").unwrap_or((line, ""));
+            (
+                visible(name).into_owned(),
+                visible(value).into_owned(),
+                value.contains(REDACTED),
+            )
+        });
+        Ok(Self {
+            start_line,
+            fields: fields.collect(),
+            body: BodyView::of(message)?.render()?,
+        })
+    }
+}

@@ -1,0 +1,126 @@
+//! The list of requests.
+
+use askama::Template;
+use hookward_pages::chart::{Bars, Lines, Ranking};
+use hookward_pages::text::{clock, date_time, duration, visible};
+
+use super::verdict_class;
+use crate::inspector::history::{Activity, Summary};
+
+/// Maximum number of rows that the server sends at once.
+pub(crate) const ROWS: usize = 100;
+
+/// The list with its filter and charts.
+#[derive(Template)]
+#[template(path = "requests.html")]
+pub(crate) struct RequestsPage {
+    pub tunnels: Vec<TunnelCard>,
+    pub filter: String,
+    /// Mistake of the filter.
+    pub mistake: Option<String>,
+    /// Charts in HTML.
+    pub charts: String,
+    pub rows: Vec<Row>,
+    /// Number of the newest request, from which on the page follows.
+    pub newest: i64,
+    /// Number before which there may be more requests.
+    pub older: Option<i64>,
+    /// Number of requests in the history.
+    pub kept: u64,
+    /// Number of requests that were not captured, because there were too many at once.
+    pub dropped: u64,
+    /// Problem of the history.
+    pub problem: Option<String>,
+}
+
+/// A tunnel of the agent.
+pub(crate) struct TunnelCard {
+    pub url: String,
+    pub application: String,
+    /// State of the application.
+    pub health: String,
+    pub is_healthy: bool,
+}
+
+/// Some rows of the list.
+#[derive(Template)]
+#[template(path = "rows.html")]
+pub(crate) struct Rows {
+    pub rows: Vec<Row>,
+}
+
+/// A row of the list.
+pub(crate) struct Row {
+    number: i64,
+    clock: String,
+    date_time: String,
+    method: String,
+    path: String,
+    status: String,
+    took: String,
+    client: String,
+    /// Provider and event.
+    sender: String,
+    verdict: String,
+    class: &'static str,
+    reason: Option<String>,
+    is_again: bool,
+}
+
+impl From<Summary> for Row {
+    fn from(summary: Summary) -> Self {
+        let sender = [summary.provider, summary.event];
+        let sender: Vec<_> = sender.into_iter().flatten().collect();
+        let reason = summary.reason.map(|reason| match summary.check {
+            Some(check) => format!("{check}: {reason}"),
+            None => reason,
+        });
+        Self {
+            number: summary.number,
+            clock: clock(summary.at_ms),
+            date_time: date_time(summary.at_ms),
+            method: summary.method,
+            path: summary.path,
+            status: summary
+                .status
+                .map_or("–".to_owned(), |status| status.to_string()),
+            took: duration(summary.application_us.unwrap_or(summary.total_us)),
+            client: summary.client,
+            sender: visible(&sender.join(" ")).into_owned(),
+            class: verdict_class(&summary.verdict),
+            verdict: summary.verdict,
+            reason: reason.map(|reason| visible(&reason).into_owned()),
+            is_again: summary.again_of.is_some(),
+        }
+    }
+}
+
+/// Returns the charts of the last hour in HTML.
+///
+/// # Errors
+/// A failure of a template, which is a bug.
+pub(crate) fn charts(activity: &Activity) -> askama::Result<String> {
+    let total: u64 = activity.requests.iter().sum();
+    let highest = activity.requests.iter().copied().max().unwrap_or_default();
+    let most = format!("up to {highest} a minute");
+    let summary = format!("{total} requests in the last hour, {most}");
+    let requests = Bars::new("Requests, last hour", &summary, &most, &activity.requests);
+
+    let longest = activity.p99.iter().flatten().copied().max();
+    let longest = longest.map_or("no answers".to_owned(), |micros| {
+        format!("up to {}", duration(micros))
+    });
+    let summary = format!("Time of the application in the last hour, {longest}");
+    let series = [
+        ("p50", activity.median.clone()),
+        ("p99", activity.p99.clone()),
+    ];
+    let durations = Lines::new("Application", &summary, &longest, &series);
+
+    let refusals = activity.refusals.iter().take(4);
+    let refusals: Vec<_> = refusals
+        .map(|(check, count)| (check.as_str(), *count))
+        .collect();
+    let refusals = Ranking::new("Refusals by check, last hour", "None", &refusals);
+    Ok(requests.render()? + &durations.render()? + &refusals.render()?)
+}

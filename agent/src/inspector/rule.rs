@@ -1,0 +1,120 @@
+//! A policy rule that a captured request passes: its provider, event and repository, as flags and as
+//! TOML.
+
+use hookward_core::json::JsonPath;
+use hookward_gate::providers::{self, Provider, ValueLocator};
+
+use super::history::Detail;
+
+/// Places of the repository or project in the bodies of well-known providers.
+const PROJECTS: [&str; 5] = [
+    "repository.full_name",
+    "project.path_with_namespace",
+    "repository.fullName",
+    "issue.fields.project.key",
+    "project.key",
+];
+
+/// A rule, in two forms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub flags: String,
+    pub toml: String,
+}
+
+impl Rule {
+    /// Returns the rule for a request whose provider is known.
+    pub(crate) fn of(detail: &Detail) -> Option<Self> {
+        let summary = &detail.summary;
+        let provider = providers::find(summary.provider.as_deref()?)?;
+        // Paths and methods of the history are escaped; only plain ones are worth a rule.
+        let is_plain = |text: &str| !text.contains(['\\', '…', '*', '\'']);
+        if !is_plain(&summary.path) || !is_plain(&summary.method) {
+            return None;
+        }
+
+        let secret = format!("env:{}_SECRET", provider.id.to_ascii_uppercase());
+        let mut flags = vec![
+            format!("--path {}", quoted(&summary.path)),
+            format!("--method {}", summary.method),
+            format!("--verify {}={secret}", provider.id),
+        ];
+        let mut toml = vec![
+            "[[route]]".to_owned(),
+            format!("path = {}", toml_text(&summary.path)),
+            format!("methods = [{}]", toml_text(&summary.method)),
+            String::new(),
+            "  [[route.accept]]".to_owned(),
+            format!(
+                "  verify = {{ provider = {}, secret = {} }}",
+                toml_text(&provider.id),
+                toml_text(&secret)
+            ),
+        ];
+
+        if let (Some(name), Some(event)) = (event_header(provider), &summary.event) {
+            flags.push(format!(
+                "--require-header {}",
+                quoted(&format!("{name}={event}"))
+            ));
+            toml.push(format!(
+                "  headers = {{ {} = [{}] }}",
+                toml_text(&name),
+                toml_text(event)
+            ));
+        }
+        let body: Vec<_> = body_rules(provider, detail);
+        for (path, value) in &body {
+            flags.push(format!(
+                "--require-body {}",
+                quoted(&format!("{path}={value}"))
+            ));
+        }
+        if !body.is_empty() {
+            let rules = body
+                .iter()
+                .map(|(path, value)| format!("{} = {}", toml_text(path), toml_text(value)));
+            toml.push(format!(
+                "  body = {{ {} }}",
+                rules.collect::<Vec<_>>().join(", ")
+            ));
+        }
+        Some(Self {
+            flags: format!("hookward http PORT \\\n  {}", flags.join(" \\\n  ")),
+            toml: toml.join("\n"),
+        })
+    }
+}
+
+/// Returns the header with the type of the event.
+fn event_header(provider: &Provider) -> Option<String> {
+    let at = provider.event.as_ref()?.to_string();
+    at.strip_prefix("header:").map(str::to_owned)
+}
+
+/// Returns the values of the body that identify the event, and the repository or project.
+fn body_rules(provider: &Provider, detail: &Detail) -> Vec<(String, String)> {
+    let event = match &provider.event {
+        Some(ValueLocator::Json(path)) => Some(path.to_string()),
+        _ => None,
+    };
+    let project = PROJECTS.iter().find(|path| value(detail, path).is_some());
+    let paths = event.into_iter().chain(project.map(ToString::to_string));
+    paths
+        .filter_map(|path| Some((path.clone(), value(detail, &path)?)))
+        .collect()
+}
+
+fn value(detail: &Detail, path: &str) -> Option<String> {
+    let body = detail.request.is_whole.then_some(&detail.request.body)?;
+    JsonPath::parse(path).ok()?.single(body).ok()
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn toml_text(text: &str) -> String {
+    // A basic string of TOML has the escapes of JSON.
+    serde_json::to_string(text).unwrap_or_default()
+}
