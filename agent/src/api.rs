@@ -8,5 +8,6 @@ pub(crate) mod listener;
 mod metrics;
 mod ngrok;
 mod relay_calls;
+mod requests;
 mod routes;
 pub(crate) mod status;

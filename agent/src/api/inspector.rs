@@ -1,14 +1,18 @@
-//! Pages of the inspector: the list, one request, and the actions on it. They work without scripts.
+//! Pages of the inspector: the list with its live updates ([`router`]), one request (`request`), sample
+//! events (`samples`), and exports (`export`). All work without scripts.
+
+pub(super) mod export;
+pub(super) mod request;
+mod samples;
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Extension, Form, FromRef, Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{Extension, FromRef, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -24,12 +28,8 @@ use tokio::time::{Instant, sleep_until};
 use super::status::{AgentView, HEALTHY};
 use crate::exchange::TunnelBinding;
 use crate::inspector::InspectorView;
-use crate::inspector::again::{Draft, Restored};
-use crate::inspector::capture::Source;
 use crate::inspector::filter::Filter;
 use crate::inspector::history::{Detail, HistoryError, Page};
-use crate::inspector::pages::detail::RequestPage;
-use crate::inspector::pages::edit::EditPage;
 use crate::inspector::pages::list::{self, ROWS, RequestsPage, Row, Rows, TunnelCard};
 use crate::inspector::pages::{self, Place, SCRIPTS};
 
@@ -50,10 +50,16 @@ where
         .route("/requests/rows", get(rows))
         .route("/requests/stream", get(stream_rows))
         .route("/requests/clear", post(clear))
-        .route("/requests/{number}", get(request))
-        .route("/requests/{number}/raw", get(raw))
-        .route("/requests/{number}/edit", get(edit))
-        .route("/requests/{number}/send", post(send))
+        .route("/requests/{number}", get(request::show))
+        .route("/requests/{number}/raw", get(request::raw))
+        .route("/requests/{number}/edit", get(request::edit))
+        .route("/requests/{number}/send", post(request::send))
+        .route("/requests/{number}/redeliver", post(request::redeliver))
+        .route("/samples", get(samples::list))
+        .route("/samples/edit", get(samples::edit))
+        .route("/samples/send", post(samples::send))
+        .route("/export.jsonl", get(export::lines))
+        .route("/export.har", get(export::har))
         .route("/assets/{name}", get(asset))
         .layer(axum::middleware::map_response(protect))
 }
@@ -78,7 +84,7 @@ async fn asset(Path(name): Path<String>) -> Response {
 }
 
 /// Failure of a page.
-enum PageError {
+pub(super) enum PageError {
     /// Nothing is captured.
     Off,
     NotFound,
@@ -116,13 +122,28 @@ impl IntoResponse for PageError {
 }
 
 impl AgentView {
-    fn inspector(&self) -> Result<&InspectorView, PageError> {
+    pub(super) fn inspector(&self) -> Result<&InspectorView, PageError> {
         self.inspector.as_ref().ok_or(PageError::Off)
     }
 
-    async fn captured(&self, number: i64) -> Result<Detail, PageError> {
+    pub(super) async fn captured(&self, number: i64) -> Result<Detail, PageError> {
         let found = self.inspector()?.history.find(number).await?;
         found.ok_or(PageError::NotFound)
+    }
+
+    /// Deletes all captured requests. Returns their number.
+    pub(super) async fn clear_history(&self, caller: Caller) -> Result<u64, PageError> {
+        let removed = self.inspector()?.history.clear().await?;
+        let details = json!({ "requests": removed });
+        let audit = self.observer.audit();
+        audit.act("history_cleared", Actor::api(caller), details);
+        Ok(removed)
+    }
+
+    /// Returns all tunnels that were open.
+    fn opened(&self) -> Vec<TunnelBinding> {
+        let context = self.context.upgrade();
+        context.map_or_else(Vec::new, |context| context.opened.all())
     }
 
     /// Returns the open tunnel of a host.
@@ -297,266 +318,10 @@ impl Follower {
     }
 }
 
-/// Result of an action, shown on the page of a request.
-#[derive(Deserialize, Default)]
-struct NoticeQuery {
-    #[serde(default)]
-    sent: bool,
-    signed: Option<String>,
-}
-
-async fn request(
-    State(view): State<Arc<AgentView>>,
-    Path(number): Path<i64>,
-    Query(notice): Query<NoticeQuery>,
-) -> Result<Html<String>, PageError> {
-    let detail = view.captured(number).await?;
-    let mut page = request_page(&view, &detail)?;
-    if notice.sent {
-        let signed = notice.signed.filter(|signed| !signed.is_empty());
-        let signed = signed.map(|by| format!(", with a new signature as {by} makes it"));
-        page.notice = Some(format!(
-            "Sent to the application{}.",
-            signed.unwrap_or_default()
-        ));
-    }
-    show(&detail, &page)
-}
-
-fn request_page(view: &AgentView, detail: &Detail) -> Result<RequestPage, PageError> {
-    let stuck = match (Restored::of(detail), view.tunnel(&detail.summary.tunnel)) {
-        (Err(error), _) => Some(error.to_string()),
-        (_, None) => Some("this agent has not opened its tunnel".to_owned()),
-        (Ok(_), Some(_)) => None,
-    };
-    Ok(RequestPage::new(detail, stuck, None)?)
-}
-
-fn show(detail: &Detail, page: &RequestPage) -> Result<Html<String>, PageError> {
-    let title = format!("{} {}", detail.summary.method, detail.summary.path);
-    Ok(Html(pages::page(
-        &title,
-        Place::Elsewhere,
-        &["request.js"],
-        page,
-    )?))
-}
-
-/// Returns a request in the form that `hookward explain --request` reads.
-async fn raw(
-    State(view): State<Arc<AgentView>>,
-    Path(number): Path<i64>,
-) -> Result<Response, PageError> {
-    let detail = view.captured(number).await?;
-    let name = format!("attachment; filename=\"request-{number}.http\"");
-    let name = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("attachment"));
-    let headers = [
-        (
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/octet-stream"),
-        ),
-        (header::CONTENT_DISPOSITION, name),
-    ];
-    Ok((headers, detail.request.to_http()).into_response())
-}
-
-async fn edit(
-    State(view): State<Arc<AgentView>>,
-    Path(number): Path<i64>,
-) -> Result<Response, PageError> {
-    let detail = view.captured(number).await?;
-    let restored = match Restored::of(&detail) {
-        Ok(restored) => restored,
-        Err(error) => return Ok(problem(StatusCode::CONFLICT, &error.to_string())),
-    };
-    let page = edit_page(number, &detail, restored.draft, restored.missing);
-    Ok(Html(pages::page("Edit and send", Place::Elsewhere, &[], &page)?).into_response())
-}
-
-fn edit_page(number: i64, detail: &Detail, draft: Draft, missing: Vec<String>) -> EditPage {
-    EditPage {
-        title: format!(
-            "Edit and send: {} {}",
-            detail.summary.method, detail.summary.path
-        ),
-        back: format!("/requests/{number}"),
-        action: format!("/requests/{number}/send"),
-        tunnels: vec![detail.summary.tunnel.clone()],
-        method: draft.method,
-        target: draft.target,
-        fields: draft.fields,
-        body: String::from_utf8(draft.body).ok(),
-        signs: true,
-        missing,
-        problem: None,
-    }
-}
-
-/// Fields of a request to send.
-#[derive(Deserialize)]
-struct SendForm {
-    /// Set if the other fields replace the captured request.
-    edited: Option<String>,
-    method: Option<String>,
-    target: Option<String>,
-    fields: Option<String>,
-    body: Option<String>,
-    sign: Option<String>,
-}
-
-impl SendForm {
-    /// Applies the edits to a draft.
-    fn apply(self, draft: &mut Draft) {
-        if self.edited.is_none() {
-            return;
-        }
-        if let Some(method) = self.method {
-            draft.method = method;
-        }
-        if let Some(target) = self.target {
-            draft.target = target;
-        }
-        if let Some(fields) = self.fields {
-            draft.fields = fields;
-        }
-        if let Some(body) = self.body {
-            // Browsers send each line break as CR LF (HTML Living Standard §4.10.21.7).
-            let has_crlf = draft.body.windows(2).any(|pair| pair == b"\r\n");
-            draft.body = match has_crlf {
-                true => body.into_bytes(),
-                false => body.replace("\r\n", "\n").into_bytes(),
-            };
-        }
-    }
-}
-
-async fn send(
-    State(view): State<Arc<AgentView>>,
-    Extension(caller): Extension<Caller>,
-    Path(number): Path<i64>,
-    Form(form): Form<SendForm>,
-) -> Result<Response, PageError> {
-    let detail = view.captured(number).await?;
-    let is_edited = form.edited.is_some();
-    let signs = form.sign.is_some();
-    let (draft, missing) = match Restored::of(&detail) {
-        Ok(Restored { mut draft, missing }) => {
-            form.apply(&mut draft);
-            (draft, missing)
-        }
-        Err(error) => return Ok(problem(StatusCode::CONFLICT, &error.to_string())),
-    };
-
-    let client = detail.summary.client.parse().ok();
-    let wish = Wish {
-        host: &detail.summary.tunnel,
-        client,
-        source: Source::Again(number),
-        signs,
-    };
-    match view.send(draft.clone(), wish, caller).await {
-        Ok(sent) => {
-            let target = sent.number.unwrap_or(number);
-            let signed = sent.signed_by.join(" and ");
-            let query = [("sent", "true"), ("signed", &signed)];
-            let query = serde_urlencoded::to_string(query).unwrap_or_default();
-            let target = format!("/requests/{target}?{query}");
-            Ok(Redirect::to(&target).into_response())
-        }
-        Err(reason) if is_edited => {
-            let mut page = edit_page(number, &detail, draft, missing);
-            page.signs = signs;
-            page.problem = Some(reason);
-            let html = pages::page("Edit and send", Place::Elsewhere, &[], &page)?;
-            Ok((StatusCode::UNPROCESSABLE_ENTITY, Html(html)).into_response())
-        }
-        Err(reason) => {
-            let mut page = request_page(&view, &detail)?;
-            page.problem = Some(reason);
-            let html = show(&detail, &page)?;
-            Ok((StatusCode::UNPROCESSABLE_ENTITY, html).into_response())
-        }
-    }
-}
-
-/// What the user wants to send, and how.
-pub(super) struct Wish<'w> {
-    /// Host of the tunnel.
-    pub host: &'w str,
-    pub client: Option<IpAddr>,
-    pub source: Source,
-    /// `true` to sign anew.
-    pub signs: bool,
-}
-
-/// A request that was sent.
-pub(super) struct SentRequest {
-    /// Its number in the history, if it is captured.
-    pub number: Option<i64>,
-    pub status: StatusCode,
-    pub signed_by: Vec<String>,
-}
-
-impl AgentView {
-    /// Sends a draft to the application.
-    ///
-    /// # Errors
-    /// The reason, for the user.
-    pub(super) async fn send(
-        &self,
-        draft: Draft,
-        wish: Wish<'_>,
-        caller: Caller,
-    ) -> Result<SentRequest, String> {
-        let Some(tunnel) = self.tunnel(wish.host) else {
-            return Err(format!(
-                "this agent has not opened the tunnel {}",
-                wish.host
-            ));
-        };
-        let now = self.clock.now();
-        let prepared = draft.prepare(&tunnel, wish.signs, wish.client, (wish.source, now));
-        let prepared = prepared.map_err(|error| error.to_string())?;
-
-        let details = json!({
-            "tunnel": wish.host,
-            "again_of": match wish.source {
-                Source::Again(number) => Some(number),
-                Source::Sender => None,
-            },
-            "signed_by": prepared.signed_by,
-        });
-        let audit = self.observer.audit();
-        audit.act("request_sent_by_user", Actor::api(caller), details);
-        let sent = tunnel.send_for_owner(prepared.request).await;
-        let sent = sent.map_err(|error| error.to_string())?;
-        let number = match &self.inspector {
-            // Without its number, the page of the original is shown.
-            Some(inspector) => inspector
-                .history
-                .arrival(&sent.id.to_string())
-                .await
-                .unwrap_or(None),
-            None => None,
-        };
-        Ok(SentRequest {
-            number,
-            status: sent.status,
-            signed_by: prepared.signed_by,
-        })
-    }
-}
-
 async fn clear(
     State(view): State<Arc<AgentView>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Redirect, PageError> {
-    let removed = view.inspector()?.history.clear().await?;
-    let audit = view.observer.audit();
-    audit.act(
-        "history_cleared",
-        Actor::api(caller),
-        json!({ "requests": removed }),
-    );
+    view.clear_history(caller).await?;
     Ok(Redirect::to("/"))
 }

@@ -1,5 +1,9 @@
-//! The shape of ngrok's agent API (ngrok.com/docs/agent/api), for scripts that wait for a URL. Only
-//! what reads is here.
+//! The shape of ngrok's agent API (ngrok.com/docs/agent/api), for scripts that wait for a URL, and
+//! that read or repeat requests. Tunnels cannot be started or stopped by it.
+
+mod requests;
+
+pub(super) use self::requests::*;
 
 use std::sync::Arc;
 
@@ -90,7 +94,7 @@ fn shape(view: &AgentView, host: &str, tunnel: &ObservedTunnel) -> Value {
         "uri": format!("/api/tunnels/{host}"),
         "public_url": tunnel.base_url,
         "proto": "https",
-        "config": { "addr": address(tunnel), "inspect": false },
+        "config": { "addr": address(tunnel), "inspect": view.inspector.is_some() },
         "metrics": metrics(view, &tunnel.activity),
     })
 }

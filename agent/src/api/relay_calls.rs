@@ -37,52 +37,84 @@ async fn call(
     method: Method,
     uri: Uri,
 ) -> Response {
-    let context = view.context.upgrade();
-    let calls = context.as_ref().and_then(|context| {
-        let relay = context.status.first_connected()?;
-        context.calls.get(&relay).cloned()
-    });
-    let (Some(calls), Some(context)) = (calls, context) else {
-        let detail = "no relay is connected; its stored webhooks cannot be seen";
-        return problem(StatusCode::SERVICE_UNAVAILABLE, detail);
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    let answer = match method == Method::GET {
+        true => view.call_relay(method.as_str(), target).await,
+        false => view.change_at_relay(method.as_str(), target, caller).await,
     };
-
-    let path = uri.path_and_query().map_or("", |path| path.as_str());
-    if method != Method::GET {
-        // The query may hold a secret that the user searches for.
-        let details = json!({ "path": uri.path() });
-        let audit = view.observer.audit();
-        audit.act("deliveries_change_requested", Actor::api(caller), details);
-    }
-    // Before the call, because the attempt may come before its answer. All tunnels share one log.
-    let log = context
-        .tunnels
-        .first()
-        .map(|tunnel| &tunnel.handler.deliveries);
-    let requested = redelivered(&uri).zip(log);
-    if let Some((id, log)) = &requested {
-        log.request_again(*id);
-    }
-    match calls.call(method.as_str(), path).await {
-        Ok(answer) => {
-            if answer.status != StatusCode::ACCEPTED.as_u16()
-                && let Some((id, log)) = &requested
-            {
-                log.forget_request(*id);
-            }
-            let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    match answer {
+        Ok((status, body)) => {
             let content_type = [(header::CONTENT_TYPE, "application/json")];
-            (status, content_type, answer.body).into_response()
+            (status, content_type, body).into_response()
         }
-        Err(error) => problem(StatusCode::BAD_GATEWAY, &error.to_string()),
+        Err(reason) => problem(StatusCode::SERVICE_UNAVAILABLE, &reason),
+    }
+}
+
+impl AgentView {
+    /// Calls a method of the API of the first relay that serves the tunnels.
+    ///
+    /// # Errors
+    /// The reason, for the user.
+    pub(super) async fn call_relay(
+        &self,
+        method: &str,
+        target: &str,
+    ) -> Result<(StatusCode, String), String> {
+        let context = self.context.upgrade();
+        let calls = context.and_then(|context| {
+            let relay = context.status.first_connected()?;
+            context.calls.get(&relay).cloned()
+        });
+        let Some(calls) = calls else {
+            return Err("no relay is connected; its stored webhooks cannot be seen".to_owned());
+        };
+        let answer = calls.call(method, target).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        Ok((status, answer.body))
+    }
+
+    /// Changes deliveries at the relay.
+    ///
+    /// # Errors
+    /// The reason, for the user.
+    pub(super) async fn change_at_relay(
+        &self,
+        method: &str,
+        target: &str,
+        caller: Caller,
+    ) -> Result<(StatusCode, String), String> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        // The query may hold a secret that the user searches for.
+        let details = json!({ "path": path });
+        let audit = self.observer.audit();
+        audit.act("deliveries_change_requested", Actor::api(caller), details);
+
+        // Before the call, because the attempt may come before its answer. All tunnels share one log.
+        let context = self.context.upgrade();
+        let tunnel = context.as_ref().and_then(|context| context.tunnels.first());
+        let log = tunnel.map(|tunnel| &tunnel.handler.deliveries);
+        let requested = redelivered(path, query).zip(log);
+        if let Some((id, log)) = &requested {
+            log.request_again(*id);
+        }
+        let answer = self.call_relay(method, target).await;
+        if let (Ok((status, _)), Some((id, log))) = (&answer, &requested)
+            && *status != StatusCode::ACCEPTED
+        {
+            log.forget_request(*id);
+        }
+        answer
     }
 }
 
 /// Returns the id of a single delivery that the user requests again. The agent then sends it whatever
 /// its age, and even if the application has accepted it.
-fn redelivered(uri: &Uri) -> Option<Uuid> {
-    let is_redelivery = uri.path() == "/api/v1/deliveries/redeliver";
-    let query = uri.query().filter(|_| is_redelivery)?;
+fn redelivered(path: &str, query: &str) -> Option<Uuid> {
+    if path != "/api/v1/deliveries/redeliver" {
+        return None;
+    }
     let mut fields = query.split('&').filter_map(|field| field.split_once('='));
     let (_, id) = fields.find(|(name, _)| *name == "id")?;
     Uuid::parse_str(id).ok()

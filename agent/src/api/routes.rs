@@ -18,6 +18,7 @@ use super::inspector;
 use super::metrics::AgentSnapshot;
 use super::ngrok;
 use super::relay_calls;
+use super::requests;
 use super::status::{AgentView, ProcessStatus};
 
 /// State of the handlers.
@@ -38,8 +39,8 @@ impl FromRef<AgentApi> for Arc<AgentView> {
 #[derive(OpenApi)]
 #[openapi(info(
     title = "Hookward agent",
-    description = "Private API of a Hookward agent. /api/tunnels, /api/endpoints and /api/status have \
-                   ngrok's shape. /metrics and /api/v1 need the token of the file api-token in the \
+    description = "Private API of a Hookward agent. /api/tunnels, /api/endpoints, /api/requests/http and \
+                   /api/status have ngrok's shape. /metrics and /api/v1 need the token of the file api-token in the \
                    state directory: Authorization: Bearer TOKEN. On another address than loopback, \
                    everything but /livez and /readyz does. \
                    /api/v1/deliveries and /api/v1/delivery-jobs are those of the relay's API, for the \
@@ -68,10 +69,15 @@ pub(super) fn router(view: Arc<AgentView>, guard: &Arc<Guard>, is_local: bool) -
         .routes(routes!(ngrok::tunnel))
         .routes(routes!(ngrok::endpoints))
         .routes(routes!(ngrok::status))
+        .routes(routes!(ngrok::requests, ngrok::send_again, ngrok::clear))
+        .routes(routes!(ngrok::request))
         .split_for_parts();
     let (private, of_private) = OpenApiRouter::new()
         .routes(routes!(prometheus))
         .routes(routes!(status))
+        .routes(routes!(requests::list, requests::clear))
+        .routes(routes!(requests::one))
+        .routes(routes!(requests::send))
         .split_for_parts();
     document.merge(of_ngrok);
     document.merge(of_private);

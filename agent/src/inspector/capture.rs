@@ -125,6 +125,8 @@ pub(crate) enum Source {
     Sender,
     /// The inspector's user, who sent this captured request again.
     Again(i64),
+    /// The inspector's user, who sent a sample event.
+    Sample,
 }
 
 impl BodySample {

@@ -51,8 +51,9 @@ enum Condition {
     /// Time of receipt, in milliseconds since 1970.
     Since(UnixMillis),
     Until(UnixMillis),
-    /// Requests that were sent again.
+    /// Requests that the user sent: again, or as a sample.
     Again,
+    Sample,
     /// Attempts of stored deliveries.
     Stored,
 }
@@ -70,7 +71,7 @@ pub(crate) enum FilterError {
         "{0:?} is not a time; write 10m, 2h, 3d, 14:30, 2026-01-31 or 2026-01-31T14:30:00Z (UTC)"
     )]
     Time(String),
-    #[error("is:{0} is unknown; write is:again or is:stored")]
+    #[error("is:{0} is unknown; write is:again, is:sample or is:stored")]
     Is(String),
     #[error("{0}: has no value")]
     Empty(String),
@@ -93,6 +94,16 @@ impl Filter {
         Ok(Self {
             terms: terms.collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Returns the filter for one tunnel.
+    pub(crate) fn of_tunnel(host: &str) -> Self {
+        Self {
+            terms: vec![Term {
+                is_negated: false,
+                condition: Condition::Exact("tunnel", host.to_owned()),
+            }],
+        }
     }
 
     /// Returns the condition in SQL on `requests AS r`, and its parameters.
@@ -213,6 +224,7 @@ impl Condition {
             "until" => Self::Until(moment(value, now)?),
             "is" => match value {
                 "again" => Self::Again,
+                "sample" => Self::Sample,
                 "stored" => Self::Stored,
                 _ => return Err(FilterError::Is(owned())),
             },
@@ -282,7 +294,8 @@ impl Condition {
             }
             Self::Since(at) => format!("r.at_ms >= {}", bind(millis(at))),
             Self::Until(at) => format!("r.at_ms <= {}", bind(millis(at))),
-            Self::Again => "r.again_of IS NOT NULL".to_owned(),
+            Self::Again => "r.source = 'again'".to_owned(),
+            Self::Sample => "r.source = 'sample'".to_owned(),
             Self::Stored => "r.delivery IS NOT NULL".to_owned(),
         }
     }

@@ -285,6 +285,7 @@ const SCHEMA: Schema = Schema {
                 provider TEXT,
                 event TEXT,
                 delivery TEXT,                       -- id of a stored delivery
+                source TEXT NOT NULL,                -- sender, again or sample
                 again_of INTEGER,                    -- number of the request that was sent again
                 gate_us INTEGER,
                 application_us INTEGER,
@@ -293,6 +294,7 @@ const SCHEMA: Schema = Schema {
             ) STRICT;
             CREATE INDEX requests_by_time ON requests (at_ms);
             CREATE INDEX requests_by_id ON requests (id);
+            CREATE INDEX requests_by_delivery ON requests (delivery) WHERE delivery IS NOT NULL;
             CREATE TABLE messages (
                 number INTEGER PRIMARY KEY,
                 request_head BLOB NOT NULL,

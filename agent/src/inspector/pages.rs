@@ -5,6 +5,7 @@ mod body;
 pub(crate) mod detail;
 pub(crate) mod edit;
 pub(crate) mod list;
+pub(crate) mod samples;
 
 use askama::Template;
 use hookward_pages::assets::Asset;

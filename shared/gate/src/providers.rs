@@ -13,6 +13,7 @@ pub(crate) mod jwt;
 mod jwt_key;
 pub mod key;
 pub mod locator;
+pub mod samples;
 pub mod scheme;
 pub(crate) mod signing_input;
 pub mod template;

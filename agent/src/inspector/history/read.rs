@@ -15,7 +15,7 @@ use crate::inspector::filter::Filter;
 /// Columns of a [`Summary`], in its order.
 const SUMMARY: &str = "r.number, r.at_ms, r.id, r.by, r.tunnel, r.client, r.method, r.path, r.verdict, \
                        r.status, r.check_name, r.code, r.reason, r.route, r.provider, r.event, \
-                       r.delivery, r.again_of, r.gate_us, r.application_us, r.total_us";
+                       r.delivery, r.source, r.again_of, r.gate_us, r.application_us, r.total_us";
 
 /// A request of the list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -54,6 +54,8 @@ pub(crate) struct Summary {
     pub event: Option<String>,
     /// Id of the stored delivery.
     pub delivery: Option<String>,
+    /// Origin of the request: `sender`, `again` or `sample`.
+    pub source: String,
     /// Number of the request that was sent again.
     pub again_of: Option<i64>,
     /// Time of the agent's gate, with the body that it reads, in microseconds.
@@ -138,6 +140,22 @@ impl History {
         self.read(move |db| detail(db, number)).await
     }
 
+    /// Returns the attempts of a stored delivery, oldest first.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub(crate) async fn attempts(&self, delivery: String) -> Result<Vec<Summary>, HistoryError> {
+        let query = format!(
+            "SELECT {SUMMARY} FROM requests r WHERE r.delivery = ?1 ORDER BY r.number LIMIT 100"
+        );
+        self.read(move |db| {
+            db.prepare(&query)?
+                .query_map([delivery], summary)?
+                .collect()
+        })
+        .await
+    }
+
     /// Returns the number of the newest request with a request id.
     ///
     /// # Errors
@@ -216,10 +234,11 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
         provider: row.get(14)?,
         event: row.get(15)?,
         delivery: row.get(16)?,
-        again_of: row.get(17)?,
-        gate_us: micros(18)?,
-        application_us: micros(19)?,
-        total_us: micros(20)?.unwrap_or_default(),
+        source: row.get(17)?,
+        again_of: row.get(18)?,
+        gate_us: micros(19)?,
+        application_us: micros(20)?,
+        total_us: micros(21)?.unwrap_or_default(),
     })
 }
 

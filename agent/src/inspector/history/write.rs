@@ -123,17 +123,18 @@ fn insert(db: &Transaction<'_>, record: &Record) -> rusqlite::Result<i64> {
         + response.map_or(0, size)
         + explanation.as_ref().map_or(0, String::len);
     let micros = |span: std::time::Duration| i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
-    let again_of = match record.source {
-        Source::Sender => None,
-        Source::Again(number) => Some(number),
+    let (source, again_of) = match record.source {
+        Source::Sender => ("sender", None),
+        Source::Again(number) => ("again", Some(number)),
+        Source::Sample => ("sample", None),
     };
 
     db.prepare_cached(
         "INSERT INTO requests (at_ms, id, by, tunnel, client, method, path, verdict, status, check_name,
-             code, reason, route, provider, event, delivery, again_of, gate_us, application_us,
-             total_us, size)
+             code, reason, route, provider, event, delivery, source, again_of, gate_us,
+             application_us, total_us, size)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-             ?19, ?20, ?21)",
+             ?19, ?20, ?21, ?22)",
     )?
     .execute(params![
         i64::try_from(record.at.0).unwrap_or(i64::MAX),
@@ -155,6 +156,7 @@ fn insert(db: &Transaction<'_>, record: &Record) -> rusqlite::Result<i64> {
         record.provider,
         record.event,
         record.delivery.map(|id| id.to_string()),
+        source,
         again_of,
         record.timing.gate.map(micros),
         record.timing.application.map(micros),

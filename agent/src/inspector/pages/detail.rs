@@ -9,7 +9,7 @@ use super::body::BodyView;
 use super::verdict_class;
 use crate::inspector::capture::BODY_BYTES;
 use crate::inspector::curl;
-use crate::inspector::history::{Detail, Message};
+use crate::inspector::history::{Detail, Message, Summary};
 use crate::inspector::redact::REDACTED;
 use crate::inspector::rule::Rule;
 
@@ -48,12 +48,33 @@ pub(crate) struct RequestPage {
 
 /// Stored delivery of a request.
 pub(crate) struct DeliveryView {
-    pub id: String,
-    pub state: String,
-    /// Attempts: time, result.
-    pub attempts: Vec<(String, String)>,
+    id: String,
+    /// State at the relay.
+    state: Option<String>,
     /// Reason why the relay does not show it.
-    pub problem: Option<String>,
+    problem: Option<String>,
+    /// Attempts in the history: number, time, result.
+    attempts: Vec<(i64, String, String)>,
+}
+
+impl DeliveryView {
+    /// Creates the view of a delivery: its state at the relay, or the reason why it is not known.
+    pub(crate) fn new(id: &str, state: Result<String, String>, attempts: &[Summary]) -> Self {
+        let attempts = attempts.iter().map(|attempt| {
+            let status = attempt.status.map(|status| format!(" {status}"));
+            (
+                attempt.number,
+                date_time(attempt.at_ms),
+                format!("{}{}", attempt.verdict, status.unwrap_or_default()),
+            )
+        });
+        Self {
+            id: id.to_owned(),
+            attempts: attempts.collect(),
+            problem: state.as_ref().err().cloned(),
+            state: state.ok(),
+        }
+    }
 }
 
 struct CheckRow {

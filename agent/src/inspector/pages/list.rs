@@ -64,7 +64,8 @@ pub(crate) struct Row {
     verdict: String,
     class: &'static str,
     reason: Option<String>,
-    is_again: bool,
+    /// `again` or `sample`, if the user sent it.
+    source: Option<String>,
 }
 
 impl From<Summary> for Row {
@@ -84,13 +85,17 @@ impl From<Summary> for Row {
             status: summary
                 .status
                 .map_or("–".to_owned(), |status| status.to_string()),
-            took: duration(summary.application_us.unwrap_or(summary.total_us)),
+            took: match summary.application_us.unwrap_or(summary.total_us) {
+                // The relay counts in milliseconds.
+                0 => "< 1 ms".to_owned(),
+                micros => duration(micros),
+            },
             client: summary.client,
             sender: visible(&sender.join(" ")).into_owned(),
             class: verdict_class(&summary.verdict),
             verdict: summary.verdict,
             reason: reason.map(|reason| visible(&reason).into_owned()),
-            is_again: summary.again_of.is_some(),
+            source: Some(summary.source).filter(|source| source != "sender"),
         }
     }
 }

@@ -1,0 +1,326 @@
+//! One request: its page, its download, and the actions on it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{Extension, Form, Path, Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse as _, Redirect, Response};
+use hookward_observe::api::access::{Caller, problem};
+use hookward_observe::api::deliveries::DeliveryContent;
+use hookward_observe::audit::Actor;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::PageError;
+use crate::api::status::AgentView;
+use crate::inspector::again::{Draft, Restored};
+use crate::inspector::capture::Source;
+use crate::inspector::history::Detail;
+use crate::inspector::pages::detail::{DeliveryView, RequestPage};
+use crate::inspector::pages::edit::EditPage;
+use crate::inspector::pages::{self, Place};
+
+/// Result of an action, shown on the page of a request.
+#[derive(Deserialize, Default)]
+pub(super) struct NoticeQuery {
+    #[serde(default)]
+    sent: bool,
+    signed: Option<String>,
+    /// Message of the relay.
+    relay: Option<String>,
+}
+
+pub(super) async fn show(
+    State(view): State<Arc<AgentView>>,
+    Path(number): Path<i64>,
+    Query(notice): Query<NoticeQuery>,
+) -> Result<Html<String>, PageError> {
+    let detail = view.captured(number).await?;
+    let mut page = request_page(&view, &detail).await?;
+    page.notice = notice.relay;
+    if notice.sent {
+        let signed = notice.signed.filter(|signed| !signed.is_empty());
+        let signed = signed.map(|by| format!(", with a new signature as {by} makes it"));
+        page.notice = Some(format!(
+            "Sent to the application{}.",
+            signed.unwrap_or_default()
+        ));
+    }
+    whole_page(&detail, &page)
+}
+
+async fn request_page(view: &AgentView, detail: &Detail) -> Result<RequestPage, PageError> {
+    let stuck = match (Restored::of(detail), view.tunnel(&detail.summary.tunnel)) {
+        (Err(error), _) => Some(error.to_string()),
+        (_, None) => Some("this agent has not opened its tunnel".to_owned()),
+        (Ok(_), Some(_)) => None,
+    };
+    let delivery = match &detail.summary.delivery {
+        Some(id) => Some(view.delivery(id).await?),
+        None => None,
+    };
+    Ok(RequestPage::new(detail, stuck, delivery)?)
+}
+
+fn whole_page(detail: &Detail, page: &RequestPage) -> Result<Html<String>, PageError> {
+    let title = format!("{} {}", detail.summary.method, detail.summary.path);
+    Ok(Html(pages::page(
+        &title,
+        Place::Elsewhere,
+        &["request.js"],
+        page,
+    )?))
+}
+
+/// Returns a request in the form that `hookward explain --request` reads.
+pub(super) async fn raw(
+    State(view): State<Arc<AgentView>>,
+    Path(number): Path<i64>,
+) -> Result<Response, PageError> {
+    let detail = view.captured(number).await?;
+    let name = format!("attachment; filename=\"request-{number}.http\"");
+    let name = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("attachment"));
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/octet-stream"),
+        ),
+        (header::CONTENT_DISPOSITION, name),
+    ];
+    Ok((headers, detail.request.to_http()).into_response())
+}
+
+pub(super) async fn edit(
+    State(view): State<Arc<AgentView>>,
+    Path(number): Path<i64>,
+) -> Result<Response, PageError> {
+    let detail = view.captured(number).await?;
+    let restored = match Restored::of(&detail) {
+        Ok(restored) => restored,
+        Err(error) => return Ok(problem(StatusCode::CONFLICT, &error.to_string())),
+    };
+    let page = edit_page(number, &detail, restored.draft, restored.missing);
+    Ok(Html(pages::page("Edit and send", Place::Elsewhere, &[], &page)?).into_response())
+}
+
+fn edit_page(number: i64, detail: &Detail, draft: Draft, missing: Vec<String>) -> EditPage {
+    EditPage {
+        title: format!(
+            "Edit and send: {} {}",
+            detail.summary.method, detail.summary.path
+        ),
+        back: format!("/requests/{number}"),
+        action: format!("/requests/{number}/send"),
+        tunnels: vec![detail.summary.tunnel.clone()],
+        method: draft.method,
+        target: draft.target,
+        fields: draft.fields,
+        body: String::from_utf8(draft.body).ok(),
+        signs: true,
+        missing,
+        problem: None,
+    }
+}
+
+/// Fields of a request to send.
+#[derive(Deserialize)]
+pub(super) struct SendForm {
+    /// Set if the other fields replace the captured request.
+    edited: Option<String>,
+    method: Option<String>,
+    target: Option<String>,
+    fields: Option<String>,
+    body: Option<String>,
+    sign: Option<String>,
+}
+
+impl SendForm {
+    /// Applies the edits to a draft.
+    fn apply(self, draft: &mut Draft) {
+        if self.edited.is_none() {
+            return;
+        }
+        if let Some(method) = self.method {
+            draft.method = method;
+        }
+        if let Some(target) = self.target {
+            draft.target = target;
+        }
+        if let Some(fields) = self.fields {
+            draft.fields = fields;
+        }
+        if let Some(body) = self.body {
+            // Browsers send each line break as CR LF (HTML Living Standard §4.10.21.7).
+            let has_crlf = draft.body.windows(2).any(|pair| pair == b"\r\n");
+            draft.body = match has_crlf {
+                true => body.into_bytes(),
+                false => body.replace("\r\n", "\n").into_bytes(),
+            };
+        }
+    }
+}
+
+pub(super) async fn send(
+    State(view): State<Arc<AgentView>>,
+    Extension(caller): Extension<Caller>,
+    Path(number): Path<i64>,
+    Form(form): Form<SendForm>,
+) -> Result<Response, PageError> {
+    let detail = view.captured(number).await?;
+    let is_edited = form.edited.is_some();
+    let signs = form.sign.is_some();
+    let (draft, missing) = match Restored::of(&detail) {
+        Ok(Restored { mut draft, missing }) => {
+            form.apply(&mut draft);
+            (draft, missing)
+        }
+        Err(error) => return Ok(problem(StatusCode::CONFLICT, &error.to_string())),
+    };
+
+    let client = detail.summary.client.parse().ok();
+    let wish = Wish {
+        host: &detail.summary.tunnel,
+        client,
+        source: Source::Again(number),
+        signs,
+    };
+    match view.send(draft.clone(), wish, caller).await {
+        Ok(sent) => {
+            let target = sent.number.unwrap_or(number);
+            let signed = sent.signed_by.join(" and ");
+            let query = [("sent", "true"), ("signed", &signed)];
+            let query = serde_urlencoded::to_string(query).unwrap_or_default();
+            let target = format!("/requests/{target}?{query}");
+            Ok(Redirect::to(&target).into_response())
+        }
+        Err(reason) if is_edited => {
+            let mut page = edit_page(number, &detail, draft, missing);
+            page.signs = signs;
+            page.problem = Some(reason);
+            let html = pages::page("Edit and send", Place::Elsewhere, &[], &page)?;
+            Ok((StatusCode::UNPROCESSABLE_ENTITY, Html(html)).into_response())
+        }
+        Err(reason) => {
+            let mut page = request_page(&view, &detail).await?;
+            page.problem = Some(reason);
+            let html = whole_page(&detail, &page)?;
+            Ok((StatusCode::UNPROCESSABLE_ENTITY, html).into_response())
+        }
+    }
+}
+
+/// What the user wants to send, and how.
+pub(in crate::api) struct Wish<'w> {
+    /// Host of the tunnel.
+    pub host: &'w str,
+    pub client: Option<IpAddr>,
+    pub source: Source,
+    /// `true` to sign anew.
+    pub signs: bool,
+}
+
+/// A request that was sent.
+pub(in crate::api) struct SentRequest {
+    /// Its number in the history, if it is captured.
+    pub number: Option<i64>,
+    pub status: StatusCode,
+    pub signed_by: Vec<String>,
+}
+
+impl AgentView {
+    /// Returns a stored delivery: its state at the relay, and the attempts in the history.
+    async fn delivery(&self, id: &str) -> Result<DeliveryView, PageError> {
+        let attempts = self.inspector()?.history.attempts(id.to_owned()).await?;
+        let path = format!("/api/v1/deliveries/{id}");
+        let answer = self.call_relay("GET", &path).await;
+        let state = match answer {
+            Ok((StatusCode::OK, body)) => match serde_json::from_str::<DeliveryContent>(&body) {
+                Ok(content) => Ok(content.delivery.state),
+                Err(error) => Err(error.to_string()),
+            },
+            Ok((status, _)) => Err(format!("the relay does not show it: {status}")),
+            Err(reason) => Err(reason),
+        };
+        Ok(DeliveryView::new(id, state, &attempts))
+    }
+
+    /// Sends a draft to the application.
+    ///
+    /// # Errors
+    /// The reason, for the user.
+    pub(in crate::api) async fn send(
+        &self,
+        draft: Draft,
+        wish: Wish<'_>,
+        caller: Caller,
+    ) -> Result<SentRequest, String> {
+        let Some(tunnel) = self.tunnel(wish.host) else {
+            return Err(format!(
+                "this agent has not opened the tunnel {}",
+                wish.host
+            ));
+        };
+        let now = self.clock.now();
+        let prepared = draft.prepare(&tunnel, wish.signs, wish.client, (wish.source, now));
+        let prepared = prepared.map_err(|error| error.to_string())?;
+
+        let details = json!({
+            "tunnel": wish.host,
+            "again_of": match wish.source {
+                Source::Again(number) => Some(number),
+                Source::Sender | Source::Sample => None,
+            },
+            "signed_by": prepared.signed_by,
+        });
+        let audit = self.observer.audit();
+        audit.act("request_sent_by_user", Actor::api(caller), details);
+        let sent = tunnel.send_for_owner(prepared.request).await;
+        let sent = sent.map_err(|error| error.to_string())?;
+        let number = match &self.inspector {
+            // Without its number, the page of the original is shown.
+            Some(inspector) => inspector
+                .history
+                .arrival(&sent.id.to_string())
+                .await
+                .unwrap_or(None),
+            None => None,
+        };
+        Ok(SentRequest {
+            number,
+            status: sent.status,
+            signed_by: prepared.signed_by,
+        })
+    }
+}
+
+/// Requests another delivery of a stored webhook.
+pub(super) async fn redeliver(
+    State(view): State<Arc<AgentView>>,
+    Extension(caller): Extension<Caller>,
+    Path(number): Path<i64>,
+) -> Result<Response, PageError> {
+    let detail = view.captured(number).await?;
+    let Some(id) = &detail.summary.delivery else {
+        let reason = "the webhook was not stored; send it again instead";
+        return Ok(problem(StatusCode::CONFLICT, reason));
+    };
+    let target = format!("/api/v1/deliveries/redeliver?id={id}");
+    match view.change_at_relay("POST", &target, caller).await {
+        Ok((status, _)) if status.is_success() => {
+            let query = [("relay", "The relay delivers the webhook again.")];
+            let query = serde_urlencoded::to_string(query).unwrap_or_default();
+            Ok(Redirect::to(&format!("/requests/{number}?{query}")).into_response())
+        }
+        Ok((status, body)) => {
+            let mut page = request_page(&view, &detail).await?;
+            page.problem = Some(format!("the relay answers {status}: {body}"));
+            Ok((StatusCode::BAD_GATEWAY, whole_page(&detail, &page)?).into_response())
+        }
+        Err(reason) => {
+            let mut page = request_page(&view, &detail).await?;
+            page.problem = Some(reason);
+            Ok((StatusCode::BAD_GATEWAY, whole_page(&detail, &page)?).into_response())
+        }
+    }
+}
