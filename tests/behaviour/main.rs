@@ -39,6 +39,7 @@ mod gate;
 mod grant;
 mod http;
 mod identities;
+mod inspector;
 mod judge;
 mod layers;
 mod limits;

@@ -742,6 +742,7 @@ impl ByHand {
                 pool: false,
                 lost,
                 time_ms: 0,
+                captures_refused: false,
             })
             .await
             .unwrap();

@@ -9,6 +9,7 @@ pub mod application;
 pub mod corpus;
 pub mod h2_frames;
 pub mod initials;
+pub mod inspector;
 pub mod link;
 pub mod network;
 pub mod private_api;
