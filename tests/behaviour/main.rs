@@ -22,6 +22,7 @@ mod acme;
 mod admin;
 mod audit;
 mod availability;
+mod browser;
 mod certificates;
 mod challenges;
 mod checks;

@@ -2,17 +2,19 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hookward_core::clock::Clock;
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use crate::application::{Application, Received, Reply};
 use crate::private_api::{self, Response};
 use crate::process::Process;
 use crate::sender::{Edge, github_signature};
 use crate::stage::roots;
-use crate::wait::eventually;
+use crate::wait::{DEADLINE, eventually};
 
 /// Secret of the tunnel's GitHub webhooks.
 pub const SECRET: &str = "a-secret-of-github-for-tests";
@@ -173,16 +175,18 @@ impl InspectedAgent {
 
     /// Waits until the history has this number of requests.
     pub async fn keeps(&self, count: usize) {
-        for _ in 0..400 {
-            if self.get("/export.jsonl").await.body.lines().count() >= count {
+        let since = Instant::now();
+        loop {
+            let kept = self.requests().await.len();
+            if kept >= count {
                 return;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+            assert!(
+                since.elapsed() < DEADLINE,
+                "{kept} of {count} requests are kept"
+            );
+            sleep(Duration::from_millis(20)).await;
         }
-        panic!(
-            "never kept {count} requests: {}",
-            self.get("/export.jsonl").await.body
-        );
     }
 
     /// Returns the requests of the history, oldest first, as its export has them.

@@ -6,6 +6,7 @@
 
 pub mod acme;
 pub mod application;
+pub mod browser;
 pub mod corpus;
 pub mod h2_frames;
 pub mod initials;

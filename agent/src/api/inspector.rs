@@ -255,6 +255,7 @@ async fn stream_rows(
         view,
         inspector,
         filter,
+        rows_at: Instant::now(),
         charts_at: Instant::now() + CHARTS_INTERVAL,
     };
     let events = follow(state);
@@ -270,6 +271,8 @@ struct Follower {
     filter: Filter,
     /// Number of the last request that the page has.
     after: i64,
+    /// Earliest time of the next rows.
+    rows_at: Instant,
     charts_at: Instant,
 }
 
@@ -288,21 +291,21 @@ impl Follower {
         loop {
             let known = *newest.borrow_and_update();
             if known > self.after {
-                let found = history
-                    .list(&self.filter, Page::After(self.after), ROWS)
-                    .await
-                    .ok()?;
-                self.after = match found.last() {
-                    Some(last) if found.len() == ROWS => last.number,
-                    _ => known.max(found.last().map_or(0, |last| last.number)),
+                sleep_until(self.rows_at).await;
+                let page = Page::After(self.after);
+                let found = history.list(&self.filter, page, ROWS).await.ok()?;
+                let last = found.last().map_or(0, |last| last.number);
+                self.after = match found.len() {
+                    ROWS => last,
+                    _ => known.max(last),
                 };
-                if !found.is_empty() {
-                    tokio::time::sleep(ROWS_INTERVAL).await;
-                    let id = self.after.to_string();
-                    let html = rows_of(found).ok()?;
-                    return Some(Event::default().event("rows").id(id).data(html));
+                if found.is_empty() {
+                    continue;
                 }
-                continue;
+                self.rows_at = Instant::now() + ROWS_INTERVAL;
+                let html = rows_of(found).ok()?;
+                let id = self.after.to_string();
+                return Some(Event::default().event("rows").id(id).data(html));
             }
 
             tokio::select! {

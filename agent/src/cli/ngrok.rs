@@ -61,7 +61,9 @@ fn flag(name: &str) -> Option<&'static str> {
             "write a policy file and use --policy FILE; `hookward check FILE` checks it"
         }
         "--log-level" => "set HOOKWARD_LOG=debug for more, and use --log FILE or --log-format json",
-        "--inspect-db-size" => "there is no inspector yet; the screen shows every request",
+        "--inspect-db-size" => {
+            "the inspector keeps 10,000 requests, 128 MiB and a week at most, also after a restart"
+        }
         "--oauth" | "--oidc" | "--saml" => {
             "webhook senders can't log in; use --verify, --token or --basic"
         }

@@ -42,7 +42,8 @@ pub fn page_headers() -> [(HeaderName, HeaderValue); 5] {
         ),
         (
             header::REFERRER_POLICY,
-            HeaderValue::from_static("no-referrer"),
+            // Without a referrer, browsers send `Origin: null` with forms (Fetch §4.4).
+            HeaderValue::from_static("same-origin"),
         ),
         (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
         (
