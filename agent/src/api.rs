@@ -3,7 +3,7 @@
 //! of the relay (`relay_calls`). [`routes`]
 //! declares it, [`listener`] serves it.
 
-mod inspector;
+pub(crate) mod inspector;
 pub(crate) mod listener;
 mod metrics;
 mod ngrok;

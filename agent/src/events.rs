@@ -57,6 +57,15 @@ pub enum Event {
         /// Number of requests in progress.
         in_flight: usize,
     },
+    /// The application became unreachable or unresponsive, or it recovered.
+    Application {
+        /// Address of the application.
+        application: String,
+        /// `true` if it accepts connections and responds.
+        is_healthy: bool,
+        /// Description for the user.
+        message: String,
+    },
     /// Information for the user.
     Note(String),
     /// A problem that the user should fix.

@@ -7,6 +7,7 @@ mod metrics;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hookward_observe::audit::{Actor, AuditLog};
 use serde_json::json;
@@ -56,6 +57,22 @@ impl AgentObserver {
     /// Returns the tunnels, by host.
     pub(crate) fn tunnels(&self) -> BTreeMap<String, ObservedTunnel> {
         self.lock().clone()
+    }
+
+    /// Returns the durations that these shares of the last requests did not exceed, of all tunnels;
+    /// `None` without requests.
+    pub(crate) fn durations<const N: usize>(&self, shares: [f64; N]) -> Option<[Duration; N]> {
+        let tunnels = self.lock();
+        let all = tunnels
+            .values()
+            .flat_map(|tunnel| tunnel.activity.durations());
+        let mut sorted: Vec<_> = all.collect();
+        drop(tunnels);
+        if sorted.is_empty() {
+            return None;
+        }
+        sorted.sort_unstable();
+        Some(shares.map(|share| activity::percentile(&sorted, share)))
     }
 
     fn ready(&self, ready: &Ready) {
@@ -110,6 +127,7 @@ impl EventObserver for AgentObserver {
             | Event::RefusedSummary(_)
             | Event::Api { .. }
             | Event::Stopping { .. }
+            | Event::Application { .. }
             | Event::Note(_)
             | Event::Warning(_) => {}
         }

@@ -16,6 +16,7 @@ use hookward_runtime::process::LogFile;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use self::screen::ScreenSource;
 use crate::cli::LogFormat;
 use crate::events::{Event, EventStream, TimedEvent};
 
@@ -52,7 +53,8 @@ impl Quit {
 }
 
 /// Shows events until the last sink is gone. The user can end the program through `quit`. With
-/// `several` tunnels, each request is shown with its host.
+/// `several` tunnels, each request is shown with its host. The screen reads further state from
+/// `source`.
 ///
 /// # Errors
 /// If the system cannot start a thread.
@@ -61,6 +63,7 @@ pub(crate) fn show(
     format: LogFormat,
     several: bool,
     quit: Quit,
+    source: Option<ScreenSource>,
 ) -> io::Result<Shown> {
     let screen = is_screen(format);
     let (done, shown) = oneshot::channel();
@@ -72,7 +75,7 @@ pub(crate) fn show(
                 (LogFormat::Text, false) => write_lines(reports, io::stdout(), |stamped| {
                     lines::line(stamped, several)
                 }),
-                (LogFormat::Text, true) => screen::run(reports, several, &quit),
+                (LogFormat::Text, true) => screen::run(reports, several, &quit, source),
             };
             if let Err(error) = shown {
                 // The reader of the output is gone; the agent continues.

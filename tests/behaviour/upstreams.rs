@@ -257,14 +257,13 @@ async fn an_unreachable_application_and_its_recovery_are_reported() {
     drop(listener);
 
     let stage = stage(&address.to_string(), &args()).await;
-    let down =
-        |report: &Event| matches!(report, Event::Warning(text) if text.contains("is unreachable"));
+    let down = |report: &Event| matches!(report, Event::Application { message, .. } if message.contains("is unreachable"));
     stage
         .reported("the agent reports it before the first webhook", down)
         .await;
 
     let _again = tokio::net::TcpListener::bind(address).await.unwrap();
-    let back = |report: &Event| matches!(report, Event::Note(text) if text.contains("now accepts connections"));
+    let back = |report: &Event| matches!(report, Event::Application { message, .. } if message.contains("now accepts connections"));
     stage.reported("the agent reports its return", back).await;
 }
 
@@ -275,8 +274,7 @@ async fn an_application_that_stops_while_idle_is_reported() {
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
     drop(application);
 
-    let down =
-        |report: &Event| matches!(report, Event::Warning(text) if text.contains("is unreachable"));
+    let down = |report: &Event| matches!(report, Event::Application { message, .. } if message.contains("is unreachable"));
     stage
         .reported("the agent reports it before the next webhook", down)
         .await;
@@ -313,7 +311,7 @@ async fn an_unresponsive_application_and_its_recovery_are_reported() {
         );
     }
 
-    let silent = |report: &Event| matches!(report, Event::Warning(text) if text.contains("has not answered within 1 s"));
+    let silent = |report: &Event| matches!(report, Event::Application { message, .. } if message.contains("has not answered within 1 s"));
     stage.reported("the agent reports it", silent).await;
     let count = stage
         .reports
@@ -325,8 +323,7 @@ async fn an_unresponsive_application_and_its_recovery_are_reported() {
     assert_eq!(count, 1, "once");
 
     assert_eq!(stage.edge.post(HOOK, &[], b"x").await.status, 200);
-    let answers =
-        |report: &Event| matches!(report, Event::Note(text) if text.contains("is reachable again"));
+    let answers = |report: &Event| matches!(report, Event::Application { message, .. } if message.contains("is reachable again"));
     stage
         .reported("the agent reports its response", answers)
         .await;

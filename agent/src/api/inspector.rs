@@ -2,7 +2,7 @@
 //! events (`samples`), and exports (`export`). All work without scripts.
 
 pub(super) mod export;
-pub(super) mod request;
+pub(crate) mod request;
 mod samples;
 
 use std::convert::Infallible;
@@ -141,7 +141,7 @@ impl AgentView {
     }
 
     /// Returns all tunnels that were open.
-    fn opened(&self) -> Vec<TunnelBinding> {
+    pub(crate) fn opened(&self) -> Vec<TunnelBinding> {
         let context = self.context.upgrade();
         context.map_or_else(Vec::new, |context| context.opened.all())
     }

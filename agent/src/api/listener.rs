@@ -113,14 +113,14 @@ impl BoundApi {
     }
 
     /// Serves until `stop` is cancelled. `tasks` owns the listeners and their connections.
-    pub(crate) fn serve(self, view: AgentView, tasks: &TaskTracker, stop: &CancellationToken) {
+    pub(crate) fn serve(self, view: Arc<AgentView>, tasks: &TaskTracker, stop: &CancellationToken) {
         let address = self.address();
         let is_local = address.is_none_or(|address| address.ip().is_loopback());
         let guard = Arc::new(Guard {
             tokens: self.tokens,
             audit: view.observer.audit().clone(),
         });
-        let router = router(Arc::new(view), &guard, is_local);
+        let router = router(view, &guard, is_local);
         let tcp = self.tcp.map(|(listener, _)| ApiListener::Tcp(listener));
         for listener in tcp.into_iter().chain(self.socket) {
             tasks.spawn(listener.serve(router.clone(), tasks.clone(), stop.clone()));

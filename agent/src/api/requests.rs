@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use hookward_observe::api::access::{Caller, problem};
 use hookward_observe::api::deliveries::Done;
+use hookward_observe::audit::Actor;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -149,7 +150,7 @@ pub(super) async fn send(
         source: Source::Again(number),
         signs: edits.sign,
     };
-    match view.send(draft, wish, caller).await {
+    match view.send(draft, wish, Actor::api(caller)).await {
         Ok(sent) => Ok(Json(Sent {
             number: sent.number,
             status: sent.status.as_u16(),

@@ -128,7 +128,7 @@ impl AgentView {
             .collect()
     }
 
-    pub(super) fn links(&self) -> Vec<LinkState> {
+    pub(crate) fn links(&self) -> Vec<LinkState> {
         let context = self.context.upgrade();
         context.map_or_else(Vec::new, |context| context.status.links())
     }

@@ -175,12 +175,12 @@ impl TunnelRunner {
             }
         };
 
-        outputs.serve(&agent, &events);
+        let source = outputs.serve(&agent, &events);
         let on_screen = Quit {
             in_order: quit.clone(),
             at_once: CancellationToken::new(),
         };
-        let mut shown = terminal::show(stream, log_format, several, on_screen.clone())
+        let mut shown = terminal::show(stream, log_format, several, on_screen.clone(), source)
             .map_err(CommandError::system("the terminal's thread"))?;
 
         let refused = loop {

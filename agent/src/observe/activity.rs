@@ -65,11 +65,21 @@ impl TunnelActivity {
 
     /// Returns the duration that this share of the last requests did not exceed.
     pub(crate) fn percentile(&self, share: f64) -> Duration {
-        let mut sorted: Vec<_> = self.durations.iter().copied().collect();
+        let mut sorted: Vec<_> = self.durations().collect();
         sorted.sort_unstable();
-        let index = (sorted.len().saturating_sub(1)) as f64 * share;
-        sorted.get(index as usize).copied().unwrap_or_default()
+        percentile(&sorted, share)
     }
+
+    /// Returns the durations of the last requests.
+    pub(super) fn durations(&self) -> impl Iterator<Item = Duration> {
+        self.durations.iter().copied()
+    }
+}
+
+/// Returns the duration that this share of sorted durations does not exceed.
+pub(super) fn percentile(sorted: &[Duration], share: f64) -> Duration {
+    let index = (sorted.len().saturating_sub(1)) as f64 * share;
+    sorted.get(index as usize).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

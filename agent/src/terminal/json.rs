@@ -123,6 +123,9 @@ pub(crate) fn line(stamped: &TimedEvent) -> Option<String> {
 const fn level(event: &Event) -> &'static str {
     match event {
         Event::Disconnected { .. } | Event::RelayDisconnected { .. } | Event::Warning(_) => "warn",
+        Event::Application {
+            is_healthy: false, ..
+        } => "warn",
         Event::Request(request) => match request.outcome {
             RequestResult::Failed { .. } => "warn",
             _ => "info",
@@ -254,7 +257,13 @@ fn event(report: &Event) -> JsonEvent<'_> {
         Event::Stopping { in_flight } => JsonEvent::Stopping {
             in_flight: *in_flight,
         },
-        Event::Note(message) => JsonEvent::Note { message },
+        Event::Application {
+            is_healthy: true,
+            message,
+            ..
+        }
+        | Event::Note(message) => JsonEvent::Note { message },
+        Event::Application { message, .. } => JsonEvent::Warning { message },
         Event::Warning(message) => JsonEvent::Warning { message },
     }
 }

@@ -153,10 +153,16 @@ pub fn text(report: &Event, several: bool) -> String {
                 .collect::<Vec<_>>();
             format!("refused more: {}", counts.join(", "))
         }
-        Event::Api { address } => format!("local API: http://{address}/api/tunnels"),
+        Event::Api { address } => format!("inspector: http://{address}"),
         Event::Stopping { in_flight: 0 } => "stopping".to_owned(),
         Event::Stopping { in_flight: 1 } => "stopping: 1 request in flight".to_owned(),
         Event::Stopping { in_flight } => format!("stopping: {in_flight} requests in flight"),
+        Event::Application {
+            is_healthy: true,
+            message,
+            ..
+        } => message.clone(),
+        Event::Application { message, .. } => format!("warning: {message}"),
         Event::Note(text) => text.clone(),
         Event::Warning(text) => format!("warning: {text}"),
     }

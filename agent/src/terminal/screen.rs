@@ -1,44 +1,62 @@
-//! The screen: session state and URLs above, requests below, newest first, keys at the bottom.
+//! The screen: session state and URLs above ([`header`]), requests below ([`requests`]), newest first,
+//! keys at the bottom. Enter opens one request ([`details`]).
 
+mod details;
+mod header;
 mod requests;
+mod source;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
-use hookward_runtime::process;
+use hookward_core::reason::Check;
+use hookward_runtime::process::{self, LogHold};
 use hookward_tunnel::transport::Transport;
 use ratatui::crossterm::event::{self as input, KeyCode, KeyEvent, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
-use ratatui::style::{Color, Stylize};
-use ratatui::text::{Line, Span};
+use ratatui::style::Stylize as _;
+use ratatui::text::Line;
 use ratatui::widgets::{Paragraph, Wrap};
 use ratatui::{DefaultTerminal, Frame};
 use time::OffsetDateTime;
 
+use self::details::Details;
 use self::requests::{RequestList, Row};
+pub(crate) use self::source::ScreenSource;
+use self::source::Snapshot;
 use super::Quit;
 use super::lines;
 use crate::events::{Event, EventStream, Ready, RequestResult, TimedEvent};
+use crate::inspector::history::Detail;
 
 /// Shows the screen until the events end, and leaves a summary in the scrollback. Ctrl-C and q
 /// request the end. With `several` tunnels, each request is shown with its host.
 ///
 /// # Errors
 /// Those of the terminal.
-pub(crate) fn run(mut reports: EventStream, several: bool, quit: &Quit) -> io::Result<()> {
+pub(crate) fn run(
+    mut reports: EventStream,
+    several: bool,
+    quit: &Quit,
+    source: Option<ScreenSource>,
+) -> io::Result<()> {
     // Log lines would overwrite the screen.
-    let _held = process::hold_log();
+    let held = process::hold_log();
     let opened = Instant::now();
     let mut terminal = ratatui::try_init()?;
     let mut screen = Screen {
         several,
+        known_senders: source.as_ref().map_or(0, ScreenSource::newest),
+        source,
         ..Screen::default()
     };
-    let shown = screen.show(&mut terminal, &mut reports, quit);
+    let shown = screen.show(&mut terminal, &mut reports, quit, &held);
 
     ratatui::restore();
+    drop(held);
     shown?;
 
     let mut out = io::stdout();
@@ -54,23 +72,64 @@ pub(crate) struct Screen {
     stopping: bool,
     /// Time at which the user copied the webhook URL.
     copied: Option<Instant>,
-    /// URL of the local API.
-    api: Option<String>,
-    /// Transport of each relay, if it is connected.
-    relays: BTreeMap<String, Option<Transport>>,
+    /// Result of the last action, with its time.
+    result: Option<(String, Instant)>,
+    /// URL of the inspector.
+    inspector: Option<String>,
+    /// Connection to each relay.
+    relays: BTreeMap<String, Link>,
+    /// Applications that are unreachable or unresponsive, with the description.
+    unhealthy: BTreeMap<String, String>,
     /// Tunnels by their public origin.
     tunnels: BTreeMap<String, Ready>,
-    messages: VecDeque<String>,
+    messages: VecDeque<Message>,
     requests: RequestList,
     mode: Mode,
-    passed: u64,
+    /// `None` in tests.
+    source: Option<ScreenSource>,
+    snapshot: Snapshot,
+    snapshot_at: Option<Instant>,
+    /// Number in the history of the last request whose sender is known.
+    known_senders: i64,
+    /// Log lines, while the screen shows them.
+    log: Vec<String>,
+    answered: u64,
+    stored: u64,
     refused: u64,
     failed: u64,
     lost: u64,
 }
 
+/// Connection to a relay.
+enum Link {
+    Open(Transport),
+    /// It is lost, for this reason if there is one of its own.
+    Lost(Option<String>),
+}
+
+/// A note or a warning.
+struct Message {
+    at: OffsetDateTime,
+    moment: Instant,
+    text: String,
+    /// Number of times that it occurred.
+    count: u32,
+    /// `true` if it disappears by itself.
+    is_note: bool,
+}
+
+impl Message {
+    fn line(&self) -> String {
+        let times = match self.count {
+            1 => String::new(),
+            count => format!(" ({count} times)"),
+        };
+        format!("{} {}{times}", clock(self.at), self.text)
+    }
+}
+
 /// Meaning of the keys.
-#[derive(Default, PartialEq, Eq)]
+#[derive(Default)]
 enum Mode {
     /// Keys act on the list.
     #[default]
@@ -79,6 +138,10 @@ enum Mode {
     Filter,
     /// The screen shows the list of keys.
     Help,
+    /// The screen shows one request.
+    Details(Details),
+    /// The screen shows the log.
+    Log,
 }
 
 impl Screen {
@@ -87,11 +150,16 @@ impl Screen {
         terminal: &mut DefaultTerminal,
         reports: &mut EventStream,
         quit: &Quit,
+        held: &LogHold,
     ) -> io::Result<()> {
         loop {
             let since = Instant::now();
             while let Some(stamped) = reports.try_next() {
                 self.take(&stamped);
+            }
+            self.refresh();
+            if matches!(self.mode, Mode::Log) {
+                self.log = held.lines();
             }
 
             if reports.is_over() || quit.at_once.is_cancelled() {
@@ -106,6 +174,9 @@ impl Screen {
                     match self.press(key) {
                         Some(Action::Quit) => quit.request(),
                         Some(Action::CopyUrl) => self.copy_url(terminal.backend_mut())?,
+                        Some(Action::Details) => self.open_details(),
+                        Some(Action::SendAgain) => self.send_again(),
+                        Some(Action::OpenInspector) => self.open_inspector(),
                         None => {}
                     }
                 }
@@ -119,20 +190,40 @@ impl Screen {
             return (key.code == KeyCode::Char('c')).then_some(Action::Quit);
         }
 
-        if self.mode == Mode::Filter {
+        if matches!(self.mode, Mode::Filter) {
             self.press_in_filter(key.code);
             return None;
         }
+        if let Mode::Details(details) = &mut self.mode {
+            match key.code {
+                KeyCode::Down => details.scroll(1),
+                KeyCode::Up => details.scroll(-1),
+                KeyCode::PageDown | KeyCode::Char(' ') => details.scroll(PAGE),
+                KeyCode::PageUp => details.scroll(-PAGE),
+                KeyCode::Home => details.scroll(isize::MIN),
+                KeyCode::Char('r') => return Some(Action::SendAgain),
+                KeyCode::Char('o') => return Some(Action::OpenInspector),
+                _ => self.mode = Mode::List,
+            }
+            return None;
+        }
 
-        // Any key closes the help, and acts as usual.
-        let help = std::mem::take(&mut self.mode) == Mode::Help;
+        // Any key closes help and log, and acts as usual.
+        let before = std::mem::take(&mut self.mode);
         match key.code {
             KeyCode::Char('q') => return Some(Action::Quit),
             KeyCode::Char('c') => return Some(Action::CopyUrl),
+            KeyCode::Char('o') => return Some(Action::OpenInspector),
+            KeyCode::Char('r') => return Some(Action::SendAgain),
+            KeyCode::Enter => return Some(Action::Details),
             KeyCode::Char('p') => self.requests.toggle_pause(),
             KeyCode::Char('/') => self.mode = Mode::Filter,
-            KeyCode::Char('?') if !help => self.mode = Mode::Help,
-            KeyCode::Esc => self.requests.edit_filter(String::clear),
+            KeyCode::Char('?') if !matches!(before, Mode::Help) => self.mode = Mode::Help,
+            KeyCode::Char('l') if !matches!(before, Mode::Log) => self.mode = Mode::Log,
+            KeyCode::Esc => {
+                self.requests.edit_filter(String::clear);
+                self.requests.select(false);
+            }
             KeyCode::Down => self.requests.scroll(1),
             KeyCode::Up => self.requests.scroll(-1),
             KeyCode::PageDown => self.requests.scroll(PAGE),
@@ -142,6 +233,89 @@ impl Screen {
             _ => {}
         }
         None
+    }
+
+    /// Reads what changes without events, at most once an interval.
+    fn refresh(&mut self) {
+        let Some(source) = &self.source else { return };
+        let (senders, known) = source.senders(self.known_senders);
+        self.known_senders = known;
+        for (id, sender) in senders {
+            self.requests.name_sender(&id, &sender);
+        }
+
+        if self
+            .snapshot_at
+            .is_none_or(|at| at.elapsed() >= SNAPSHOT_INTERVAL)
+        {
+            self.snapshot = source.snapshot();
+            self.snapshot_at = Some(Instant::now());
+            self.messages
+                .retain(|message| !message.is_note || message.moment.elapsed() < NOTE_TIME);
+        }
+    }
+
+    /// Opens the selected request.
+    fn open_details(&mut self) {
+        match self.find_detail() {
+            Some(Ok(detail)) => self.mode = Mode::Details(Details::new(detail)),
+            Some(Err(reason)) => self.result = Some((reason, Instant::now())),
+            None => {}
+        }
+    }
+
+    /// Returns the selected request, or the first one.
+    fn find_detail(&mut self) -> Option<Result<Detail, String>> {
+        self.requests.select(true);
+        let (source, id) = (self.source.as_ref()?, self.requests.selected()?);
+        Some(source.detail(&id))
+    }
+
+    /// Sends the selected or opened request again.
+    fn send_again(&mut self) {
+        let sent = match &self.mode {
+            Mode::Details(details) => {
+                let source = self.source.as_ref();
+                source.map(|source| source.send_again(&details.detail))
+            }
+            _ => self.find_detail().and_then(|found| {
+                let source = self.source.as_ref()?;
+                Some(found.and_then(|detail| source.send_again(&detail)))
+            }),
+        };
+        let result = match sent {
+            Some(Ok(status)) => format!("sent again: the application answers {status}"),
+            Some(Err(reason)) => format!("not sent again: {reason}"),
+            None => return,
+        };
+        self.result = Some((result, Instant::now()));
+    }
+
+    /// Opens the inspector in the user's browser.
+    fn open_inspector(&mut self) {
+        let Some(url) = &self.inspector else {
+            self.result = Some(("the inspector is off".to_owned(), Instant::now()));
+            return;
+        };
+        let page = match &self.mode {
+            Mode::Details(details) => format!("{url}/requests/{}", details.detail.summary.number),
+            _ => url.clone(),
+        };
+        let opened = Command::new("xdg-open")
+            .arg(&page)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let result = match opened {
+            Ok(mut child) => {
+                // Otherwise it would stay as a zombie.
+                std::thread::spawn(move || child.wait());
+                format!("opening {page}")
+            }
+            Err(_) => format!("open {page} in a browser"),
+        };
+        self.result = Some((result, Instant::now()));
     }
 
     fn press_in_filter(&mut self, key: KeyCode) {
@@ -181,32 +355,52 @@ impl Screen {
             Event::Ready(ready) => {
                 self.state = "online".to_owned();
                 self.relays
-                    .insert(ready.relay.clone(), Some(ready.transport));
+                    .insert(ready.relay.clone(), Link::Open(ready.transport));
                 self.tunnels.insert(ready.base_url.clone(), ready.clone());
             }
             Event::Disconnected { .. } => {
                 self.state = self.text(report);
-                self.relays.values_mut().for_each(|by| *by = None);
+                let links = self.relays.values_mut();
+                links.for_each(|link| *link = Link::Lost(None));
             }
-            Event::RelayDisconnected { relay, .. } => {
-                self.relays.insert(relay.clone(), None);
-                self.message(stamped);
+            Event::RelayDisconnected { relay, reason, .. } => {
+                let lost = Link::Lost(Some(reason.clone()));
+                self.relays.insert(relay.clone(), lost);
             }
-            Event::Api { address } => self.api = Some(format!("http://{address}")),
+            Event::Api { address } => self.inspector = Some(format!("http://{address}")),
             Event::Stopping { .. } => {
                 self.state = format!("{}, Ctrl-C again to abort", self.text(report));
                 self.stopping = true;
+            }
+            Event::Application {
+                application,
+                is_healthy: true,
+                ..
+            } => {
+                self.unhealthy.remove(application);
+            }
+            Event::Application {
+                application,
+                message,
+                ..
+            } => {
+                self.unhealthy.insert(application.clone(), message.clone());
             }
             Event::Note(_) | Event::Warning(_) => self.message(stamped),
             Event::Request(request) => match request.outcome {
                 RequestResult::Refused { .. } => self.refused += 1,
                 RequestResult::Failed { .. } | RequestResult::Aborted => self.failed += 1,
                 RequestResult::Answered { .. } | RequestResult::Challenge { .. } => {
-                    self.passed += 1;
+                    self.answered += 1;
                 }
             },
             Event::Refused(refused) => {
-                self.refused += u64::from(!refused.observed && !refused.answered && !refused.note);
+                let is_refused = !refused.observed && !refused.answered && !refused.note;
+                self.refused += u64::from(is_refused);
+                // A duplicate and a challenge have a check of their own.
+                let is_stored = refused.answered && refused.check == Check::Tunnel;
+                self.stored += u64::from(is_stored);
+                self.answered += u64::from(refused.answered && !is_stored);
             }
             Event::RefusedSummary(counted) => {
                 self.refused += counted.iter().map(|(_, count)| count).sum::<u64>();
@@ -222,12 +416,20 @@ impl Screen {
         lines::text(report, self.several)
     }
 
+    /// Adds a message, or counts it if it is there already.
     fn message(&mut self, stamped: &TimedEvent) {
-        self.messages.push_back(format!(
-            "{} {}",
-            clock(stamped.at),
-            self.text(&stamped.event)
-        ));
+        let text = self.text(&stamped.event);
+        let known = self.messages.iter().position(|known| known.text == text);
+        let count = known
+            .and_then(|at| self.messages.remove(at))
+            .map_or(0, |known| known.count);
+        self.messages.push_back(Message {
+            at: stamped.at,
+            moment: stamped.moment,
+            text,
+            count: count + 1,
+            is_note: matches!(stamped.event, Event::Note(_)),
+        });
 
         if self.messages.len() > MESSAGES {
             self.messages.pop_front();
@@ -255,8 +457,8 @@ impl Screen {
         // Each needs at least one row, or three.
         let most = self.tunnels.len().min(all / 3);
         let top = match self.mode {
-            Mode::Help => Vec::new(),
-            _ => top((1..=most).rev().find(fits).unwrap_or(1)),
+            Mode::Help | Mode::Details(_) | Mode::Log => Vec::new(),
+            Mode::List | Mode::Filter => top((1..=most).rev().find(fits).unwrap_or(1)),
         };
         let height = height_of(&top);
         let height = u16::try_from(height).unwrap_or(u16::MAX);
@@ -268,25 +470,49 @@ impl Screen {
         .areas(frame.area());
         frame.render_widget(Paragraph::new(top).wrap(Wrap { trim: false }), above);
 
-        let list = if self.mode == Mode::Help {
-            KEYS.iter()
+        let rows = usize::from(below.height);
+        let list = match &self.mode {
+            Mode::Help => KEYS
+                .iter()
                 .map(|(key, action)| Line::from(format!("{key:<12}{action}")))
-                .collect()
-        } else {
-            self.requests.lines(width, usize::from(below.height))
+                .collect(),
+            Mode::Details(details) => details.lines(width, rows),
+            Mode::Log => self.log_lines(width, rows),
+            Mode::List | Mode::Filter => self.requests.lines(width, rows),
         };
         frame.render_widget(Paragraph::new(list), below);
         frame.render_widget(Paragraph::new(self.hint()).dim(), keys);
     }
 
     fn counts(&self) -> String {
-        let (passed, refused, failed) = (self.passed, self.refused, self.failed);
-        format!("{passed} passed, {refused} refused, {failed} failed")
+        let Self {
+            answered,
+            failed,
+            refused,
+            stored,
+            ..
+        } = self;
+        format!("{answered} answered, {failed} failed, {refused} refused, {stored} stored")
+    }
+
+    /// Returns the newest log lines that fit.
+    fn log_lines(&self, width: usize, height: usize) -> Vec<Line<'static>> {
+        if self.log.is_empty() {
+            let text = "The log is empty, or goes to a file (--log).";
+            return vec![Line::from(text).dim()];
+        }
+        let lines = self
+            .log
+            .iter()
+            .flat_map(|line| requests::wrapped(line, width));
+        let lines: Vec<_> = lines.map(Line::from).collect();
+        let hidden = lines.len().saturating_sub(height);
+        lines.into_iter().skip(hidden).collect()
     }
 
     /// Returns the line that stays on the terminal after the screen.
     fn summary(&self, open: Duration) -> String {
-        let requests = match self.passed + self.refused + self.failed {
+        let requests = match self.answered + self.refused + self.failed + self.stored {
             1 => "1 request".to_owned(),
             count => format!("{count} requests"),
         };
@@ -306,101 +532,27 @@ impl Screen {
             return "the webhook URL is copied".to_owned();
         }
 
+        if let Some((result, at)) = &self.result
+            && at.elapsed() < RESULT_HINT
+        {
+            return result.clone();
+        }
+
         let filter = self.requests.filter();
+        match (&self.mode, self.requests.paused()) {
+            (Mode::Details(_), _) => {
+                return "arrows scroll  r send again  o inspector  any other key closes".to_owned();
+            }
+            (Mode::Log, _) => return "log; any key closes".to_owned(),
+            _ => {}
+        }
         match (&self.mode, self.requests.paused()) {
             (Mode::Filter, _) => format!("filter: {filter}_   Enter keeps it, Esc clears it"),
             (_, Some(waiting)) => format!("paused, {waiting} held back; p continues"),
             _ if !filter.is_empty() => format!("filter: {filter}   Esc clears it"),
-            _ => "c copy URL  / filter  p pause  ? help  q quit".to_owned(),
+            _ => "Enter details  c copy URL  / filter  ? help  q quit".to_owned(),
         }
     }
-
-    /// Returns the lines above the requests.
-    fn top(&self, tunnels: usize, width: usize) -> Vec<Line<'_>> {
-        let mut top = vec![
-            Line::from("hookward".bold()),
-            Line::default(),
-            Line::from(vec![Span::raw(format!("{:<14}", "Session")), self.state()]),
-        ];
-
-        for (relay, by) in &self.relays {
-            let by = by.map_or_else(|| "not reached".to_owned(), |by| by.to_string());
-            top.push(row("Relay", format!("{relay} ({by})")));
-        }
-
-        if let Some(api) = &self.api {
-            top.push(row("Local API", api.clone()));
-        }
-
-        for ready in self.tunnels.values().take(tunnels) {
-            top.push(row(
-                "Forwarding",
-                format!("{} -> {}", ready.base_url, ready.application),
-            ));
-            top.push(Line::from("Webhook URL"));
-            top.push(Line::from(ready.url.as_str()).bold());
-        }
-
-        let more = self.tunnels.len().saturating_sub(tunnels);
-        if more > 0 {
-            top.push(row("", format!("and {more} more tunnels")));
-        }
-
-        if let Some(ca) = self.tunnels.values().find_map(|ready| ready.ca.as_ref()) {
-            top.push(row("Certificate", format!("self-signed: {ca}")));
-        }
-
-        for message in &self.messages {
-            let lines = requests::wrapped(message, width).into_iter();
-            top.extend(lines.map(|line| Line::from(line).yellow()));
-        }
-
-        top.push(row("Requests", self.counts()));
-        if self.lost > 0 {
-            let text = format!(
-                "{} events were too many at once, and are not shown",
-                self.lost
-            );
-            top.push(row("", text));
-        }
-
-        top.push(Line::default());
-        top
-    }
-
-    /// Returns the lines above the requests on a low screen: state, URLs, the newest message and
-    /// the counts.
-    fn compact_top(&self, tunnels: usize) -> Vec<Line<'_>> {
-        let mut top = vec![Line::from(vec![
-            "hookward ".bold(),
-            self.state(),
-            Span::raw(format!("  {}", self.counts())),
-        ])];
-
-        let urls = self.tunnels.values().take(tunnels);
-        top.extend(urls.map(|ready| Line::from(ready.url.as_str()).bold()));
-
-        let more = self.tunnels.len().saturating_sub(tunnels);
-        if more > 0 {
-            top.push(Line::from(format!("and {more} more tunnels")));
-        }
-
-        let newest = self.messages.back();
-        top.extend(newest.map(|message| Line::from(message.as_str()).yellow()));
-        top
-    }
-
-    fn state(&self) -> Span<'_> {
-        let color = match self.state.as_str() {
-            "online" => Color::Green,
-            _ => Color::Yellow,
-        };
-        Span::styled(self.state.as_str(), color)
-    }
-}
-
-fn row(name: &'static str, value: String) -> Line<'static> {
-    Line::from(vec![Span::raw(format!("{name:<14}")), Span::raw(value)])
 }
 
 /// Height of the screen below which only the most important lines are shown.
@@ -413,14 +565,18 @@ const PAGE: isize = 10;
 const MAX_FILTER: usize = 60;
 
 /// Keys and their actions, as the help shows them.
-const KEYS: [(&str, &str); 7] = [
-    ("Up, Down", "scroll by a request; PgUp, PgDn by ten"),
-    ("Home, End", "go to the newest or the oldest request"),
-    ("/", "show only requests that contain a text"),
-    ("Esc", "clear the filter"),
+const KEYS: [(&str, &str); 11] = [
+    ("Up, Down", "select a request; PgUp, PgDn by ten"),
+    ("Home, End", "select the newest or the oldest request"),
+    ("Enter", "show its checks, fields and bodies"),
+    ("r", "send it to the application again"),
+    ("o", "open the inspector in a browser"),
+    ("/", "filter the list; Esc clears the filter"),
     ("p", "pause the list; webhooks continue to arrive"),
     ("c", "copy the webhook URL"),
-    ("q, Ctrl-C", "stop; Ctrl-C again does not wait for requests"),
+    ("l", "show the log"),
+    ("?", "show these keys"),
+    ("q, Ctrl-C", "stop; Ctrl-C again does not wait"),
 ];
 
 /// Maximum number of notes and warnings on the screen.
@@ -432,6 +588,15 @@ const REQUESTS: usize = 3;
 /// Time for which the last line reports that the URL is copied.
 const COPIED_HINT: Duration = Duration::from_secs(3);
 
+/// Time for which the last line shows the result of an action.
+const RESULT_HINT: Duration = Duration::from_secs(6);
+
+/// Time for which a note is shown. A warning stays until the screen closes, or others replace it.
+const NOTE_TIME: Duration = Duration::from_secs(120);
+
+/// Interval at which the screen reads what changes without events.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Minimum interval between two drawings.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -440,6 +605,9 @@ const TICK: Duration = Duration::from_millis(100);
 enum Action {
     Quit,
     CopyUrl,
+    Details,
+    SendAgain,
+    OpenInspector,
 }
 
 /// Returns the sequence that sets the clipboard (OSC 52 in xterm's control sequences). Terminals
@@ -507,7 +675,7 @@ mod tests {
 
         let shown = self::shown(&screen);
         for text in [
-            "relay.example:443 (not reached)",
+            "relay.example:443 (not reached: it is off)",
             "other.example:443 (quic)",
             "https://h.example ->",
             "https://two.example ->",
@@ -641,10 +809,13 @@ mod tests {
             places.is_sorted_by(|before, after| before > after),
             "the newest first: {places:?}\n{shown}"
         );
-        assert!(shown.contains("3 passed, 1 refused, 1 failed"), "{shown}");
+        assert!(
+            shown.contains("3 answered, 1 failed, 1 refused, 0 stored"),
+            "{shown}"
+        );
         assert_eq!(
             screen.summary(Duration::from_secs(200)),
-            "hookward: 5 requests in 3m 20s: 3 passed, 1 refused, 1 failed"
+            "hookward: 5 requests in 3m 20s: 3 answered, 1 failed, 1 refused, 0 stored"
         );
     }
 

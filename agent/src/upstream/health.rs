@@ -54,9 +54,11 @@ impl UpstreamHealth {
             // An unresponsive application accepts connections, too: only a response makes it
             // healthy.
             if self.change(HealthStatus::Unreachable, HealthStatus::Healthy) {
-                self.events.emit(Event::Note(format!(
-                    "the application at {application} now accepts connections"
-                )));
+                self.emit(
+                    application,
+                    true,
+                    format!("the application at {application} now accepts connections"),
+                );
             }
 
             return;
@@ -66,7 +68,7 @@ impl UpstreamHealth {
             let what = format!(
                 "the application at {application} is unreachable ({reason}); webhooks get 502"
             );
-            self.events.emit(Event::Warning(what));
+            self.emit(application, false, what);
             self.fell.notify_one();
         }
     }
@@ -75,9 +77,11 @@ impl UpstreamHealth {
         self.met.store(true, Ordering::Relaxed);
         self.answers.fetch_add(1, Ordering::Relaxed);
         if !self.is(HealthStatus::Healthy) && self.report(HealthStatus::Healthy) {
-            self.events.emit(Event::Note(format!(
-                "the application at {application} is reachable again"
-            )));
+            self.emit(
+                application,
+                true,
+                format!("the application at {application} is reachable again"),
+            );
         }
     }
 
@@ -101,7 +105,7 @@ impl UpstreamHealth {
                 "the application at {application} has not answered within {} s; webhooks get 504",
                 patience.as_secs_f64()
             );
-            self.events.emit(Event::Warning(what));
+            self.emit(application, false, what);
         }
     }
 
@@ -137,6 +141,14 @@ impl UpstreamHealth {
                 () = stop.cancelled() => return,
             }
         }
+    }
+
+    fn emit(&self, application: &Application, is_healthy: bool, message: String) {
+        self.events.emit(Event::Application {
+            application: application.to_string(),
+            is_healthy,
+            message,
+        });
     }
 
     fn is(&self, events: HealthStatus) -> bool {

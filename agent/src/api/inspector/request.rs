@@ -185,7 +185,7 @@ pub(super) async fn send(
         source: Source::Again(number),
         signs,
     };
-    match view.send(draft.clone(), wish, caller).await {
+    match view.send(draft.clone(), wish, Actor::api(caller)).await {
         Ok(sent) => {
             let target = sent.number.unwrap_or(number);
             let signed = sent.signed_by.join(" and ");
@@ -211,7 +211,7 @@ pub(super) async fn send(
 }
 
 /// What the user wants to send, and how.
-pub(in crate::api) struct Wish<'w> {
+pub(crate) struct Wish<'w> {
     /// Host of the tunnel.
     pub host: &'w str,
     pub client: Option<IpAddr>,
@@ -221,7 +221,7 @@ pub(in crate::api) struct Wish<'w> {
 }
 
 /// A request that was sent.
-pub(in crate::api) struct SentRequest {
+pub(crate) struct SentRequest {
     /// Its number in the history, if it is captured.
     pub number: Option<i64>,
     pub status: StatusCode,
@@ -249,11 +249,11 @@ impl AgentView {
     ///
     /// # Errors
     /// The reason, for the user.
-    pub(in crate::api) async fn send(
+    pub(crate) async fn send(
         &self,
         draft: Draft,
         wish: Wish<'_>,
-        caller: Caller,
+        actor: Actor,
     ) -> Result<SentRequest, String> {
         let Some(tunnel) = self.tunnel(wish.host) else {
             return Err(format!(
@@ -274,7 +274,7 @@ impl AgentView {
             "signed_by": prepared.signed_by,
         });
         let audit = self.observer.audit();
-        audit.act("request_sent_by_user", Actor::api(caller), details);
+        audit.act("request_sent_by_user", actor, details);
         let sent = tunnel.send_for_owner(prepared.request).await;
         let sent = sent.map_err(|error| error.to_string())?;
         let number = match &self.inspector {

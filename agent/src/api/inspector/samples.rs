@@ -9,6 +9,7 @@ use hookward_gate::policy::Route;
 use hookward_gate::providers;
 use hookward_gate::providers::samples::{self, Sample};
 use hookward_observe::api::access::{Caller, problem};
+use hookward_observe::audit::Actor;
 use serde::Deserialize;
 
 use super::PageError;
@@ -176,7 +177,7 @@ pub(super) async fn send(
         source: Source::Sample,
         signs,
     };
-    match view.send(draft.clone(), wish, caller).await {
+    match view.send(draft.clone(), wish, Actor::api(caller)).await {
         Ok(sent) => {
             let place = match sent.number {
                 Some(number) => format!("/requests/{number}?sent=true"),

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use data_encoding::BASE64;
 use hookward_observe::api::access::{Caller, problem};
+use hookward_observe::audit::Actor;
 use hookward_pages::text::date_time;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -109,7 +110,7 @@ pub(in crate::api) async fn send_again(
         source: Source::Again(detail.summary.number),
         signs: true,
     };
-    match view.send(draft, wish, caller).await {
+    match view.send(draft, wish, Actor::api(caller)).await {
         Ok(_) => Ok(StatusCode::NO_CONTENT.into_response()),
         Err(reason) => Ok(problem(StatusCode::CONFLICT, &reason)),
     }

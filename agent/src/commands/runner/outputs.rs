@@ -8,12 +8,14 @@ use hookward_gate::policy::Policy;
 use hookward_gate::policy::summary::Summary;
 use hookward_observe::audit::{Actor, AuditLog, RawAudit};
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::listener::{BoundApi, InspectListen};
+use crate::api::status::AgentView;
 use crate::cli::{CaptureRefused, OutputArgs};
 use crate::commands::CommandError;
 use crate::config::state_dir::StateDir;
@@ -21,6 +23,7 @@ use crate::events::{self, Event, EventSink, EventStream};
 use crate::inspector::Inspector;
 use crate::inspector::capture::Capture;
 use crate::observe::AgentObserver;
+use crate::terminal::screen::ScreenSource;
 use crate::terminal::{self, Shown};
 use crate::{Agent, AgentSettings};
 
@@ -33,6 +36,8 @@ pub(super) struct Outputs {
     api: Option<BoundApi>,
     /// `None` if it is off, or failed to start.
     inspector: Option<Inspector>,
+    /// `None` before the API is served.
+    view: Option<Arc<AgentView>>,
     log: Option<Shown>,
     observer: Arc<AgentObserver>,
     tasks: TaskTracker,
@@ -68,6 +73,7 @@ impl Outputs {
             audit,
             api,
             inspector,
+            view: None,
             log,
             observer,
             tasks: TaskTracker::new(),
@@ -117,20 +123,18 @@ impl Outputs {
         self.audit.act(event, Actor::program(), details);
     }
 
-    /// Serves the API of an agent.
-    pub(super) fn serve(&mut self, agent: &Agent, events: &EventSink) {
-        let Some(api) = self.api.take() else { return };
+    /// Serves the API of an agent. Returns the source of the screen's state.
+    pub(super) fn serve(&mut self, agent: &Agent, events: &EventSink) -> Option<ScreenSource> {
+        let inspector = self.inspector.as_ref().map(Inspector::view);
+        let view = Arc::new(agent.view(Arc::clone(&self.observer), inspector));
+        let api = self.api.take()?;
         if let Some(address) = api.address() {
             events.emit(Event::Api { address });
         }
-        api.serve(
-            agent.view(
-                Arc::clone(&self.observer),
-                self.inspector.as_ref().map(Inspector::view),
-            ),
-            &self.tasks,
-            &self.stop,
-        );
+        let source = ScreenSource::new(&view, Handle::current());
+        api.serve(Arc::clone(&view), &self.tasks, &self.stop);
+        self.view = Some(view);
+        Some(source)
     }
 
     /// Writes the last records, and ends the API. Returns the handle of the log file, which ends with
@@ -141,6 +145,8 @@ impl Outputs {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        // It captures no more, so that the recorder ends.
+        drop(self.view);
         if let Some(inspector) = self.inspector {
             let closing = spawn_blocking(|| inspector.close());
             // Then the last requests are missing in the history.

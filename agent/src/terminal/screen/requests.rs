@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use hookward_core::text::printable;
 use hookward_tunnel::protocol::control::RefusedRequest;
 use ratatui::style::{Style, Stylize};
 use ratatui::text::Line;
@@ -21,6 +22,8 @@ pub(super) struct RequestList {
     filter: String,
     /// Number of matching rows above the first visible one.
     scrolled: usize,
+    /// `true` while the first visible row is marked as the selected one.
+    is_selecting: bool,
 }
 
 impl RequestList {
@@ -50,9 +53,8 @@ impl RequestList {
         self.rows.truncate(MAX_ROWS);
 
         // The oldest rows, which the user may have scrolled to, are gone.
-        if self.scrolled > 0 {
-            self.scroll(0);
-        }
+        let last = self.matching().count().saturating_sub(1);
+        self.scrolled = self.scrolled.min(last);
     }
 
     /// Holds new rows back, or shows those that were held back and returns to the newest row.
@@ -87,6 +89,27 @@ impl RequestList {
     pub(super) fn scroll(&mut self, rows: isize) {
         let last = self.matching().count().saturating_sub(1);
         self.scrolled = self.scrolled.saturating_add_signed(rows).min(last);
+        self.is_selecting = true;
+    }
+
+    /// Marks the first visible row as the selected one, or not.
+    pub(super) fn select(&mut self, is_selecting: bool) {
+        self.is_selecting = is_selecting;
+    }
+
+    /// Returns the id of the selected request.
+    pub(super) fn selected(&self) -> Option<String> {
+        self.matching().nth(self.scrolled)?.id.clone()
+    }
+
+    /// Adds the provider and the event to a request's row.
+    pub(super) fn name_sender(&mut self, id: &str, sender: &str) {
+        let waiting = self.waiting.iter_mut().flatten();
+        let mut rows = self.rows.iter_mut().chain(waiting);
+        let row = rows.find(|row| row.id.as_deref() == Some(id));
+        if let Some(cells) = row.and_then(|row| row.cells.as_mut()) {
+            cells.sender = printable(sender);
+        }
     }
 
     fn matching(&self) -> impl Iterator<Item = &Row> {
@@ -101,11 +124,12 @@ impl RequestList {
 
         let columns = Columns::of(width);
         let mut lines = vec![Line::from(columns.title()).dim()];
-        for row in self.matching().skip(self.scrolled) {
+        for (number, row) in self.matching().skip(self.scrolled).enumerate() {
             if lines.len() >= height {
                 break;
             }
-            lines.extend(row.lines(&columns, width));
+            let is_selected = number == 0 && self.is_selecting;
+            lines.extend(row.lines(&columns, width, is_selected));
         }
 
         if lines.len() == 1 {
@@ -118,6 +142,8 @@ impl RequestList {
 
 /// Row of a request.
 pub(super) struct Row {
+    /// Request id; `None` for a summary.
+    id: Option<String>,
     moment: Instant,
     style: Style,
     time: String,
@@ -134,6 +160,8 @@ struct Cells {
     status: String,
     took: String,
     client: String,
+    /// Provider and event, once they are known.
+    sender: String,
     verdict: &'static str,
 }
 
@@ -141,6 +169,11 @@ impl Row {
     /// Creates the row of an event about requests; other events have none. With `several` tunnels,
     /// the path begins with the host.
     pub(super) fn of(stamped: &TimedEvent, several: bool) -> Option<Self> {
+        let id = match &stamped.event {
+            Event::Request(request) => Some(request.id.to_string()),
+            Event::Refused(refused) => Some(refused.id.clone()),
+            _ => None,
+        };
         let (style, cells, reason) = match &stamped.event {
             Event::Request(request) => {
                 let (verdict, reason) = verdict_of(&request.outcome);
@@ -155,6 +188,7 @@ impl Row {
                     status: refused.status.to_string(),
                     took: format!("{}ms", refused.ms),
                     client: refused.client.clone(),
+                    sender: String::new(),
                     verdict,
                 };
                 (style, Some(cells), Some(reason))
@@ -167,6 +201,7 @@ impl Row {
         };
 
         Some(Self {
+            id,
             moment: stamped.moment,
             style,
             time: super::clock(stamped.at),
@@ -183,13 +218,14 @@ impl Row {
                 &cells.path,
                 &cells.status,
                 &cells.client,
+                &cells.sender,
                 cells.verdict,
             ]
         });
         filter.is_empty() || cells.chain(self.reason.as_deref()).any(contains)
     }
 
-    fn lines(&self, columns: &Columns, width: usize) -> Vec<Line<'static>> {
+    fn lines(&self, columns: &Columns, width: usize, is_selected: bool) -> Vec<Line<'static>> {
         let mut lines = Vec::new();
         if let Some(cells) = &self.cells {
             lines.push(columns.row(&self.time, cells));
@@ -203,8 +239,15 @@ impl Row {
             }
         }
 
-        let styled = |text| Line::styled(text, self.style);
-        lines.into_iter().map(styled).collect()
+        let styled = |(number, text)| {
+            let line = Line::styled(text, self.style);
+            // Reversed, because it must be seen without colours, too.
+            match number == 0 && is_selected {
+                true => line.reversed(),
+                false => line,
+            }
+        };
+        lines.into_iter().enumerate().map(styled).collect()
     }
 }
 
@@ -222,6 +265,7 @@ fn cells_of(request: &RequestEvent, verdict: &'static str, several: bool) -> Cel
             .map_or_else(|| "-".to_owned(), |status| status.to_string()),
         took: lines::short(request.took),
         client: request.client.to_string(),
+        sender: String::new(),
         verdict,
     }
 }
@@ -293,19 +337,23 @@ struct Columns {
     path: usize,
     took: bool,
     client: bool,
+    sender: bool,
 }
 
 impl Columns {
     fn of(width: usize) -> Self {
         let (took, client) = (width >= TOOK_FROM, width >= CLIENT_FROM);
+        let sender = width >= SENDER_FROM;
         let optional = |shown: bool, column: usize| if shown { column + 1 } else { 0 };
         let others = [TIME, METHOD, STATUS, VERDICT].iter().sum::<usize>() + SEPARATORS;
         let others = others + optional(took, TOOK) + optional(client, CLIENT);
+        let others = others + optional(sender, SENDER);
 
         Self {
             path: width.saturating_sub(others).max(MIN_PATH),
             took,
             client,
+            sender,
         }
     }
 
@@ -316,6 +364,7 @@ impl Columns {
             status: String::new(),
             took: "TOOK".to_owned(),
             client: "CLIENT".to_owned(),
+            sender: "EVENT".to_owned(),
             verdict: "VERDICT",
         };
         self.row("UTC", &titles)
@@ -337,6 +386,9 @@ impl Columns {
         if self.client {
             row.push_str(&format!("{:<CLIENT$} ", cut_middle(&cells.client, CLIENT)));
         }
+        if self.sender {
+            row.push_str(&format!("{:<SENDER$} ", cut_middle(&cells.sender, SENDER)));
+        }
         row.push_str(cells.verdict);
         row
     }
@@ -357,6 +409,9 @@ const TOOK: usize = 6;
 /// Width of an IPv4 address. An IPv6 address is cut in the middle.
 const CLIENT: usize = 15;
 
+/// Width of provider and event, as in "github pull_request".
+const SENDER: usize = 20;
+
 /// Width of the longest verdict, "forwarded".
 const VERDICT: usize = 9;
 
@@ -371,6 +426,9 @@ const TOOK_FROM: usize = 60;
 
 /// Width of the screen from which clients are shown.
 const CLIENT_FROM: usize = 80;
+
+/// Width of the screen from which provider and event are shown.
+const SENDER_FROM: usize = 105;
 
 /// Indentation of a reason: it stands below the method.
 const INDENT: usize = TIME + 1;

@@ -120,6 +120,27 @@ pub fn hold_log() -> LogHold {
     LogHold(())
 }
 
+impl LogHold {
+    /// Returns the lines that are held back, oldest first, without colours.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let held = HELD_LOG.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = held.iter().flatten();
+        lines.map(|line| without_colors(line)).collect()
+    }
+}
+
+/// Returns a line without its SGR sequences (ECMA-48 §8.3.117), which set colours.
+fn without_colors(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    let mut parts = text.trim_end().split("\u{1b}[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push_str(part.split_once('m').map_or("", |(_, rest)| rest));
+    }
+    plain
+}
+
 impl Drop for LogHold {
     fn drop(&mut self) {
         let held = HELD_LOG
