@@ -971,7 +971,7 @@ async fn the_screen_on_a_terminal() {
             shows("/xyz", "filter: xyz_");
             shows("\r", "filter: xyz ");
             shows("p", "paused, 0 held back");
-            shows("?", "show only requests that contain a text");
+            shows("?", "filter the list; Esc clears the filter");
             shows("c", "the webhook URL is copied");
             process.says("\u{1b}]52;c;");
 
@@ -982,6 +982,118 @@ async fn the_screen_on_a_terminal() {
         .await;
     }
 }
+
+/// Many requests, a filter, details, sending again, an application that goes and returns, and another
+/// size of the terminal.
+#[tokio::test]
+async fn the_screen_follows_requests_and_the_application() {
+    for (columns, rows) in [(50, 12), (80, 24), (120, 40)] {
+        let application = Application::start(|_| Reply::ok("fine")).await;
+        let address = application.address;
+        let dir = TempDir::new().unwrap();
+        let tty = dir.path().join("tty");
+        let command = format!(
+            "tty > {}; stty cols {columns} rows {rows}; exec {} http {} --local=127.0.0.1:0 \
+             --verify github=env:GITHUB_SECRET --inspect 127.0.0.1:0 --state-dir {}",
+            tty.display(),
+            program("hookward").display(),
+            address.port(),
+            dir.path().display()
+        );
+        let local = dir.path().join("local");
+        let (mut process, edge) = off(move || {
+            let mut script = Command::new("script");
+            script
+                .args(["-qec", &command, "/dev/null"])
+                .env("TERM", "xterm")
+                .env("GITHUB_SECRET", GITHUB_SECRET);
+            let mut process = Process::spawn(script);
+            process.shows(rows, columns, "online");
+            let url = std::fs::read_to_string(local.join("url")).unwrap();
+            let port = url.split(':').nth(2).unwrap().split('/').next().unwrap();
+            let edge = Edge {
+                address: ([127, 0, 0, 1], port.parse().unwrap()).into(),
+                host: "flexdeploy.localhost".to_owned(),
+                roots: roots(&local.join("edge.pem")),
+                clock: Clock::System,
+            };
+            (process, edge)
+        })
+        .await;
+
+        for number in 0..60 {
+            let body = format!(r#"{{"number":{number}}}"#);
+            let signature = github_signature(GITHUB_SECRET, body.as_bytes());
+            let fields = [
+                ("X-Hub-Signature-256", signature.as_str()),
+                ("X-GitHub-Event", "push"),
+            ];
+            let path = format!("/flexdeploy/webhooks/v1/{number}");
+            assert_eq!(edge.post(&path, &fields, body.as_bytes()).await.status, 200);
+        }
+        let refused = edge.post("/flexdeploy/webhooks/v1/bad", &[], b"{}").await;
+        assert_eq!(refused.status, 403);
+
+        let tty = std::fs::read_to_string(&tty).unwrap().trim().to_owned();
+        let process = off(move || {
+            let mut shows = |keys: &str, text: &str| {
+                process.write(keys);
+                process.shows(rows, columns, text);
+            };
+            shows("", "60 answered, 0 failed, 1 refused");
+            shows("/v1/7", "filter: v1/7_");
+            shows("\r", "v1/7 ");
+
+            // Its checks, and the request once more.
+            shows("\r", "Esc closes");
+            shows("", "POST /flexdeploy/webhooks/v1/7");
+            shows("\u{1b}[6~", "signature");
+            shows("r", "sent again: the application answers 200");
+            shows("x", "61 answered");
+            process
+        })
+        .await;
+
+        let received = application.log.complete();
+        let again = received.last().unwrap();
+        assert_eq!(again.target, "/flexdeploy/webhooks/v1/7");
+        let signature = github_signature(GITHUB_SECRET, &again.body);
+        assert_eq!(
+            again.header("x-hub-signature-256"),
+            Some(signature.as_str())
+        );
+        drop(application);
+
+        let mut process = process;
+        off(move || {
+            process.shows(rows, columns, "is unreachable");
+            let _again = std::net::TcpListener::bind(address).unwrap();
+            process.no_longer_shows(rows, columns, "is unreachable");
+
+            let resize = ["-F", &tty, "cols", "100", "rows", "30"];
+            assert!(
+                Command::new("stty")
+                    .args(resize)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            process.shows(30, 100, "Lets in");
+            process.shows(30, 100, "Esc clears it");
+            let shown = process.screen(30, 100);
+            assert_eq!(shown.matches("Webhook URL").count(), 1, "{shown}");
+            assert_eq!(shown.matches("online").count(), 1, "{shown}");
+
+            process.write("q");
+            assert_eq!(process.wait(), Some(0), "{:?}", process.out());
+            process.says("61 answered, 0 failed, 1 refused, 0 stored");
+        })
+        .await;
+    }
+}
+
+/// Secret of the webhooks on the screen.
+const GITHUB_SECRET: &str = "a-secret-of-github-on-the-screen";
 
 /// A dumb terminal gets lines, and `NO_COLOR` (no-color.org) removes colours from the screen.
 #[test]

@@ -60,7 +60,7 @@ async fn a_self_signed_certificate_that_is_given_is_trusted() {
 
         let other = stage(&format!("https://127.0.0.1:{port}"), &given).await;
         assert_eq!(other.edge.post(HOOK, &[], b"x").await.status, 502);
-        let named = |report: &Event| matches!(report, Event::Warning(text) if text.contains("by a name that its certificate has"));
+        let named = |report: &Event| matches!(report, Event::Application { message, .. } if message.contains("by a name that its certificate has"));
         other.reported("the name", named).await;
 
         // A different certificate is not trusted.
@@ -107,8 +107,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
         (502, Some("upstream_unreachable"))
     );
 
-    let unverified =
-        |report: &Event| matches!(report, Event::Warning(text) if text.contains("--upstream-ca"));
+    let unverified = |report: &Event| matches!(report, Event::Application { message, .. } if message.contains("--upstream-ca"));
     unknown.reported("the user hears why", unverified).await;
 
     let trusted = stage(
@@ -168,8 +167,7 @@ async fn https_is_verified_unless_the_user_says_otherwise() {
         &args(),
     )
     .await;
-    let plain =
-        |report: &Event| matches!(report, Event::Warning(text) if text.contains("without TLS?"));
+    let plain = |report: &Event| matches!(report, Event::Application { message, .. } if message.contains("without TLS?"));
     mistaken.reported("that it may be http", plain).await;
 }
 

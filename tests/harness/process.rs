@@ -222,19 +222,35 @@ impl Process {
     /// # Panics
     /// At the deadline, with the screen.
     pub fn shows(&mut self, rows: u16, columns: u16, text: &str) {
+        self.screen_until(rows, columns, text, |screen| screen.contains(text));
+    }
+
+    /// Waits until a terminal of this size no longer shows the text.
+    ///
+    /// # Panics
+    /// At the deadline, with the screen.
+    pub fn no_longer_shows(&mut self, rows: u16, columns: u16, text: &str) {
+        self.screen_until(rows, columns, text, |screen| !screen.contains(text));
+    }
+
+    fn screen_until(&mut self, rows: u16, columns: u16, text: &str, holds: impl Fn(&str) -> bool) {
         let since = Instant::now();
-        let [rows, columns] = [rows, columns].map(|count| NonZero::new(count).unwrap());
         loop {
-            let mut terminal = vt100::Parser::new(rows, columns, 0);
-            terminal.process(self.out.all().join("\r\n").as_bytes());
-            let screen = terminal.screen().contents();
-            if screen.contains(text) {
+            let screen = self.screen(rows, columns);
+            if holds(&screen) {
                 return;
             }
-
-            assert!(since.elapsed() < DEADLINE, "never showed {text}:\n{screen}");
+            assert!(since.elapsed() < DEADLINE, "about {text}:\n{screen}");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Returns what a terminal of this size shows.
+    pub fn screen(&self, rows: u16, columns: u16) -> String {
+        let [rows, columns] = [rows, columns].map(|count| NonZero::new(count).unwrap());
+        let mut terminal = vt100::Parser::new(rows, columns, 0);
+        terminal.process(self.out.all().join("\r\n").as_bytes());
+        terminal.screen().contents()
     }
 
     /// Waits for a JSON line with this event on standard output.

@@ -541,9 +541,9 @@ impl Screen {
         let filter = self.requests.filter();
         match (&self.mode, self.requests.paused()) {
             (Mode::Details(_), _) => {
-                return "arrows scroll  r send again  o inspector  any other key closes".to_owned();
+                return "arrows scroll  r again  o inspector  Esc closes".to_owned();
             }
-            (Mode::Log, _) => return "log; any key closes".to_owned(),
+            (Mode::Log, _) => return "log  Esc closes".to_owned(),
             _ => {}
         }
         match (&self.mode, self.requests.paused()) {
