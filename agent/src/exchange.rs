@@ -298,6 +298,7 @@ impl Exchange<'_> {
 
                 self.tap.response(status, &headers);
                 self.tap.response_data(&body);
+                self.tap.response_ended();
                 let head = head::ExchangeResponse {
                     status,
                     length: Some(body.len() as u64),
@@ -396,7 +397,7 @@ impl Exchange<'_> {
                 HeadVerdict::Decided(decision) => (decision, self.outgoing(body).await, None),
                 HeadVerdict::ReadBody(pending) => {
                     let (whole, held) = self.read_whole(body, pending.max_body(), client).await?;
-                    self.tap.request_data(&whole);
+                    self.tap.whole_request(&whole);
                     let checked = self
                         .check_body(pending, head, &whole, now, &request.meta)
                         .await?;
@@ -463,11 +464,12 @@ impl Exchange<'_> {
     /// Returns the body for the application, for a request whose body no check reads.
     async fn outgoing(&self, body: Option<MessageBody>) -> UpstreamBody {
         let Some(mut body) = body else {
+            self.tap.request_ended();
             return UpstreamBody::Whole(Full::default());
         };
         match body.take_if_arrived().await {
             Some(whole) => {
-                self.tap.request_data(&whole);
+                self.tap.whole_request(&whole);
                 UpstreamBody::Whole(Full::new(whole))
             }
             None => UpstreamBody::tunnel(body, self.tap.clone()),

@@ -21,8 +21,9 @@ use std::thread::JoinHandle;
 use hookward_core::clock::Clock;
 use hookward_runtime::sqlite::SqliteError;
 
-use self::capture::Capture;
+use self::capture::{Capture, Dropped};
 use self::history::History;
+use self::record::Recorder;
 
 /// Failure to start the inspector.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +50,13 @@ impl Inspector {
     /// # Errors
     /// [`InspectorError`].
     pub(crate) fn open(path: &Path, refused: bool, clock: Clock) -> Result<Self, InspectorError> {
-        let history = History::open(path, clock)?;
-        let (capture, captured) = Capture::new(refused);
-        let queue = history.queue();
+        let dropped = Dropped::default();
+        let history = History::open(path, clock.clone(), dropped.clone())?;
+        let (capture, captured) = Capture::new(refused, dropped.clone());
+        let recorder = Recorder::new(history.queue(), clock, dropped);
         let recorder = std::thread::Builder::new()
             .name("inspector".to_owned())
-            .spawn(move || record::run(&captured, &queue))?;
+            .spawn(move || recorder.run(&captured))?;
         Ok(Self {
             history,
             capture,

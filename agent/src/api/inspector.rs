@@ -289,9 +289,16 @@ impl Follower {
         let history = self.inspector.history.clone();
         let mut newest = history.newest();
         loop {
+            if Instant::now() >= self.charts_at {
+                return self.charts().await;
+            }
+
             let known = *newest.borrow_and_update();
+            // After a damaged file was set aside, numbers begin again.
+            self.after = self.after.min(known);
             if known > self.after {
                 sleep_until(self.rows_at).await;
+                self.rows_at = Instant::now() + ROWS_INTERVAL;
                 let page = Page::After(self.after);
                 let found = history.list(&self.filter, page, ROWS).await.ok()?;
                 let last = found.last().map_or(0, |last| last.number);
@@ -302,7 +309,6 @@ impl Follower {
                 if found.is_empty() {
                     continue;
                 }
-                self.rows_at = Instant::now() + ROWS_INTERVAL;
                 let html = rows_of(found).ok()?;
                 let id = self.after.to_string();
                 return Some(Event::default().event("rows").id(id).data(html));
@@ -310,14 +316,17 @@ impl Follower {
 
             tokio::select! {
                 changed = newest.changed() => changed.ok()?,
-                () = sleep_until(self.charts_at) => {
-                    self.charts_at = Instant::now() + CHARTS_INTERVAL;
-                    let activity = history.activity(self.view.clock.now()).await.ok()?;
-                    let html = list::charts(&activity).ok()?;
-                    return Some(Event::default().event("charts").data(html));
-                }
+                () = sleep_until(self.charts_at) => {}
             }
         }
+    }
+
+    async fn charts(&mut self) -> Option<Event> {
+        self.charts_at = Instant::now() + CHARTS_INTERVAL;
+        let now = self.view.clock.now();
+        let activity = self.inspector.history.activity(now).await.ok()?;
+        let html = list::charts(&activity).ok()?;
+        Some(Event::default().event("charts").data(html))
     }
 }
 

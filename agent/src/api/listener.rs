@@ -49,6 +49,9 @@ const FIRST_PORT: u16 = 4040;
 /// Port of a relay's admin API, whose clients would send their token to an agent.
 const RELAY_PORT: u16 = 4041;
 
+/// File of the machine's name (proc_sys_kernel(5)).
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
+
 /// Number of ports to try: several agents of one machine.
 const PORTS: u16 = 20;
 
@@ -110,6 +113,22 @@ impl BoundApi {
     /// Returns the address, unless the API has only its Unix socket.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.tcp.as_ref().map(|(_, address)| *address)
+    }
+
+    /// Returns the URL with the token, if other machines can reach the address.
+    pub(crate) fn token_url(&self, state: &StateDir) -> Option<String> {
+        let address = self
+            .address()
+            .filter(|address| !address.ip().is_loopback())?;
+        let token = token_of(&state.api_token()).ok()?;
+        let token = std::str::from_utf8(token.expose()).ok()?.trim().to_owned();
+        let host = match address.ip().is_unspecified() {
+            // All addresses of this machine: its name is the likeliest that others know.
+            true => std::fs::read_to_string(HOST_NAME).ok()?.trim().to_owned(),
+            false if address.is_ipv6() => format!("[{}]", address.ip()),
+            false => address.ip().to_string(),
+        };
+        Some(format!("http://hookward:{token}@{host}:{}", address.port()))
     }
 
     /// Serves until `stop` is cancelled. `tasks` owns the listeners and their connections.

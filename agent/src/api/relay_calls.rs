@@ -13,6 +13,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::status::AgentView;
+use crate::relay_link::calls::RelayCalls;
 
 /// Returns the routes, for the paths that the relay lets an agent call.
 pub(super) fn router<S>() -> Router<S>
@@ -52,6 +53,16 @@ async fn call(
 }
 
 impl AgentView {
+    /// Returns the calls of the first relay that serves the tunnels.
+    fn connected_relay(&self) -> Result<Arc<RelayCalls>, String> {
+        let context = self.context.upgrade();
+        let calls = context.and_then(|context| {
+            let relay = context.status.first_connected()?;
+            context.calls.get(&relay).cloned()
+        });
+        calls.ok_or_else(|| "no relay is connected; its stored webhooks cannot be seen".to_owned())
+    }
+
     /// Calls a method of the API of the first relay that serves the tunnels.
     ///
     /// # Errors
@@ -61,21 +72,10 @@ impl AgentView {
         method: &str,
         target: &str,
     ) -> Result<(StatusCode, String), String> {
-        let context = self.context.upgrade();
-        let calls = context.and_then(|context| {
-            let relay = context.status.first_connected()?;
-            context.calls.get(&relay).cloned()
-        });
-        let Some(calls) = calls else {
-            return Err("no relay is connected; its stored webhooks cannot be seen".to_owned());
-        };
-        let answer = calls.call(method, target).await;
-        let answer = answer.map_err(|error| error.to_string())?;
-        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
-        Ok((status, answer.body))
+        call_by(&*self.connected_relay()?, method, target).await
     }
 
-    /// Changes deliveries at the relay.
+    /// Changes deliveries at that relay.
     ///
     /// # Errors
     /// The reason, for the user.
@@ -85,6 +85,7 @@ impl AgentView {
         target: &str,
         caller: Caller,
     ) -> Result<(StatusCode, String), String> {
+        let relay = self.connected_relay()?;
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         // The query may hold a secret that the user searches for.
         let details = json!({ "path": path });
@@ -99,7 +100,7 @@ impl AgentView {
         if let Some((id, log)) = &requested {
             log.request_again(*id);
         }
-        let answer = self.call_relay(method, target).await;
+        let answer = call_by(&relay, method, target).await;
         if let (Ok((status, _)), Some((id, log))) = (&answer, &requested)
             && *status != StatusCode::ACCEPTED
         {
@@ -107,6 +108,17 @@ impl AgentView {
         }
         answer
     }
+}
+
+async fn call_by(
+    relay: &RelayCalls,
+    method: &str,
+    target: &str,
+) -> Result<(StatusCode, String), String> {
+    let answer = relay.call(method, target).await;
+    let answer = answer.map_err(|error| error.to_string())?;
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    Ok((status, answer.body))
 }
 
 /// Returns the id of a single delivery that the user requests again. The agent then sends it whatever

@@ -98,7 +98,7 @@ pub(super) fn router(view: Arc<AgentView>, guard: &Arc<Guard>, is_local: bool) -
     };
     let read = match is_local {
         true => Access::open(guard),
-        false => Access::full(guard),
+        false => Access::full(guard).for_pages(),
     };
     protect(health, Access::open(guard))
         .merge(protect(ngrok.merge(inspector::router()), read))

@@ -100,7 +100,7 @@ impl Exchange<'_> {
             return Err(ExchangeError::Completed(status));
         }
         let (whole, held) = self.read_whole(body, most, request.meta.client).await?;
-        self.tap.request_data(&whole);
+        self.tap.whole_request(&whole);
 
         let owned = OwnedHead::from(head);
         let state = Arc::clone(&self.handler.state);

@@ -26,6 +26,9 @@ use crate::upstream::UpstreamBody;
 /// Maximum number of bytes of a response that are read; the rest is not needed.
 const RESPONSE_BYTES: usize = 1024 * 1024;
 
+/// Maximum time for reading a response.
+const RESPONSE_TIME: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// A request of the tunnel's owner.
 pub(crate) struct OwnerRequest {
     pub method: Method,
@@ -85,9 +88,13 @@ impl TunnelBinding {
             client,
             source,
         } = request;
-        if !headers.contains_key(header::HOST)
-            && let Ok(host) = HeaderValue::from_str(&self.host)
-        {
+        // The application may choose a site by it.
+        let authority = self
+            .origin
+            .split_once("://")
+            .map_or(&*self.host, |(_, host)| host);
+        headers.remove(header::HOST);
+        if let Ok(host) = HeaderValue::from_str(authority) {
             headers.insert(header::HOST, host);
         }
 
@@ -128,7 +135,7 @@ impl TunnelBinding {
         let tap = handler
             .capture
             .begin(&exchange, tunnel, &self.gate.policy(), (now, source));
-        tap.request_data(&body);
+        tap.whole_request(&body);
         tap.permitted();
 
         let event = RequestEvent {
@@ -190,7 +197,8 @@ impl TunnelBinding {
                     shown.remove(name);
                 }
                 tap.response(status, &shown);
-                if read(body, &tap, deadlines).await {
+                let reading = timeout(RESPONSE_TIME, read(body, &tap, deadlines));
+                if reading.await.unwrap_or_default() {
                     handler.pool.put_back(connection).await;
                 }
                 Ok(OwnerResponse { id, status })
@@ -208,7 +216,10 @@ impl TunnelBinding {
 async fn read(mut body: Incoming, tap: &Tap, deadlines: Deadlines) -> bool {
     let mut left = RESPONSE_BYTES;
     while let Ok(next) = timeout(deadlines.body_idle(), body.frame()).await {
-        let Some(frame) = next else { return true };
+        let Some(frame) = next else {
+            tap.response_ended();
+            return true;
+        };
         let Ok(frame) = frame else { return false };
         let Some(data) = frame.data_ref() else {
             continue;

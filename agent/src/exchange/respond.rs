@@ -53,7 +53,10 @@ impl Exchange<'_> {
         let head = response.encode(passes_to_sender);
 
         let sent = match length {
-            Some(0) => self.with_timeout(writer.whole(&head, Bytes::new())).await,
+            Some(0) => {
+                self.tap.response_ended();
+                self.with_timeout(writer.whole(&head, Bytes::new())).await
+            }
             Some(length) if length <= SMALL_BODY as u64 => {
                 self.send_small(writer, &head, &mut body).await
             }
@@ -95,6 +98,7 @@ impl Exchange<'_> {
                     return Err(());
                 }
                 Ok(None) => {
+                    self.tap.response_ended();
                     return self
                         .with_timeout(writer.whole(head, gathered.into_bytes()))
                         .await;
@@ -122,7 +126,10 @@ impl Exchange<'_> {
                 () = writer.stopped() => return Err(()),
             };
             match next {
-                None => return self.with_timeout(writer.finish()).await,
+                None => {
+                    self.tap.response_ended();
+                    return self.with_timeout(writer.finish()).await;
+                }
                 Some(Err(_)) => return Err(()),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {

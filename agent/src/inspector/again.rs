@@ -31,7 +31,7 @@ pub(crate) struct Draft {
 /// A draft, and what it lacks of the captured request.
 pub(crate) struct Restored {
     pub draft: Draft,
-    /// Names of the header fields and query parameters whose values were redacted.
+    /// Names of header fields and query parameters whose values were redacted, and other places.
     pub missing: Vec<String>,
 }
 
@@ -84,6 +84,9 @@ impl Restored {
                 fields.push_str(line);
                 fields.push('\n');
             }
+        }
+        if request.is_redacted {
+            missing.push("values in the body".to_owned());
         }
         Ok(Self {
             draft: Draft {
@@ -200,7 +203,9 @@ impl Draft {
             let (name, value) = line.split_once(':').ok_or_else(wrong)?;
             let spelled = name.trim();
             let name = HeaderName::from_bytes(spelled.as_bytes()).map_err(|_| wrong())?;
-            if is_computed(name.as_str()) || name == header::CONNECTION {
+            // The host is the tunnel's.
+            let is_set = name == header::CONNECTION || name == header::HOST;
+            if is_computed(name.as_str()) || is_set {
                 continue;
             }
             let value = HeaderValue::from_bytes(value.trim().as_bytes()).map_err(|_| wrong())?;

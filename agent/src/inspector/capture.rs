@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hookward_core::clock::UnixMillis;
+use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::quota::Quota;
 use hookward_tunnel::protocol::control::{RefusedContent, RefusedRequest};
 use hookward_tunnel::protocol::head::{DeliveryMeta, ExchangeRequest, HeaderCase, RequestId};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::policy::InspectedPolicy;
 use crate::events::RequestEvent;
@@ -44,7 +45,36 @@ struct CaptureQueue {
     rate: Mutex<Quota<()>>,
     memory: Arc<AtomicUsize>,
     skips_refused: bool,
-    dropped: AtomicU64,
+    dropped: Dropped,
+}
+
+/// Number of requests that are not kept; clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Dropped(Arc<AtomicU64>);
+
+impl Dropped {
+    pub(super) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// Returns the size of header fields, in bytes.
+fn size_of(headers: &HeaderMap) -> usize {
+    let fields = headers.iter();
+    fields
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum()
+}
+
+/// Copies header fields, whose values would keep the buffer alive that they were read into.
+fn copied(headers: &HeaderMap) -> HeaderMap {
+    let mut copy = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+            copy.append(name.clone(), value);
+        }
+    }
+    copy
 }
 
 /// Something to record.
@@ -69,7 +99,9 @@ pub(super) struct CapturedExchange {
     pub timing: Timing,
     /// Origin of the request.
     pub source: Source,
-    _charge: Charge,
+    /// Public keys that the relay fetched for it.
+    pub keys: FetchedKeys,
+    pub charge: Charge,
 }
 
 /// A refusal by the relay.
@@ -80,7 +112,7 @@ pub(super) struct CapturedRefusal {
     pub at: UnixMillis,
     pub origin: Arc<str>,
     pub policy: Arc<InspectedPolicy>,
-    _charge: Charge,
+    pub charge: Charge,
 }
 
 /// Request of an exchange.
@@ -105,6 +137,8 @@ pub(super) struct BodySample {
     pub kept: Vec<u8>,
     /// Size of the whole body, as far as it was read.
     pub total: u64,
+    /// `true` once its end has passed.
+    pub has_ended: bool,
 }
 
 /// Durations of the phases of an exchange.
@@ -131,22 +165,24 @@ pub(crate) enum Source {
 
 impl BodySample {
     fn push(&mut self, data: &[u8], charge: &mut Charge) {
+        // After a gap, a later piece is not the beginning.
+        let is_beginning = self.total == self.kept.len() as u64;
         self.total += data.len() as u64;
         let room = BODY_BYTES.saturating_sub(self.kept.len());
         let kept = data.get(..room.min(data.len())).unwrap_or_default();
-        if !kept.is_empty() && charge.grow(kept.len()) {
+        if is_beginning && !kept.is_empty() && charge.grow(kept.len()) {
             self.kept.extend_from_slice(kept);
         }
     }
 
     /// Returns `true` if the sample is the whole body.
     pub(super) fn is_whole(&self) -> bool {
-        self.total == self.kept.len() as u64
+        self.has_ended && self.total == self.kept.len() as u64
     }
 }
 
-/// Memory of one captured request.
-struct Charge {
+/// Memory of one captured request, until it is written.
+pub(super) struct Charge {
     memory: Arc<AtomicUsize>,
     bytes: usize,
 }
@@ -173,14 +209,14 @@ impl Drop for Charge {
 impl Capture {
     /// Creates a capture, and the receiver of what it captures. Without `refused`, requests that a
     /// gate refuses are left out.
-    pub(super) fn new(refused: bool) -> (Self, Receiver<Captured>) {
+    pub(super) fn new(refused: bool, dropped: Dropped) -> (Self, Receiver<Captured>) {
         let (sender, receiver) = sync_channel(QUEUE_LENGTH);
         let queue = CaptureQueue {
             captured: sender,
             rate: Mutex::new(Quota::new(REQUESTS_PER_SECOND)),
             memory: Arc::default(),
             skips_refused: !refused,
-            dropped: AtomicU64::new(0),
+            dropped,
         };
         (Self(Some(Arc::new(queue))), receiver)
     }
@@ -188,7 +224,7 @@ impl Capture {
     /// Returns the number of requests that were not captured.
     pub(crate) fn dropped(&self) -> u64 {
         let queue = self.0.as_ref();
-        queue.map_or(0, |queue| queue.dropped.load(Ordering::Relaxed))
+        queue.map_or(0, |queue| queue.dropped.0.load(Ordering::Relaxed))
     }
 
     /// Returns `true` if requests that a gate refuses are captured.
@@ -207,14 +243,12 @@ impl Capture {
         let Some(queue) = &self.0 else {
             return Tap::default();
         };
-        let fields = request.headers.iter();
-        let fields = fields.map(|(name, value)| name.as_str().len() + value.len());
-        let head = request.target.len() + fields.sum::<usize>();
         let mut charge = Charge {
             memory: Arc::clone(&queue.memory),
             bytes: 0,
         };
-        if !queue.admits() || !charge.grow(REQUEST_BYTES + head) {
+        let head = || request.target.len() + size_of(&request.headers);
+        if !queue.admits() || !charge.grow(REQUEST_BYTES + head()) {
             queue.drop_one();
             return Tap::default();
         }
@@ -229,7 +263,7 @@ impl Capture {
             request: CapturedRequest {
                 method: request.method.clone(),
                 target: Bytes::copy_from_slice(&request.target),
-                headers: request.headers.clone(),
+                headers: copied(&request.headers),
                 header_case: request.header_case.clone(),
                 body: BodySample::default(),
             },
@@ -239,7 +273,8 @@ impl Capture {
             response: None,
             timing: Timing::default(),
             source,
-            _charge: charge,
+            keys: request.meta.keys.clone(),
+            charge,
         };
         Tap(Some(Arc::new(TapInner {
             exchange: Mutex::new(Some(Box::new(exchange))),
@@ -276,7 +311,7 @@ impl Capture {
             at,
             origin: Arc::clone(origin),
             policy: Arc::clone(policy),
-            _charge: charge,
+            charge,
         })));
     }
 }
@@ -288,7 +323,7 @@ impl CaptureQueue {
     }
 
     fn drop_one(&self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
+        self.dropped.add(1);
     }
 
     fn send(&self, captured: Captured) {
@@ -327,7 +362,18 @@ impl Tap {
 
     /// Copies a piece of the request's body.
     pub(crate) fn request_data(&self, data: &[u8]) {
-        self.edit(|exchange, _| exchange.request.body.push(data, &mut exchange._charge));
+        self.edit(|exchange, _| exchange.request.body.push(data, &mut exchange.charge));
+    }
+
+    /// Notes the end of the request's body.
+    pub(crate) fn request_ended(&self) {
+        self.edit(|exchange, _| exchange.request.body.has_ended = true);
+    }
+
+    /// Copies the whole body of the request.
+    pub(crate) fn whole_request(&self, body: &[u8]) {
+        self.request_data(body);
+        self.request_ended();
     }
 
     /// Notes that the gate has permitted the request.
@@ -348,11 +394,13 @@ impl Tap {
     /// Copies the head of the response.
     pub(crate) fn response(&self, status: StatusCode, headers: &HeaderMap) {
         self.edit(|exchange, _| {
-            exchange.response = Some(CapturedResponse {
-                status,
-                headers: headers.clone(),
-                body: BodySample::default(),
-            });
+            if exchange.charge.grow(size_of(headers)) {
+                exchange.response = Some(CapturedResponse {
+                    status,
+                    headers: copied(headers),
+                    body: BodySample::default(),
+                });
+            }
         });
     }
 
@@ -360,7 +408,16 @@ impl Tap {
     pub(crate) fn response_data(&self, data: &[u8]) {
         self.edit(|exchange, _| {
             if let Some(response) = &mut exchange.response {
-                response.body.push(data, &mut exchange._charge);
+                response.body.push(data, &mut exchange.charge);
+            }
+        });
+    }
+
+    /// Notes the end of the response's body.
+    pub(crate) fn response_ended(&self) {
+        self.edit(|exchange, _| {
+            if let Some(response) = &mut exchange.response {
+                response.body.has_ended = true;
             }
         });
     }
@@ -373,11 +430,9 @@ impl Drop for TapInner {
             return;
         };
         exchange.timing.total = self.since.elapsed();
-        let is_refused = exchange
-            .outcome
-            .as_ref()
-            .is_some_and(|event| event.outcome.check().is_some());
-        if !(is_refused && self.queue.skips_refused) {
+        // Only a permit tells that it is not a stranger's.
+        let is_permitted = exchange.timing.gate.is_some();
+        if is_permitted || !self.queue.skips_refused {
             self.queue.send(Captured::Exchange(exchange));
         }
     }

@@ -1,17 +1,21 @@
-//! A captured request as a command of curl.
+//! A captured request as a command of curl. A stranger may have chosen every byte of it.
+
+use hookward_core::text::is_invisible;
 
 use super::history::Message;
 
-/// Returns the command that sends a request to its public host. Redacted values stay redacted.
-pub(super) fn command(request: &Message, host: &str) -> String {
+/// Returns the command that sends a request to its public host; `None` if a command cannot. Redacted
+/// values stay redacted.
+pub(super) fn command(request: &Message, host: &str) -> Option<String> {
     let head = String::from_utf8_lossy(&request.head);
     let mut lines = head.split("\r\n").filter(|line| !line.is_empty());
     let mut start = lines.next().unwrap_or_default().split(' ');
     let method = start.next().unwrap_or("POST");
-    let target = start.next().unwrap_or("/");
+    // Otherwise it would name another host.
+    let target = start.next().filter(|target| target.starts_with('/'))?;
 
     let mut parts = vec![format!(
-        "curl -X {} {}",
+        "curl --globoff --path-as-is -X {} {}",
         quoted(method),
         quoted(&format!("https://{host}{target}"))
     )];
@@ -26,18 +30,19 @@ pub(super) fn command(request: &Message, host: &str) -> String {
     }
     if !request.body.is_empty() {
         parts.push(match std::str::from_utf8(&request.body) {
-            Ok(body) => format!("--data-binary {}", quoted(body)),
+            // `--data-binary` would read a file that the body names.
+            Ok(body) => format!("--data-raw {}", quoted(body)),
             Err(_) => "--data-binary @body.bin".to_owned(),
         });
     }
-    parts.join(" \\\n  ")
+    Some(parts.join(" \\\n  "))
 }
 
-/// Quotes a text for a POSIX shell. Control characters cannot end the quotation, but could control
-/// the terminal, so they are written by `printf`.
+/// Quotes a text for a POSIX shell. Invisible characters cannot end the quotation, but could control
+/// the terminal or hide text, so they are written by `printf`.
 fn quoted(text: &str) -> String {
-    let is_control = |letter: char| letter.is_control() && letter != '\n';
-    if text.chars().any(is_control) {
+    let is_hidden = |letter: char| is_invisible(letter) && letter != '\n';
+    if text.chars().any(is_hidden) {
         let escaped: String = text
             .bytes()
             .map(|byte| match byte {
@@ -66,10 +71,16 @@ mod tests {
             ..Message::default()
         };
         assert_eq!(
-            command(&request, "h.example.com"),
-            "curl -X 'POST' 'https://h.example.com/a?b='\\''c'\\''' \\\n  -H 'X-A: it'\\''s' \\\n  \
-             --data-binary '{\"a\": \"$(id) `id` '\\''x'\\''\"}'"
+            command(&request, "h.example.com").unwrap(),
+            "curl --globoff --path-as-is -X 'POST' 'https://h.example.com/a?b='\\''c'\\''' \\\n  -H 'X-A: it'\\''s' \\\n  \
+             --data-raw '{\"a\": \"$(id) `id` '\\''x'\\''\"}'"
         );
+        assert_eq!(quoted("a\u{202e}"), "\"$(printf 'a\\342\\200\\256')\"");
+        let foreign = Message {
+            head: b"POST @evil.example/x HTTP/1.1\r\n".to_vec(),
+            ..Message::default()
+        };
+        assert_eq!(command(&foreign, "h.example.com"), None);
         assert_eq!(quoted("a\x1b'%"), "\"$(printf 'a\\033\\047%%')\"");
     }
 }

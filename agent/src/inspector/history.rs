@@ -6,7 +6,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_gate::engine::explain::Explanation;
@@ -19,13 +19,14 @@ use uuid::Uuid;
 
 pub(crate) use self::read::{Activity, Detail, Page, Summary};
 use self::write::{HistoryWork, Request};
-use super::capture::{Source, Timing};
+use super::capture::{Charge, Dropped, Source, Timing};
 
-/// Maximum number of requests in the history.
-pub(crate) const KEPT_REQUESTS: i64 = 10_000;
+/// Maximum number and size in bytes of the requests in the history that a check refused. They have
+/// their own bounds, because a stranger could otherwise displace all others.
+const KEPT_REFUSED: (i64, i64) = (2_500, 32 * 1024 * 1024);
 
-/// Maximum size of all requests in the history, in bytes.
-const KEPT_BYTES: i64 = 128 * 1024 * 1024;
+/// Maximum number and size in bytes of all other requests.
+const KEPT_OTHERS: (i64, i64) = (7_500, 96 * 1024 * 1024);
 
 /// Maximum age of a request in the history, in milliseconds: a week.
 const KEPT_MS: u64 = 7 * 86_400_000;
@@ -38,6 +39,15 @@ const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Interval at which old requests are removed without new ones.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Maximum time of a query.
+const READ_TIME: Duration = Duration::from_secs(5);
+
+/// Number of steps of SQLite's virtual machine between two looks at the time.
+const STEPS: i32 = 10_000;
+
+/// Maximum size of the records in one commit, in bytes.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// Maximum wait for a change that the user requests.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,6 +81,8 @@ pub(super) struct Record {
     pub request: Message,
     pub response: Option<Message>,
     pub explanation: Option<Explanation>,
+    /// Memory of the request, until it is written.
+    pub _charge: Option<Charge>,
 }
 
 /// Program whose verdict a record has.
@@ -127,6 +139,12 @@ pub(crate) enum HistoryError {
     /// The writer did not answer.
     #[error("the history did not answer within {} s", CHANGE_TIMEOUT.as_secs())]
     Timeout,
+    /// The file cannot be written.
+    #[error("the history cannot be written; the agent's log has the reason")]
+    NotWritten,
+    /// The query took too long.
+    #[error("the query took more than {} s; name more in the filter", READ_TIME.as_secs())]
+    Slow,
     /// The program stops.
     #[error("the agent is stopping")]
     Stopping,
@@ -145,20 +163,52 @@ pub(crate) struct History {
 
 /// Queue of the writer.
 #[derive(Clone)]
-pub(super) struct HistoryQueue(WriterQueue<Request>);
+pub(super) struct HistoryQueue {
+    writer: WriterQueue<Request>,
+    dropped: Dropped,
+}
 
 impl HistoryQueue {
-    /// Inserts records. If too many wait, the records are lost.
+    /// Inserts records. If too many wait, or the file cannot be written, they are lost and counted.
     pub(super) fn insert(&self, records: Vec<Record>) {
-        if let Err(Request::Insert(records)) =
-            self.0.try_push(Request::Insert(records), QUEUE_LENGTH)
-        {
-            tracing::warn!(
-                count = records.len(),
-                "captured requests are lost: the history is slow"
-            );
+        if records.is_empty() {
+            return;
+        }
+        let request = Request::Insert(records);
+        if let Err(Request::Insert(records)) = self.writer.try_push(request, QUEUE_LENGTH) {
+            self.dropped.add(records.len() as u64);
         }
     }
+}
+
+/// Opens the file. Sets a damaged one aside, and makes an empty one.
+fn open_or_set_aside(path: &Path, clock: &Clock) -> Result<(Connection, i64), SqliteError> {
+    match open_checked(path) {
+        Err(error) if error.is_damage() => {
+            let aside = sqlite::set_aside(path, clock.now())?;
+            tracing::warn!(
+                %error,
+                kept_as = %aside.display(),
+                "the history of requests is damaged; made an empty one"
+            );
+            open_checked(path)
+        }
+        opened => opened,
+    }
+}
+
+/// Opens the file, checks it, and returns it with the number of its newest request.
+fn open_checked(path: &Path) -> Result<(Connection, i64), SqliteError> {
+    let connection = sqlite::open(path, &SCHEMA)?;
+    let check = || {
+        sqlite::check(&connection)?;
+        // What is deleted must not stay in free pages.
+        connection.pragma_update(None, "secure_delete", true)?;
+        let newest = "SELECT ifnull(max(number), 0) FROM requests";
+        connection.query_row(newest, [], |row| row.get(0))
+    };
+    let newest = check().map_err(sqlite::failed(path))?;
+    Ok((connection, newest))
 }
 
 impl History {
@@ -166,36 +216,26 @@ impl History {
     ///
     /// # Errors
     /// [`SqliteError`].
-    pub(super) fn open(path: &Path, clock: Clock) -> Result<Self, SqliteError> {
-        let connection = match sqlite::open(path, &SCHEMA) {
-            Err(error) if error.is_damage() => {
-                let aside = sqlite::set_aside(path, clock.now())?;
-                tracing::warn!(%error, kept_as = %aside.display(), "the history of requests is damaged; made an empty one");
-                sqlite::open(path, &SCHEMA)?
-            }
-            opened => opened?,
-        };
-
-        let newest = connection
-            .query_row("SELECT ifnull(max(number), 0) FROM requests", [], |row| {
-                row.get(0)
-            })
-            .map_err(sqlite::failed(path))?;
+    pub(super) fn open(path: &Path, clock: Clock, dropped: Dropped) -> Result<Self, SqliteError> {
+        let (connection, newest) = open_or_set_aside(path, &clock)?;
         let (committed, newest) = watch::channel(newest);
         let options = WriterOptions {
             name: "history",
             path: path.to_owned(),
             batch: QUEUE_LENGTH,
-            batch_bytes: usize::MAX,
+            batch_bytes: BATCH_BYTES,
             idle: Some(SWEEP_INTERVAL),
             pause: RETRY_PAUSE,
             flush_on_demand: false,
         };
-        let work = HistoryWork::new(path.to_owned(), clock, committed);
+        let work = HistoryWork::new(path.to_owned(), clock, committed, dropped.clone());
         let writer = Writer::start(connection, work, options)?;
         Ok(Self {
             path: Arc::new(path.to_owned()),
-            queue: HistoryQueue(writer.queue().clone()),
+            queue: HistoryQueue {
+                writer: writer.queue().clone(),
+                dropped,
+            },
             newest,
             _writer: Arc::new(writer),
         })
@@ -238,9 +278,10 @@ impl History {
     /// [`HistoryError`].
     pub(crate) async fn clear(&self) -> Result<u64, HistoryError> {
         let (answer, answered) = oneshot::channel();
-        self.queue.0.push(Request::Clear(answer));
+        self.queue.writer.push(Request::Clear(answer));
         match tokio::time::timeout(CHANGE_TIMEOUT, answered).await {
-            Ok(Ok(count)) => Ok(count),
+            Ok(Ok(Some(count))) => Ok(count),
+            Ok(Ok(None)) => Err(HistoryError::NotWritten),
             Ok(Err(_)) => Err(HistoryError::Stopping),
             Err(_) => Err(HistoryError::Timeout),
         }
@@ -252,12 +293,27 @@ impl History {
     ) -> Result<T, HistoryError> {
         let path = Arc::clone(&self.path);
         let reading = spawn_blocking(move || {
-            let connection = sqlite::open_to_read(&path)?;
-            read(&connection).map_err(sqlite::failed(&path))
+            let mut connection = sqlite::open_to_read(&path)?;
+            let deadline = Instant::now() + READ_TIME;
+            let is_late = move || Instant::now() > deadline;
+            let limited = connection.progress_handler(STEPS, Some(is_late));
+            limited
+                .and_then(|()| read(&connection))
+                .map_err(sqlite::failed(&path))
         });
-        let read = reading.await.map_err(|_| HistoryError::Stopping)?;
-        Ok(read?)
+        match reading.await {
+            Ok(Ok(read)) => Ok(read),
+            Ok(Err(SqliteError::Database { source, .. })) if is_interrupted(&source) => {
+                Err(HistoryError::Slow)
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(HistoryError::Stopping),
+        }
     }
+}
+
+fn is_interrupted(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted)
 }
 
 /// Schema of the file.
@@ -309,13 +365,20 @@ const SCHEMA: Schema = Schema {
                 response_is_redacted INTEGER,
                 explanation TEXT                     -- JSON
             ) STRICT;
-            CREATE TABLE usage (requests INTEGER NOT NULL, bytes INTEGER NOT NULL) STRICT;
-            INSERT INTO usage VALUES (0, 0);
+            CREATE INDEX requests_by_verdict ON requests (verdict = 'refused', number);
+            CREATE TABLE usage (
+                is_refused INTEGER PRIMARY KEY,
+                requests INTEGER NOT NULL,
+                bytes INTEGER NOT NULL
+            ) STRICT;
+            INSERT INTO usage VALUES (0, 0, 0), (1, 0, 0);
             CREATE TRIGGER added AFTER INSERT ON requests BEGIN
-                UPDATE usage SET requests = requests + 1, bytes = bytes + new.size;
+                UPDATE usage SET requests = requests + 1, bytes = bytes + new.size
+                    WHERE is_refused = (new.verdict = 'refused');
             END;
             CREATE TRIGGER removed AFTER DELETE ON requests BEGIN
-                UPDATE usage SET requests = requests - 1, bytes = bytes - old.size;
+                UPDATE usage SET requests = requests - 1, bytes = bytes - old.size
+                    WHERE is_refused = (old.verdict = 'refused');
                 DELETE FROM messages WHERE number = old.number;
             END;
             ",

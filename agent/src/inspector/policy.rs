@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hookward_core::clock::UnixMillis;
+use hookward_core::fetched_keys::FetchedKeys;
 use hookward_gate::engine::explain::{self, Explanation};
 use hookward_gate::engine::{Evaluation, Gate, GateState, Request, Side};
+use hookward_gate::inspection::Work;
 use hookward_gate::policy::{Policy, SecretAt};
 
 use super::redact::Redaction;
@@ -30,20 +32,18 @@ impl InspectedPolicy {
         }
     }
 
-    /// Explains a request, check by check. Counts nothing.
+    /// Explains a request, check by check. Counts nothing. `work` bounds the cost of advice.
     pub(super) fn explain(
         &self,
         request: &Request<'_>,
-        client: IpAddr,
-        now: UnixMillis,
+        (client, now): (IpAddr, UnixMillis),
+        keys: &FetchedKeys,
+        work: &Arc<Work>,
     ) -> Option<Explanation> {
         let state = GateState::default();
+        let evaluation = Evaluation::new(client, now, &state).with_keys(keys);
         let gate = self.gate.as_ref()?;
-        Some(explain::explain(
-            gate,
-            request,
-            Evaluation::new(client, now, &state),
-        ))
+        Some(explain::explain_within(gate, request, evaluation, work))
     }
 }
 

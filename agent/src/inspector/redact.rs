@@ -1,15 +1,22 @@
 //! Redaction of captured requests, before anything is written.
 //!
-//! Redacted are the fields that carry credentials (RFC 9110 §11, RFC 6265), values whose name says
-//! that they are secret, the locations that the policy's checks read a secret from, and the policy's
-//! own signing secrets wherever they occur.
+//! Redacted are values whose name says that they are secret ([`is_secret_name`]), the locations that
+//! the policy's checks read a secret from, and, wherever they occur: the policy's signing secrets,
+//! its tokens (by their digests), and values that were redacted in the same request.
+//!
+//! Names are found in header fields, queries, forms, multipart bodies (RFC 7578) and JSON, also JSON
+//! within a form or a string. Other formats are searched for known secrets only.
+
+mod scan;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use hookward_core::form;
-use hookward_core::secret::Secret;
+use data_encoding::BASE64;
+use hookward_core::secret::names::is_secret_name;
+use hookward_core::secret::{Secret, SecretDigest};
+use hookward_gate::engine::explain::{CheckStep, Explanation};
 use hookward_gate::policy::Policy;
 use hookward_gate::providers::ValueLocator;
 use http::HeaderName;
@@ -21,68 +28,47 @@ pub(crate) const REDACTED: &str = "[redacted]";
 /// [`REDACTED`] in a query or a form.
 pub(crate) const REDACTED_ESCAPED: &str = "%5Bredacted%5D";
 
-/// Parts of the names of header fields that carry secrets.
-const SECRET_WORDS: [&str; 9] = [
-    "authorization",
-    "cookie",
-    "token",
-    "secret",
-    "password",
-    "passwd",
-    "apikey",
-    "credential",
-    "privatekey",
-];
+/// Minimum length of a secret that is searched for, in bytes: shorter ones occur by chance.
+const SEARCHED_BYTES: usize = 6;
 
-/// Names of secrets in queries, forms and JSON, in lower case and without `-` and `_`.
-const SECRET_NAMES: [&str; 20] = [
-    "accesskey",
-    "accesstoken",
-    "apikey",
-    "apitoken",
-    "authorization",
-    "authtoken",
-    "bearertoken",
-    "clientsecret",
-    "credential",
-    "credentials",
-    "idtoken",
-    "passwd",
-    "password",
-    "privatekey",
-    "refreshtoken",
-    "secret",
-    "secretkey",
-    "sessiontoken",
-    "token",
-    "webhooksecret",
-];
+/// Lengths of a token that is searched for by its digest, in bytes.
+const TOKEN_BYTES: Range<usize> = 16..257;
 
-/// Minimum length of a signing secret that is searched for, in bytes: shorter ones occur by chance.
-const SEARCHED_SECRET_BYTES: usize = 6;
+/// Maximum number of redacted values of one request that are searched for in other texts.
+const REMEMBERED: usize = 32;
 
 /// Rules of redaction for one tunnel.
 pub(crate) struct Redaction {
+    /// Names of header fields.
     headers: BTreeSet<String>,
-    /// Names in queries and forms beside [`SECRET_NAMES`], in the same form.
+    /// Names in queries and forms, in lower case.
     fields: BTreeSet<String>,
-    /// Names in JSON, likewise.
+    /// Names in JSON, in lower case.
     members: BTreeSet<String>,
+    /// Secrets of the policy, in all their forms.
     secrets: Vec<Secret>,
+    tokens: Vec<SecretDigest>,
 }
 
 impl Redaction {
     /// Returns the rules for a policy.
     pub(super) fn of(policy: &Policy) -> Self {
+        let signing = policy.signing_secrets().flat_map(|secret| parts(secret));
+        let allowed = policy
+            .secret_values()
+            .into_iter()
+            .filter_map(|value| Secret::new(value.into_bytes()));
+        let long = |secret: &Secret| secret.expose().len() >= SEARCHED_BYTES;
         let mut rules = Self {
             headers: BTreeSet::new(),
             fields: BTreeSet::new(),
             members: BTreeSet::new(),
-            secrets: policy
-                .signing_secrets()
-                .filter(|secret| secret.expose().len() >= SEARCHED_SECRET_BYTES)
-                .cloned()
+            secrets: signing
+                .chain(allowed)
+                .filter(long)
+                .flat_map(|secret| forms(&secret))
                 .collect(),
+            tokens: policy.token_digests(),
         };
         for place in policy.secret_locations() {
             rules.add(&place);
@@ -96,271 +82,274 @@ impl Redaction {
                 self.headers.insert(field.name().as_str().to_owned());
             }
             ValueLocator::Query(name) | ValueLocator::Form(name) => {
-                self.fields.insert(plain_name(name.as_bytes()));
+                self.fields.insert(name.to_ascii_lowercase());
             }
             ValueLocator::Json(path) | ValueLocator::FormJson(_, path) => {
                 let path = path.to_string();
                 let last = path.rsplit('.').next().unwrap_or_default();
                 let name = last.split('[').next().unwrap_or_default();
-                self.members.insert(plain_name(name.as_bytes()));
+                self.members.insert(name.to_ascii_lowercase());
             }
             ValueLocator::Body | ValueLocator::Member(_) | ValueLocator::Position(_) => {}
         }
     }
 
+    /// Returns a collector for one request.
+    pub(super) fn redacted(&self) -> Redacted<'_> {
+        Redacted::with_secrets(self, Vec::new())
+    }
+
+    fn is_field(&self, name: &[u8]) -> bool {
+        is_secret_name(name) || self.fields.contains(&lower(name))
+    }
+
+    fn is_member(&self, name: &[u8]) -> bool {
+        is_secret_name(name) || self.members.contains(&lower(name))
+    }
+
+    /// Removes the policy's secrets and tokens.
+    fn without_known<'t>(&self, text: Cow<'t, [u8]>, by: &str) -> Cow<'t, [u8]> {
+        let secrets = self.secrets.iter();
+        let text = secrets.fold(text, |text, secret| without(text, secret.expose(), by));
+        if self.tokens.is_empty() {
+            return text;
+        }
+        let found = scan::runs(&text, TOKEN_BYTES).filter(|run| {
+            let digest = SecretDigest::of(text.get(run.clone()).unwrap_or_default());
+            self.tokens.contains(&digest)
+        });
+        let found: Vec<_> = found.map(|run| (run, by.as_bytes().to_vec())).collect();
+        match found.is_empty() {
+            true => text,
+            false => Cow::Owned(replaced(&text, &found)),
+        }
+    }
+}
+
+fn lower(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).to_ascii_lowercase()
+}
+
+/// Redaction of one request: remembers what it has redacted, because other texts may repeat it.
+pub(super) struct Redacted<'r> {
+    rules: &'r Redaction,
+    /// Values that were redacted.
+    secrets: Vec<Vec<u8>>,
+}
+
+impl<'r> Redacted<'r> {
+    /// Continues with the values that were redacted before.
+    pub(super) fn with_secrets(rules: &'r Redaction, secrets: Vec<Vec<u8>>) -> Self {
+        Self { rules, secrets }
+    }
+
+    /// Returns the values that were redacted.
+    pub(super) fn into_secrets(self) -> Vec<Vec<u8>> {
+        self.secrets
+    }
+
+    fn remember(&mut self, value: &[u8]) {
+        if value.len() >= SEARCHED_BYTES && self.secrets.len() < REMEMBERED {
+            self.secrets.push(value.to_vec());
+        }
+    }
+
+    /// Replaces these ranges of a text, and remembers what was there.
+    fn replace<'t>(&mut self, text: &'t [u8], found: &[(Range<usize>, Vec<u8>)]) -> Cow<'t, [u8]> {
+        for (range, _) in found {
+            let value = text.get(range.clone()).unwrap_or_default();
+            let value = value.strip_prefix(b"\"").unwrap_or(value);
+            self.remember(value.strip_suffix(b"\"").unwrap_or(value));
+        }
+        match found.is_empty() {
+            true => Cow::Borrowed(text),
+            false => Cow::Owned(replaced(text, found)),
+        }
+    }
+
     /// Returns the value of a header field, or [`REDACTED`].
-    pub(super) fn header<'v>(&self, name: &HeaderName, value: &'v [u8]) -> Cow<'v, [u8]> {
-        let bare = name.as_str().replace(['-', '_'], "");
+    pub(super) fn header<'v>(&mut self, name: &HeaderName, value: &'v [u8]) -> Cow<'v, [u8]> {
         let numbered = name.as_str().rsplit_once('-').map_or("", |(stem, _)| stem);
-        let is_secret = SECRET_WORDS.iter().any(|word| bare.contains(word))
-            || self.headers.contains(name.as_str())
-            || self.headers.contains(numbered);
-        match is_secret {
-            true => Cow::Borrowed(REDACTED.as_bytes()),
-            false => self.without_secrets(value, REDACTED),
+        let is_secret = is_secret_name(name.as_str().as_bytes())
+            || self.rules.headers.contains(name.as_str())
+            || self.rules.headers.contains(numbered);
+        if is_secret {
+            self.remember(value);
+            return Cow::Borrowed(REDACTED.as_bytes());
+        }
+
+        // A URL, as in Referer and Location.
+        match value.contains(&b'?') {
+            true => self.target(value),
+            false => self.without_known(Cow::Borrowed(value), REDACTED),
         }
     }
 
     /// Returns a target whose query has no secrets.
-    pub(super) fn target<'t>(&self, target: &'t [u8]) -> Cow<'t, [u8]> {
+    pub(super) fn target<'t>(&mut self, target: &'t [u8]) -> Cow<'t, [u8]> {
         let query = target.iter().position(|byte| *byte == b'?');
-        let secret = query.map_or_else(Vec::new, |at| self.pairs(target, at + 1));
-        match replaced(target, &secret, REDACTED_ESCAPED) {
-            Cow::Borrowed(target) => self.without_secrets(target, REDACTED_ESCAPED),
-            Cow::Owned(target) => {
-                Cow::Owned(self.without_secrets(&target, REDACTED_ESCAPED).into_owned())
-            }
+        let found = query.map_or_else(Vec::new, |at| scan::pairs(self.rules, target, at + 1));
+        let redacted = self.replace(target, &found);
+        self.without_known(redacted, REDACTED_ESCAPED)
+    }
+
+    /// Returns a body without secrets. `kind` is its media type, in lower case. A body that `is_cut`
+    /// may end within a secret.
+    pub(super) fn body<'b>(&mut self, kind: &str, body: &'b [u8], is_cut: bool) -> Cow<'b, [u8]> {
+        let found = scan::body(self.rules, kind, body);
+        let redacted = self.replace(body, &found);
+        let redacted = self.without_known(redacted, REDACTED);
+        match is_cut {
+            true => self.without_cut_secret(redacted),
+            false => redacted,
         }
     }
 
-    /// Returns a body without secrets. `kind` is its media type, in lower case.
-    pub(super) fn body<'b>(&self, kind: &str, body: &'b [u8]) -> Cow<'b, [u8]> {
-        let redacted = if kind.starts_with("application/x-www-form-urlencoded") {
-            replaced(body, &self.pairs(body, 0), REDACTED_ESCAPED)
-        } else if kind.starts_with("multipart/") {
-            replaced(body, &self.parts(body), REDACTED)
-        } else {
-            replaced(body, &self.members(body), &format!("\"{REDACTED}\""))
+    /// Returns a text that may repeat what was redacted.
+    pub(super) fn text(&self, text: &str) -> String {
+        let text = self.without_known(Cow::Borrowed(text.as_bytes()), REDACTED);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Returns an explanation whose texts do not repeat what was redacted.
+    pub(super) fn explanation(&self, explained: Explanation) -> Explanation {
+        let texts = |texts: Vec<String>| texts.iter().map(|text| self.text(text)).collect();
+        let step = |step: CheckStep| CheckStep {
+            reason: self.text(&step.reason),
+            ..step
         };
-        match redacted {
-            Cow::Borrowed(body) => self.without_secrets(body, REDACTED),
-            Cow::Owned(body) => Cow::Owned(self.without_secrets(&body, REDACTED).into_owned()),
+        Explanation {
+            reason: self.text(&explained.reason),
+            hints: texts(explained.hints),
+            notes: texts(explained.notes),
+            checks: explained.checks.into_iter().map(step).collect(),
+            ..explained
         }
     }
 
-    /// Returns the ranges of the secret values in a query or form that begins at `start`.
-    fn pairs(&self, text: &[u8], start: usize) -> Vec<Range<usize>> {
-        let mut at = start;
-        let mut found = Vec::new();
-        for pair in text
-            .get(start..)
-            .unwrap_or_default()
-            .split(|byte| *byte == b'&')
-        {
-            let end = at + pair.len();
-            if let Some(equals) = pair.iter().position(|byte| *byte == b'=') {
-                let name = pair.get(..equals).unwrap_or_default();
-                let name = form::decode(name, true).unwrap_or(Cow::Borrowed(name));
-                if is_secret_name(&name, &self.fields) {
-                    found.push(at + equals + 1..end);
-                }
-            }
-            at = end + 1;
-        }
-        found
+    fn without_known<'t>(&self, text: Cow<'t, [u8]>, by: &str) -> Cow<'t, [u8]> {
+        let text = self.rules.without_known(text, by);
+        let secrets = self.secrets.iter();
+        secrets.fold(text, |text, secret| without(text, secret, by))
     }
 
-    /// Returns the ranges of the secret values in a JSON document, which may be cut off.
-    fn members(&self, json: &[u8]) -> Vec<Range<usize>> {
-        let mut found = Vec::new();
-        let mut at = 0;
-        while let Some(open) = find(json, at, |byte| byte == b'"') {
-            let end = string_end(json, open);
-            let name = json
-                .get(open + 1..end.saturating_sub(1))
-                .unwrap_or_default();
-            at = end;
-
-            let colon = skip_space(json, end);
-            if json.get(colon) != Some(&b':') || !is_secret_name(&unescaped(name), &self.members) {
-                continue;
-            }
-            let value = skip_space(json, colon + 1);
-            at = value_end(json, value);
-            if at > value {
-                found.push(value..at);
-            }
-        }
-        found
-    }
-
-    /// Returns the ranges of the secret values in a multipart body (RFC 7578).
-    fn parts(&self, body: &[u8]) -> Vec<Range<usize>> {
-        let mut found = Vec::new();
-        let boundary_end = memmem::find(body, b"\r\n");
-        let Some(boundary) = boundary_end.and_then(|end| body.get(..end)) else {
-            return found;
-        };
-        let delimiter = [b"\r\n", boundary].concat();
-
-        let mut at = boundary.len() + 2;
-        while let Some(rest) = body.get(at..) {
-            let Some(head) = memmem::find(rest, b"\r\n\r\n") else {
-                break;
-            };
-            let content = head + 4;
-            let length = rest
-                .get(content..)
-                .and_then(|content| memmem::find(content, &delimiter));
-            let end = length.map_or(rest.len(), |length| content + length);
-            if let Some(name) = part_name(rest.get(..head).unwrap_or_default())
-                && is_secret_name(name, &self.fields)
-            {
-                found.push(at + content..at + end);
-            }
-            at += end + delimiter.len() + 2;
-        }
-        found
-    }
-
-    /// Replaces the policy's signing secrets.
-    fn without_secrets<'t>(&self, text: &'t [u8], by: &str) -> Cow<'t, [u8]> {
-        let mut text = Cow::Borrowed(text);
-        for secret in &self.secrets {
+    /// Removes the beginning of a policy's secret at the end of a body that was cut off.
+    fn without_cut_secret<'t>(&self, body: Cow<'t, [u8]>) -> Cow<'t, [u8]> {
+        let cut = self.rules.secrets.iter().filter_map(|secret| {
             let secret = secret.expose();
-            let found = memmem::find_iter(&text, secret);
-            let found: Vec<_> = found.map(|at| at..at + secret.len()).collect();
-            if !found.is_empty() {
-                text = Cow::Owned(replaced(&text, &found, by).into_owned());
+            let mut lengths = (SEARCHED_BYTES..secret.len()).rev();
+            lengths.find(|length| body.ends_with(secret.get(..*length).unwrap_or_default()))
+        });
+        match cut.max() {
+            Some(length) => {
+                let mut body = body.into_owned();
+                body.truncate(body.len() - length);
+                Cow::Owned(body)
             }
+            None => body,
         }
-        text
     }
-}
-
-fn is_secret_name(name: &[u8], more: &BTreeSet<String>) -> bool {
-    let name = plain_name(name);
-    SECRET_NAMES.binary_search(&name.as_str()).is_ok() || more.contains(&name)
-}
-
-/// Returns a name in lower case, without `-` and `_`.
-fn plain_name(name: &[u8]) -> String {
-    let plain = name.iter().filter(|byte| !matches!(byte, b'-' | b'_'));
-    plain
-        .map(|byte| char::from(byte.to_ascii_lowercase()))
-        .collect()
 }
 
 /// Returns the text with these ranges, which are in order, replaced.
-fn replaced<'t>(text: &'t [u8], ranges: &[Range<usize>], by: &str) -> Cow<'t, [u8]> {
-    if ranges.is_empty() {
-        return Cow::Borrowed(text);
-    }
-
+fn replaced(text: &[u8], ranges: &[(Range<usize>, Vec<u8>)]) -> Vec<u8> {
     let mut left = Vec::with_capacity(text.len());
     let mut at = 0;
-    for range in ranges {
+    for (range, by) in ranges {
         left.extend_from_slice(text.get(at..range.start).unwrap_or_default());
-        left.extend_from_slice(by.as_bytes());
+        left.extend_from_slice(by);
         at = range.end;
     }
     left.extend_from_slice(text.get(at..).unwrap_or_default());
-    Cow::Owned(left)
+    left
 }
 
-fn find(text: &[u8], from: usize, is_wanted: impl Fn(u8) -> bool) -> Option<usize> {
-    let rest = text.get(from..)?;
-    rest.iter()
-        .position(|byte| is_wanted(*byte))
-        .map(|at| from + at)
+/// Returns the text without a secret.
+fn without<'t>(text: Cow<'t, [u8]>, secret: &[u8], by: &str) -> Cow<'t, [u8]> {
+    let found = memmem::find_iter(&text, secret);
+    let found: Vec<_> = found
+        .map(|at| (at..at + secret.len(), by.as_bytes().to_vec()))
+        .collect();
+    match found.is_empty() {
+        true => text,
+        false => Cow::Owned(replaced(&text, &found)),
+    }
 }
 
-/// Returns the position after the string that begins at `open`.
-fn string_end(json: &[u8], open: usize) -> usize {
-    let mut at = open + 1;
-    while let Some(next) = find(json, at, |byte| matches!(byte, b'"' | b'\\')) {
-        if json.get(next) == Some(&b'"') {
-            return next + 1;
+/// Returns a secret and, if it is a JSON object of parts, each part.
+fn parts(secret: &Secret) -> Vec<Secret> {
+    let object =
+        serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(secret.expose());
+    let parts = object
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(_, part)| {
+            let text = part.as_str()?.as_bytes().to_vec();
+            Secret::new(text)
+        });
+    parts.chain([secret.clone()]).collect()
+}
+
+/// Returns every form in which a text may carry a secret: as it is, escaped for a URL and for JSON, and
+/// in Base64.
+fn forms(secret: &Secret) -> Vec<Secret> {
+    let bytes = secret.expose();
+    let json = std::str::from_utf8(bytes).ok();
+    let json = json.and_then(|text| serde_json::to_string(text).ok());
+    let json = json.map(|quoted| quoted.trim_matches('"').as_bytes().to_vec());
+    let forms = [
+        Some(bytes.to_vec()),
+        Some(escaped(bytes).into_bytes()),
+        json,
+        Some(BASE64.encode(bytes).into_bytes()),
+    ];
+    let mut forms: Vec<_> = forms.into_iter().flatten().collect();
+    forms.sort();
+    forms.dedup();
+    forms.into_iter().filter_map(Secret::new).collect()
+}
+
+/// Escapes a value of a form.
+fn escaped(value: &[u8]) -> String {
+    let letters = value.iter().map(|byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+            char::from(*byte).to_string()
         }
-        at = next + 2;
-    }
-    json.len()
-}
-
-fn skip_space(json: &[u8], from: usize) -> usize {
-    find(json, from, |byte| !byte.is_ascii_whitespace()).unwrap_or(json.len())
-}
-
-/// Returns the position after the value that begins at `start`.
-fn value_end(json: &[u8], start: usize) -> usize {
-    match json.get(start) {
-        Some(b'"') => string_end(json, start),
-        Some(b'{' | b'[') => {
-            let (mut at, mut depth) = (start, 0_usize);
-            while let Some(next) = find(json, at, |byte| {
-                matches!(byte, b'"' | b'{' | b'[' | b'}' | b']')
-            }) {
-                at = match json.get(next) {
-                    Some(b'"') => string_end(json, next),
-                    Some(b'{' | b'[') => {
-                        depth += 1;
-                        next + 1
-                    }
-                    _ => {
-                        depth = depth.saturating_sub(1);
-                        next + 1
-                    }
-                };
-                if depth == 0 {
-                    return at;
-                }
-            }
-            json.len()
-        }
-        _ => find(json, start, |byte| {
-            matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace()
-        })
-        .unwrap_or(json.len()),
-    }
-}
-
-/// Decodes the escapes of a JSON string, if it is valid.
-fn unescaped(name: &[u8]) -> Cow<'_, [u8]> {
-    if !name.contains(&b'\\') {
-        return Cow::Borrowed(name);
-    }
-    let quoted = [b"\"", name, b"\""].concat();
-    let decoded = serde_json::from_slice::<String>(&quoted);
-    decoded.map_or(Cow::Borrowed(name), |name| Cow::Owned(name.into_bytes()))
-}
-
-/// Returns the name of a part, by its header fields.
-fn part_name(fields: &[u8]) -> Option<&[u8]> {
-    const NAME: &[u8] = b" name=\"";
-
-    let at = memmem::find(fields, NAME)? + NAME.len();
-    let rest = fields.get(at..)?;
-    let end = rest.iter().position(|byte| *byte == b'"')?;
-    rest.get(..end)
+        byte => format!("%{byte:02X}"),
+    });
+    letters.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use hookward_core::secret::SecretDigest;
-    use hookward_gate::policy::{Accept, ActiveSecret, Route, SignatureCheck, TokenCheck};
+    use hookward_gate::policy::{
+        Accept, ActiveSecret, HeaderRule, Route, SignatureCheck, TokenCheck,
+    };
 
     use super::*;
 
+    const TOKEN: &str = "a-minted-token-of-the-tunnel";
+
     fn rules() -> Redaction {
-        let mut gitlab = SignatureCheck::by("gitlab");
-        gitlab.secrets.push(ActiveSecret {
-            name: "env:S".to_owned(),
-            secret: Secret::new(b"s3cr3t-value".to_vec()).unwrap(),
-        });
+        let check = |provider: &str, secret: &str| {
+            let mut check = SignatureCheck::by(provider);
+            check.secrets.push(ActiveSecret {
+                name: "env:S".to_owned(),
+                secret: Secret::new(secret.as_bytes().to_vec()).unwrap(),
+            });
+            check
+        };
         let mut route = Route::new("r", vec!["/**".to_owned()]);
         route.accept.push(Accept {
-            token: Some(TokenCheck::created(&SecretDigest::of(b"x"))),
-            verify: vec![gitlab],
+            token: Some(TokenCheck::created(&SecretDigest::of(TOKEN.as_bytes()))),
+            verify: vec![
+                check("gitlab", "s3cr3t-value"),
+                check("facebook_messenger", r#"{"app_secret":"part-of-a-secret"}"#),
+            ],
+            headers: vec![HeaderRule {
+                name: HeaderName::from_static("x-api-key"),
+                allowed: vec!["allowed-by-the-policy".to_owned()],
+            }],
             ..Accept::default()
         });
         Redaction::of(&Policy::new(vec![route]))
@@ -374,7 +363,8 @@ mod tests {
     fn fields_with_credentials_are_redacted() {
         let rules = rules();
         let header = |name: &'static str, value: &'static str| {
-            text(rules.header(&HeaderName::from_static(name), value.as_bytes()))
+            let name = HeaderName::from_static(name);
+            text(rules.redacted().header(&name, value.as_bytes()))
         };
         for name in [
             "authorization",
@@ -384,12 +374,27 @@ mod tests {
             "x-gitlab-token",
             "x-api-key",
             "x-webhook-secret",
-            "x-auth-token",
+            "x-auth",
+            "x-session-id",
         ] {
             assert_eq!(header(name, "abc"), REDACTED, "{name}");
         }
         assert_eq!(header("x-hub-signature-256", "sha256=00"), "sha256=00");
         assert_eq!(header("x-other", "a s3cr3t-value b"), "a [redacted] b");
+        assert_eq!(
+            header("x-other", "czNjcjN0LXZhbHVl"),
+            "[redacted]",
+            "in Base64"
+        );
+        assert_eq!(header("x-other", "part-of-a-secret"), "[redacted]");
+        assert_eq!(
+            header("referer", "https://x/y?token=abc&z=1"),
+            "https://x/y?token=%5Bredacted%5D&z=1"
+        );
+        assert_eq!(
+            header("x-other", "in a-minted-token-of-the-tunnel."),
+            "in [redacted]."
+        );
     }
 
     #[test]
@@ -399,18 +404,29 @@ mod tests {
             ("/a?token=abc&b=1", "/a?token=%5Bredacted%5D&b=1"),
             ("/a?b=1&%74oken=abc", "/a?b=1&%74oken=%5Bredacted%5D"),
             (
-                "/a?Access_Token=x&token=y",
-                "/a?Access_Token=%5Bredacted%5D&token=%5Bredacted%5D",
+                "/a?user[password]=x&X-Amz-Security-Token=y",
+                "/a?user[password]=%5Bredacted%5D&X-Amz-Security-Token=%5Bredacted%5D",
             ),
             ("/token=abc", "/token=abc"),
             ("/a?b=s3cr3t-value", "/a?b=%5Bredacted%5D"),
+            (
+                "/s3cr3t-value/a-minted-token-of-the-tunnel",
+                "/%5Bredacted%5D/%5Bredacted%5D",
+            ),
         ] {
-            assert_eq!(text(rules.target(target.as_bytes())), expected, "{target}");
+            assert_eq!(
+                text(rules.redacted().target(target.as_bytes())),
+                expected,
+                "{target}"
+            );
         }
     }
 
     #[test]
     fn bodies_are_redacted() {
+        const FORM: &str = "application/x-www-form-urlencoded";
+        const PARTS: &str = "multipart/form-data; boundary=x";
+
         let rules = rules();
         for (kind, body, expected) in [
             (
@@ -434,18 +450,62 @@ mod tests {
                 r#"{"token":"[redacted]""#,
             ),
             (
-                "application/x-www-form-urlencoded",
-                "token=a&b=c",
-                "token=%5Bredacted%5D&b=c",
+                "application/json",
+                r#"{"text":"{\"token\":\"abc\",\"a\":1}"}"#,
+                r#"{"text":"{\"token\":\"[redacted]\",\"a\":1}"}"#,
+            ),
+            (
+                "application/json",
+                r#"{"aws_secret_access_key":"a","next":"b"}"#,
+                r#"{"aws_secret_access_key":"[redacted]","next":"b"}"#,
+            ),
+            (FORM, "token=a&b=c", "token=%5Bredacted%5D&b=c"),
+            (
+                FORM,
+                "payload=%7B%22token%22%3A%22abc%22%7D&x=1",
+                "payload=%7B%22token%22%3A%22%5Bredacted%5D%22%7D&x=1",
+            ),
+            (
+                "text/plain",
+                "password=abc&b=1",
+                "password=%5Bredacted%5D&b=1",
             ),
             ("text/plain", "it is s3cr3t-value.", "it is [redacted]."),
             (
-                "multipart/form-data; boundary=x",
-                "--x\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nabc\r\n--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nb\r\n--x--\r\n",
-                "--x\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\n[redacted]\r\n--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nb\r\n--x--\r\n",
+                PARTS,
+                "--x\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nabc\r\n--x\r\nContent-Disposition: form-data; name=a\r\n\r\n{\"token\":\"b\"}\r\n--x--\r\n",
+                "--x\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\n[redacted]\r\n--x\r\nContent-Disposition: form-data; name=a\r\n\r\n{\"token\":\"[redacted]\"}\r\n--x--\r\n",
+            ),
+            (
+                PARTS,
+                "--x\nContent-Disposition: form-data;NAME=secret\n\nabc\n--x--\n",
+                "--x\nContent-Disposition: form-data;NAME=secret\n\n[redacted]\n--x--\n",
             ),
         ] {
-            assert_eq!(text(rules.body(kind, body.as_bytes())), expected, "{body}");
+            let shown = text(rules.redacted().body(kind, body.as_bytes(), false));
+            assert_eq!(shown, expected, "{body}");
         }
+    }
+
+    #[test]
+    fn a_secret_at_the_cut_is_removed() {
+        let rules = rules();
+        let shown = text(rules.redacted().body("text/plain", b"it is s3cr3t-v", true));
+        assert_eq!(shown, "it is ");
+    }
+
+    #[test]
+    fn other_texts_do_not_repeat_what_was_redacted() {
+        let rules = rules();
+        let mut redacted = rules.redacted();
+        redacted.header(
+            &HeaderName::from_static("x-auth-token"),
+            b"sent-by-the-sender",
+        );
+        let reason = "x-auth-token is sent-by-the-sender, and not allowed-by-the-policy";
+        assert_eq!(
+            redacted.text(reason),
+            "x-auth-token is [redacted], and not [redacted]"
+        );
     }
 }

@@ -2,6 +2,7 @@
 //! TOML.
 
 use hookward_core::json::JsonPath;
+use hookward_core::text::is_invisible;
 use hookward_gate::providers::{self, Provider, ValueLocator};
 
 use super::history::Detail;
@@ -14,6 +15,9 @@ const PROJECTS: [&str; 5] = [
     "issue.fields.project.key",
     "project.key",
 ];
+
+/// Maximum length of a value in a rule, in bytes.
+const VALUE_BYTES: usize = 200;
 
 /// A rule, in two forms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +33,8 @@ impl Rule {
         let provider = providers::find(summary.provider.as_deref()?)?;
         // Paths and methods of the history are escaped; only plain ones are worth a rule.
         let is_plain = |text: &str| !text.contains(['\\', '…', '*', '\'']);
-        if !is_plain(&summary.path) || !is_plain(&summary.method) {
+        let is_method = summary.method.bytes().all(|byte| byte.is_ascii_uppercase());
+        if !is_plain(&summary.path) || !is_method {
             return None;
         }
 
@@ -52,7 +57,8 @@ impl Rule {
             ),
         ];
 
-        if let (Some(name), Some(event)) = (event_header(provider), &summary.event) {
+        let event = summary.event.as_ref().filter(|event| is_harmless(event));
+        if let (Some(name), Some(event)) = (event_header(provider), event) {
             flags.push(format!(
                 "--require-header {}",
                 quoted(&format!("{name}={event}"))
@@ -107,7 +113,13 @@ fn body_rules(provider: &Provider, detail: &Detail) -> Vec<(String, String)> {
 
 fn value(detail: &Detail, path: &str) -> Option<String> {
     let body = detail.request.is_whole.then_some(&detail.request.body)?;
-    JsonPath::parse(path).ok()?.single(body).ok()
+    let value = JsonPath::parse(path).ok()?.single(body).ok()?;
+    is_harmless(&value).then_some(value)
+}
+
+/// Returns `true` for text that a terminal takes as text: a stranger may have chosen it.
+fn is_harmless(text: &str) -> bool {
+    text.len() <= VALUE_BYTES && !text.chars().any(is_invisible)
 }
 
 fn quoted(text: &str) -> String {
@@ -117,4 +129,70 @@ fn quoted(text: &str) -> String {
 fn toml_text(text: &str) -> String {
     // A basic string of TOML has the escapes of JSON.
     serde_json::to_string(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspector::history::{Message, Summary};
+
+    fn rule(method: &str, path: &str, body: &str) -> Option<Rule> {
+        Rule::of(&Detail {
+            summary: Summary {
+                method: method.to_owned(),
+                path: path.to_owned(),
+                provider: Some("github".to_owned()),
+                event: Some("push".to_owned()),
+                ..Summary::default()
+            },
+            request: Message {
+                body: body.as_bytes().to_vec(),
+                is_whole: true,
+                ..Message::default()
+            },
+            response: None,
+            explanation: None,
+        })
+    }
+
+    #[test]
+    fn a_rule_has_provider_event_and_repository() {
+        let rule = rule(
+            "POST",
+            "/hooks",
+            r#"{"repository":{"full_name":"o'hara/shop"}}"#,
+        )
+        .unwrap();
+        assert!(
+            rule.flags
+                .contains("--require-header 'X-GitHub-Event=push'"),
+            "{}",
+            rule.flags
+        );
+        let quoted = r"--require-body 'repository.full_name=o'\''hara/shop'";
+        assert!(rule.flags.contains(quoted), "{}", rule.flags);
+        assert!(
+            rule.toml
+                .contains(r#"body = { "repository.full_name" = "o'hara/shop" }"#)
+        );
+    }
+
+    /// A stranger chooses method, path and body of a request that is refused.
+    #[test]
+    fn a_stranger_cannot_write_commands() {
+        for (method, path) in [
+            ("`touch$IFS$9X`", "/hooks"),
+            ("POST", "/a'b"),
+            ("POST", "/a\\x1b"),
+        ] {
+            assert_eq!(rule(method, path, "{}"), None, "{method} {path}");
+        }
+        let rule = rule(
+            "POST",
+            "/hooks",
+            r#"{"repository":{"full_name":"a\u001b[201~b"}}"#,
+        )
+        .unwrap();
+        assert!(!rule.flags.contains("require-body"), "{}", rule.flags);
+    }
 }

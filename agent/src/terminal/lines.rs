@@ -153,7 +153,13 @@ pub fn text(report: &Event, several: bool) -> String {
                 .collect::<Vec<_>>();
             format!("refused more: {}", counts.join(", "))
         }
-        Event::Api { address } => format!("inspector: http://{address}"),
+        Event::Api { address } if address.ip().is_loopback() => {
+            format!("inspector: http://{address}")
+        }
+        Event::Api { address } => format!(
+            "inspector: http://{address}, any name, and as password the token of the file api-token in the \
+             state directory"
+        ),
         Event::Stopping { in_flight: 0 } => "stopping".to_owned(),
         Event::Stopping { in_flight: 1 } => "stopping: 1 request in flight".to_owned(),
         Event::Stopping { in_flight } => format!("stopping: {in_flight} requests in flight"),

@@ -280,7 +280,13 @@ impl Screen {
             }
             _ => self.find_detail().and_then(|found| {
                 let source = self.source.as_ref()?;
-                Some(found.and_then(|detail| source.send_again(&detail)))
+                Some(
+                    found.and_then(|detail| match detail.summary.verdict == "refused" {
+                        // A stranger wrote it, and it would be signed.
+                        true => Err("it was refused; Enter shows it, then r sends it".to_owned()),
+                        false => source.send_again(&detail),
+                    }),
+                )
             }),
         };
         let result = match sent {
@@ -367,7 +373,14 @@ impl Screen {
                 let lost = Link::Lost(Some(reason.clone()));
                 self.relays.insert(relay.clone(), lost);
             }
-            Event::Api { address } => self.inspector = Some(format!("http://{address}")),
+            Event::Api { address } => {
+                let secret = self
+                    .source
+                    .as_ref()
+                    .and_then(|source| source.token_url.clone());
+                let plain = || format!("http://{address}");
+                self.inspector = Some(secret.unwrap_or_else(plain));
+            }
             Event::Stopping { .. } => {
                 self.state = format!("{}, Ctrl-C again to abort", self.text(report));
                 self.stopping = true;

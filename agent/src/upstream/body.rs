@@ -85,10 +85,14 @@ impl Body for UpstreamBody {
                 .map_err(|never| match never {}),
             Self::Tunnel(body, progress, tap) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
-                if let Some(Ok(frame)) = &frame
-                    && let Some(data) = frame.data_ref()
-                {
-                    tap.request_data(data);
+                match &frame {
+                    Some(Ok(frame)) => {
+                        if let Some(data) = frame.data_ref() {
+                            tap.request_data(data);
+                        }
+                    }
+                    Some(Err(_)) => {}
+                    None => tap.request_ended(),
                 }
                 progress.note(frame.is_none());
                 Poll::Ready(frame)

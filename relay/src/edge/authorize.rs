@@ -62,6 +62,15 @@ pub(crate) struct Authorized {
     pub claim: Option<ClaimGuard>,
 }
 
+/// What the checks have read of a request, for an owner that captures refused ones.
+#[derive(Default)]
+pub(crate) struct Examined {
+    /// Whole body; `None` if no check has read it.
+    pub body: Option<Bytes>,
+    /// Keys that were fetched.
+    pub keys: FetchedKeys,
+}
+
 /// The body, as far as it has been received.
 enum ReceivedBody {
     Read(Bytes, MemoryCharge),
@@ -69,7 +78,7 @@ enum ReceivedBody {
 }
 
 impl Authorizer<'_> {
-    /// Decides about the request. `read` becomes the body, if a check reads it.
+    /// Decides about the request. `examined` becomes what the checks read of it.
     ///
     /// # Errors
     /// The verdict on a request that is not forwarded: the first refusal, a challenge, or a
@@ -78,7 +87,7 @@ impl Authorizer<'_> {
         &self,
         mut body: SenderBody,
         mut charge: MemoryCharge,
-        read: &mut Bytes,
+        examined: &mut Examined,
     ) -> Result<Box<Authorized>, Verdict> {
         let baseline = match self.edge.baseline.gate() {
             Some(gate) => Some(
@@ -99,7 +108,7 @@ impl Authorizer<'_> {
                 let whole = self
                     .whole(&mut body, pending.max_body(), &mut charge)
                     .await?;
-                *read = whole.clone();
+                examined.body = Some(whole.clone());
                 let mut keys = FetchedKeys::default();
                 let decision = self
                     .body_of(pending, &whole, &self.edge.baseline_state, &mut keys)
@@ -122,13 +131,17 @@ impl Authorizer<'_> {
         };
 
         let (whole, charge) = self.whole_of(sent, own.max_body()).await?;
-        *read = whole.clone();
+        examined.body = Some(whole.clone());
 
         let mut keys = FetchedKeys::default();
         let decision = self.body_of(own, &whole, self.state, &mut keys).await;
         let decision = match decision {
             Ok(decision) => decision,
-            Err(refusal) => return Err(self.diagnosed(refusal, &whole, &keys).await.into()),
+            Err(refusal) => {
+                let diagnosed = self.diagnosed(refusal, &whole, &keys).await;
+                examined.keys = keys;
+                return Err(diagnosed.into());
+            }
         };
 
         self.decided(decision, ReceivedBody::Read(whole, charge), keys)

@@ -23,7 +23,7 @@ use super::head;
 use crate::body::drain::DrainOnDrop;
 use crate::body::request::SenderBody;
 use crate::body::response::ResponseBody;
-use crate::edge::authorize::{Authorized, Authorizer};
+use crate::edge::authorize::{Authorized, Authorizer, Examined};
 use crate::edge::deliver::Delivering;
 use crate::edge::request_context::{OpenRequest, RequestContext};
 use crate::edge::response;
@@ -181,19 +181,23 @@ async fn handle(
     head::normalize(&mut parts, context, length);
     let (host, gate) = wait_for_agent(edge, &parts, context, wants_upgrade).await?;
 
-    let mut read = Bytes::new();
+    let mut examined = Examined::default();
     let authorized = authorizer(edge, &parts, context, &host, &gate, wants_upgrade)
-        .authorize(body, edge.body_memory.begin(context.client), &mut read)
+        .authorize(body, edge.body_memory.begin(context.client), &mut examined)
         .await;
     let authorized = match authorized {
-        Ok(authorized) => authorized,
+        Ok(authorized) => {
+            // Its memory is not charged any more.
+            drop(examined);
+            authorized
+        }
         Err(verdict) => {
             if matches!(verdict, Verdict::Refused(_)) && context.owner_wants_refused() {
-                let keys = FetchedKeys::default();
+                let Examined { body, keys } = examined;
                 let head = tunnel_request(parts, header_case, context, te_trailers, None, keys);
                 context.refused = Some(RefusedExchange {
                     head,
-                    body: read,
+                    body,
                     body_bytes: length,
                 });
             }

@@ -161,7 +161,7 @@ fn notify(
     };
 
     if let Some(note) = outcome.note {
-        owner.push(Check::Syntax, || RefusedRequest {
+        owner.push(Check::Syntax, |_| RefusedRequest {
             reason: note.to_owned(),
             note: true,
             ..event(Check::Syntax)
@@ -169,7 +169,7 @@ fn notify(
     }
 
     if let Some(refusal) = &outcome.observed {
-        owner.push(refusal.check, || RefusedRequest {
+        owner.push(refusal.check, |_| RefusedRequest {
             status: StatusCode::OK.as_u16(),
             observed: true,
             ..refused(refusal)
@@ -178,8 +178,8 @@ fn notify(
 
     match &outcome.verdict {
         Verdict::Refused(refusal) => {
-            owner.push(refusal.check, || RefusedRequest {
-                content: facts.refused.map(content),
+            owner.push(refusal.check, |has_room| RefusedRequest {
+                content: facts.refused.filter(|_| has_room).map(content),
                 ..refused(refusal)
             });
         }
@@ -187,7 +187,7 @@ fn notify(
         Verdict::Stored(stored) if !stored.is_fallback => {}
         Verdict::Challenge(_) | Verdict::Duplicate | Verdict::Stored(_) => {
             let check = outcome.verdict.check().unwrap_or(Check::Tunnel);
-            owner.push(check, || RefusedRequest {
+            owner.push(check, |_| RefusedRequest {
                 status: outcome.status.map_or(0, |status| status.as_u16()),
                 reason: outcome.verdict.reason().unwrap_or_default().to_owned(),
                 answered: true,
@@ -196,7 +196,7 @@ fn notify(
         }
         Verdict::Failed(failure) if failure.reported_by == Reporter::Relay => {
             let refusal = Refusal::new(Check::Tunnel, failure.code, failure.reason.as_str());
-            owner.push(Check::Tunnel, || refused(&refusal));
+            owner.push(Check::Tunnel, |_| refused(&refusal));
         }
         Verdict::Forwarded(_)
         | Verdict::RefusedByAgent { .. }
@@ -239,7 +239,7 @@ fn content(refused: &RefusedExchange) -> RefusedContent {
         body,
         body_bytes,
     } = refused;
-    RefusedContent::new(head, body, body_bytes.unwrap_or(body.len() as u64))
+    RefusedContent::new(head, body.as_deref(), *body_bytes)
 }
 
 /// Returns the record for subscribers.

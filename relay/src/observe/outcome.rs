@@ -43,9 +43,9 @@ pub(crate) struct RequestFacts<'r> {
 /// A refused request, for an owner that captures it.
 pub(crate) struct RefusedExchange {
     pub head: ExchangeRequest,
-    /// Body, if a check has read it.
-    pub body: Bytes,
-    /// Size of the whole body in bytes, if it is known.
+    /// Whole body; `None` if no check has read it.
+    pub body: Option<Bytes>,
+    /// Size of the body in bytes, if it is known.
     pub body_bytes: Option<u64>,
 }
 

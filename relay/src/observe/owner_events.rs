@@ -24,11 +24,20 @@ struct Inner {
     quota: Quota<Check>,
     /// Refusals for the next message, with their times.
     requests: Vec<(Instant, RefusedRequest)>,
-    /// Size of their contents, in bytes.
+    /// Size of the requests that were sent in this second, in bytes.
     content_bytes: usize,
+    content_since: Instant,
 }
 
 impl Inner {
+    /// Returns `true` if one more request may be sent in this second.
+    fn has_room(&mut self) -> bool {
+        if self.content_since.elapsed() >= CONTENT_WINDOW {
+            (self.content_bytes, self.content_since) = (0, Instant::now());
+        }
+        self.content_bytes < CONTENT_BYTES
+    }
+
     fn is_empty(&self) -> bool {
         self.requests.is_empty() && self.quota.is_empty()
     }
@@ -43,6 +52,7 @@ impl OwnerEvents {
             quota: Quota::new(most),
             requests: Vec::new(),
             content_bytes: 0,
+            content_since: Instant::now(),
         };
 
         Self {
@@ -52,17 +62,17 @@ impl OwnerEvents {
         }
     }
 
-    /// Records a refusal. Calls `describe` only if the refusal is sent in full.
-    pub(crate) fn push(&self, check: Check, describe: impl FnOnce() -> RefusedRequest) {
+    /// Records a refusal. Calls `describe` only if the refusal is sent in full; its argument is `true`
+    /// if there is room for the request, too.
+    pub(crate) fn push(&self, check: Check, describe: impl FnOnce(bool) -> RefusedRequest) {
         let mut inner = self.lock();
         if inner.quota.take(check) {
-            let mut refused = describe();
-            let content = refused.content.as_ref().map_or(0, RefusedContent::len);
-            inner.content_bytes += content;
-            if inner.content_bytes > CONTENT_BYTES {
-                inner.content_bytes -= content;
-                refused.content = None;
-            }
+            let has_room = self.wants_content && inner.has_room();
+            // Encoding a request takes time.
+            drop(inner);
+            let refused = describe(has_room);
+            inner = self.lock();
+            inner.content_bytes += refused.content.as_ref().map_or(0, RefusedContent::len);
             inner.requests.push((Instant::now(), refused));
         }
         drop(inner);
@@ -89,7 +99,6 @@ impl OwnerEvents {
 
         let mut inner = self.lock();
         let ago = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        inner.content_bytes = 0;
         let requests = std::mem::take(&mut inner.requests).into_iter();
         let requests = requests
             .map(|(since, refused)| RefusedRequest {
@@ -107,9 +116,12 @@ impl OwnerEvents {
     }
 }
 
-/// Maximum size of the requests in one message, in bytes, far below that of a message: a flood of
-/// large requests must not fill the connection.
-const CONTENT_BYTES: usize = 512 * 1024;
+/// Size of the requests from which no more are sent in a second, in bytes, far below that of a
+/// message: a flood of large requests must not delay other messages.
+const CONTENT_BYTES: usize = 256 * 1024;
+
+/// Window of that size.
+const CONTENT_WINDOW: Duration = Duration::from_secs(1);
 
 /// Time in which counts are combined.
 const GATHER_TIME: Duration = Duration::from_millis(50);
@@ -147,7 +159,7 @@ mod tests {
     async fn a_flood_becomes_counts() {
         let refusals = OwnerEvents::new(20, false);
         for n in 0..1000 {
-            refusals.push(Check::Token, || refused(n));
+            refusals.push(Check::Token, |_| refused(n));
         }
 
         let RelayMessage::Refusals { requests, counts } = refusals.next_message().await else {
@@ -180,8 +192,9 @@ mod tests {
             header_case: HeaderCase::default(),
         };
         for n in 0..20 {
-            refusals.push(Check::Token, || RefusedRequest {
-                content: Some(RefusedContent::new(&request, &[b'x'; 100_000], 100_000)),
+            let content = || RefusedContent::new(&request, Some(&[b'x'; 100_000]), None);
+            refusals.push(Check::Token, |has_room| RefusedRequest {
+                content: has_room.then(content),
                 ..refused(n)
             });
         }
@@ -195,17 +208,18 @@ mod tests {
         let sizes: Vec<_> = contents.map(RefusedContent::len).collect();
         assert_eq!(requests.len(), 20);
         assert!((2..20).contains(&sizes.len()), "{sizes:?}");
-        assert!(sizes.iter().sum::<usize>() <= CONTENT_BYTES);
+        assert!(sizes.iter().sum::<usize>() <= CONTENT_BYTES + sizes[0]);
 
-        let (head, body, size) = requests[0].content.as_ref().unwrap().decode().unwrap();
-        assert_eq!((head, size), (request, 100_000));
-        assert_eq!(body.len(), RefusedContent::BODY_BYTES);
+        let parts = requests[0].content.as_ref().unwrap().decode().unwrap();
+        assert_eq!((parts.head, parts.body_bytes), (request, 100_000));
+        assert_eq!(parts.body.len(), RefusedContent::BODY_BYTES);
+        assert!(!parts.is_whole);
     }
 
     #[tokio::test]
     async fn cancelling_loses_nothing() {
         let refusals = OwnerEvents::new(0, false);
-        refusals.push(Check::Token, || refused(1));
+        refusals.push(Check::Token, |_| refused(1));
         assert!(
             tokio::time::timeout(GATHER_TIME / 2, refusals.next_message())
                 .await

@@ -1,5 +1,6 @@
 //! Secrets: values without `Debug`, zeroed on drop, compared in constant time.
 
+pub mod names;
 pub mod oddities;
 
 use std::fmt;

@@ -28,6 +28,9 @@ const REQUESTS: usize = 50;
 /// Maximum number of requests in a list.
 const MAX_REQUESTS: usize = 1000;
 
+/// Maximum size of the bodies in a list, in bytes.
+const LIST_BYTES: usize = 8 * 1024 * 1024;
+
 /// Parameters of the list.
 #[derive(Deserialize)]
 pub(in crate::api) struct RequestsQuery {
@@ -49,11 +52,20 @@ pub(in crate::api) async fn requests(
     let found = history
         .list(&filter.unwrap_or_default(), Page::Newest, limit)
         .await?;
-    let mut requests = Vec::with_capacity(found.len());
+    let (mut requests, mut bytes) = (Vec::new(), 0);
     for summary in found {
-        if let Some(detail) = history.find(summary.number).await? {
-            requests.push(shape(&detail));
+        let Some(detail) = history.find(summary.number).await? else {
+            continue;
+        };
+        bytes += detail.request.body.len();
+        bytes += detail
+            .response
+            .as_ref()
+            .map_or(0, |response| response.body.len());
+        if bytes > LIST_BYTES {
+            break;
         }
+        requests.push(shape(&detail));
     }
     Ok(Json(
         json!({ "requests": requests, "uri": "/api/requests/http" }),

@@ -36,6 +36,7 @@ pub(super) struct Outputs {
     api: Option<BoundApi>,
     /// `None` if it is off, or failed to start.
     inspector: Option<Inspector>,
+    state: StateDir,
     /// `None` before the API is served.
     view: Option<Arc<AgentView>>,
     log: Option<Shown>,
@@ -73,6 +74,7 @@ impl Outputs {
             audit,
             api,
             inspector,
+            state: state.clone(),
             view: None,
             log,
             observer,
@@ -131,7 +133,8 @@ impl Outputs {
         if let Some(address) = api.address() {
             events.emit(Event::Api { address });
         }
-        let source = ScreenSource::new(&view, Handle::current());
+        let token_url = api.token_url(&self.state);
+        let source = ScreenSource::new(&view, Handle::current(), token_url);
         api.serve(Arc::clone(&view), &self.tasks, &self.stop);
         self.view = Some(view);
         Some(source)

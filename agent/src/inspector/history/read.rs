@@ -18,7 +18,7 @@ const SUMMARY: &str = "r.number, r.at_ms, r.id, r.by, r.tunnel, r.client, r.meth
                        r.delivery, r.source, r.again_of, r.gate_us, r.application_us, r.total_us";
 
 /// A request of the list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Summary {
     /// Number in the history.
     pub number: i64,

@@ -36,6 +36,8 @@ pub(crate) struct RequestPage {
     response: Option<MessageView>,
     again_of: Option<i64>,
     curl: Option<String>,
+    /// `true` if a check refused it, so that its content is a stranger's.
+    is_refused: bool,
     rule: Option<Rule>,
     /// Reason why it cannot be sent again.
     stuck: Option<String>,
@@ -160,7 +162,8 @@ impl RequestPage {
             request: request.map(MessageView::of).transpose()?,
             response: detail.response.as_ref().map(MessageView::of).transpose()?,
             again_of: summary.again_of,
-            curl: request.map(|request| curl::command(request, &summary.tunnel)),
+            is_refused: summary.verdict == "refused",
+            curl: request.and_then(|request| curl::command(request, &summary.tunnel)),
             rule: Rule::of(detail),
             stuck,
             delivery,
@@ -178,7 +181,7 @@ fn unexplained(request: Option<&Message>) -> String {
                 .to_owned()
         }
         Some(_) => format!(
-            "The body is larger than {} KiB, so the checks were not repeated here.",
+            "The checks were not repeated here: the body did not arrive whole, or has more than {} KiB.",
             BODY_BYTES / 1024
         ),
     }

@@ -23,6 +23,8 @@ pub(crate) struct ScreenSource {
     /// Gone once the agent closes its outputs.
     view: Weak<AgentView>,
     runtime: Handle,
+    /// URL of the inspector with its token, if other machines can reach it.
+    pub(super) token_url: Option<String>,
 }
 
 /// State at one time.
@@ -38,10 +40,11 @@ pub(super) struct Snapshot {
 
 impl ScreenSource {
     /// Creates a source, on a runtime that outlives the screen's thread.
-    pub(crate) fn new(view: &Arc<AgentView>, runtime: Handle) -> Self {
+    pub(crate) fn new(view: &Arc<AgentView>, runtime: Handle, token_url: Option<String>) -> Self {
         Self {
             view: Arc::downgrade(view),
             runtime,
+            token_url,
         }
     }
 

@@ -7,6 +7,7 @@ use crate::inspection::{BodyReadError, Inspection};
 use crate::policy::BodyRule;
 use crate::request::Request;
 use hookward_core::json::JsonError;
+use hookward_core::secret::names::is_secret_name;
 
 /// Form field in which GitHub, Gitea and others send JSON (docs.github.com, "Creating webhooks",
 /// content type).
@@ -43,6 +44,10 @@ pub(crate) fn check(
         return Ok(());
     }
 
+    // The reason reaches logs.
+    if is_secret_name(rule.path.to_string().as_bytes()) {
+        return Err(format!("{} has another value than those allowed", rule.path).into());
+    }
     Err(format!("{} is not one of {}", rule.path, rule.allowed.join(", ")).into())
 }
 

@@ -83,9 +83,20 @@ pub enum ExplainedVerdict {
     Refuse,
 }
 
-/// Explains what this gate does with a request.
+/// Explains what this gate does with a request, with advice about a wrong signature.
 #[must_use]
 pub fn explain(gate: &Arc<Gate>, request: &Request<'_>, evaluation: Evaluation<'_>) -> Explanation {
+    explain_within(gate, request, evaluation, &Work::up_to(DOCTOR_BYTES))
+}
+
+/// Explains what this gate does with a request. `work` bounds the cost of the advice.
+#[must_use]
+pub fn explain_within(
+    gate: &Arc<Gate>,
+    request: &Request<'_>,
+    evaluation: Evaluation<'_>,
+    work: &Arc<Work>,
+) -> Explanation {
     let decided = decide(gate, request, evaluation);
     let (route, checks, notes) = steps(gate, request, evaluation);
     let mut explanation = Explanation {
@@ -123,7 +134,7 @@ pub fn explain(gate: &Arc<Gate>, request: &Request<'_>, evaluation: Evaluation<'
         }
         Err(refusal) => {
             if refusal.check == Check::Signature {
-                explanation.hints = gate.diagnose(request, evaluation, &Work::up_to(DOCTOR_BYTES));
+                explanation.hints = gate.diagnose(request, evaluation, work);
             }
             explanation.verdict = ExplainedVerdict::Refuse;
             explanation.check = Some(refusal.check);

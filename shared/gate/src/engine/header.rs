@@ -4,6 +4,7 @@ use hookward_core::reason::Reason;
 use http::{HeaderMap, HeaderName, header};
 
 use crate::policy::HeaderRule;
+use hookward_core::secret::names::is_secret_name;
 use hookward_core::text::Escaped;
 
 /// Checks that the field occurs once, with one of the allowed values, compared exactly.
@@ -20,6 +21,14 @@ pub(crate) fn check(rule: &HeaderRule, headers: &HeaderMap) -> Result<(), Reason
         return Ok(());
     }
 
+    // The reason reaches logs.
+    if is_secret_name(rule.name.as_str().as_bytes()) {
+        return Err(format!(
+            "the header {} has another value than those allowed",
+            rule.name
+        )
+        .into());
+    }
     Err(format!(
         "the header {} is {}, and none of {}",
         rule.name,

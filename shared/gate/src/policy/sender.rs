@@ -1,6 +1,7 @@
 //! Facts about requests for display: their provider and event, and the locations of their secrets.
 
-use hookward_core::secret::Secret;
+use hookward_core::secret::names::is_secret_name;
+use hookward_core::secret::{Secret, SecretDigest};
 
 use super::{Policy, Route, TokenLocation};
 use crate::providers::locator::HeaderField;
@@ -58,6 +59,31 @@ impl Policy {
             .iter()
             .flat_map(Route::secret_locations)
             .collect()
+    }
+
+    /// Returns the digests of all tokens, and of the credentials of Basic authentication.
+    #[must_use]
+    pub fn token_digests(&self) -> Vec<SecretDigest> {
+        let rules = self.routes.iter().flat_map(|route| &route.accept);
+        let checks = rules.flat_map(|rule| rule.token.iter().chain(&rule.basic));
+        let tokens = checks.flat_map(|check| &check.active);
+        tokens.map(|token| token.digest.clone()).collect()
+    }
+
+    /// Returns the values that rules allow for header fields and body values whose names say that they
+    /// are secret.
+    #[must_use]
+    pub fn secret_values(&self) -> Vec<String> {
+        let rules = self.routes.iter().flat_map(|route| &route.accept);
+        let values = rules.flat_map(|rule| {
+            let headers = rule.headers.iter();
+            let headers = headers.filter(|header| is_secret_name(header.name.as_str().as_bytes()));
+            let body = rule.body.iter();
+            let body = body.filter(|value| is_secret_name(value.path.to_string().as_bytes()));
+            let allowed = headers.map(|header| &header.allowed);
+            allowed.chain(body.map(|value| &value.allowed)).flatten()
+        });
+        values.cloned().collect()
     }
 
     /// Returns the secrets of all signature checks.

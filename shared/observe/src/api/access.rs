@@ -1,10 +1,13 @@
 //! Access to the API.
 //!
-//! A request over TCP needs a bearer token (RFC 6750). A Unix socket is protected by its mode instead.
+//! A request over TCP needs a bearer token (RFC 6750), or the token as the password of Basic
+//! authentication (RFC 7617), for which browsers ask, and which they keep apart for each port. A Unix
+//! socket is protected by its mode instead.
 //! A page of another site must not reach the API through the user's browser, so the `Host` of a
 //! request is an address or `localhost` (DNS rebinding), and its `Origin`, if there is one, is the
 //! same host (CSRF).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +19,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use data_encoding::BASE64;
 use hookward_core::secret::{Secret, SecretDigest};
 use hookward_core::text::{Escaped, shown_path};
 use hookward_runtime::process::{self, OtherUsers};
@@ -67,6 +71,8 @@ pub struct Access {
     needs: Needs,
     /// `true` for a listener that has a name in the network.
     has_name: bool,
+    /// `true` for pages, for which a browser asks for the token.
+    is_page: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +107,16 @@ impl Access {
             guard: Arc::clone(guard),
             needs,
             has_name: false,
+            is_page: false,
+        }
+    }
+
+    /// Lets a browser ask for the token.
+    #[must_use]
+    pub fn for_pages(self) -> Self {
+        Self {
+            is_page: true,
+            ..self
         }
     }
 
@@ -123,11 +139,11 @@ impl Access {
         if needs == Needs::Nothing || matches!(caller, Some(Caller::Unix(_))) {
             return true;
         }
-        let Some(token) = bearer(headers) else {
+        let Some(token) = token_in(headers) else {
             return false;
         };
-        let is_full = self.guard.tokens.full.matches(token);
-        is_full || needs == Needs::Metrics && self.guard.tokens.metrics.matches(token)
+        let is_full = self.guard.tokens.full.matches(&token);
+        is_full || needs == Needs::Metrics && self.guard.tokens.metrics.matches(&token)
     }
 
     fn record_refusal(&self, request: &Request, reason: &'static str) {
@@ -152,10 +168,21 @@ impl Access {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+/// Returns the bearer token, or the password of Basic authentication. Any user name will do.
+fn token_in(headers: &HeaderMap) -> Option<Cow<'_, [u8]>> {
     let value = headers.get(header::AUTHORIZATION)?.as_bytes();
-    let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+    let space = value.iter().position(|byte| *byte == b' ')?;
+    let (scheme, rest) = value.split_at_checked(space)?;
+    let credentials = rest.get(1..)?;
+    if scheme.eq_ignore_ascii_case(b"Bearer") {
+        return Some(Cow::Borrowed(credentials));
+    }
+    if !scheme.eq_ignore_ascii_case(b"Basic") {
+        return None;
+    }
+    let decoded = BASE64.decode(credentials).ok()?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    Some(Cow::Owned(decoded.get(colon + 1..)?.to_vec()))
 }
 
 /// Middleware that refuses requests without access.
@@ -163,8 +190,7 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
     let headers = request.headers();
     let caller = request.extensions().get::<Caller>();
     if let Some(Caller::Tcp(_)) = caller
-        && !access.has_name
-        && let Err(reason) = check_origin(headers)
+        && let Err(reason) = check_origin(headers, access.has_name)
     {
         access.record_refusal(&request, "origin");
         return problem(StatusCode::FORBIDDEN, reason);
@@ -180,7 +206,13 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
             StatusCode::UNAUTHORIZED,
             "send the token of the token file: Authorization: Bearer TOKEN",
         );
-        let challenge = header::HeaderValue::from_static("Bearer");
+        // A browser keeps the answer for this port alone, and forgets it at its end.
+        let challenge = header::HeaderValue::from_static(match access.is_page {
+            true => {
+                "Basic realm=\"Hookward: any name, and the token as password\", charset=\"UTF-8\""
+            }
+            false => "Bearer",
+        });
         response
             .headers_mut()
             .insert(header::WWW_AUTHENTICATE, challenge);
@@ -198,8 +230,9 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
     response
 }
 
-/// Checks that no foreign page sends the request.
-fn check_origin(headers: &HeaderMap) -> Result<(), &'static str> {
+/// Checks that no foreign page sends the request. A listener `has_name` if other machines reach it by
+/// one, and then every `Host` is fine.
+fn check_origin(headers: &HeaderMap, has_name: bool) -> Result<(), &'static str> {
     let is_repeated = |name: &header::HeaderName| headers.get_all(name).iter().count() > 1;
     if is_repeated(&header::HOST) || is_repeated(&header::ORIGIN) {
         return Err("a request has one Host, and at most one Origin");
@@ -209,7 +242,7 @@ fn check_origin(headers: &HeaderMap) -> Result<(), &'static str> {
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
     let host = host.unwrap_or_default();
-    if !is_local_name(host) {
+    if !has_name && !is_local_name(host) {
         return Err("the Host of a request is localhost or an IP address (DNS rebinding)");
     }
 
@@ -222,6 +255,8 @@ fn check_origin(headers: &HeaderMap) -> Result<(), &'static str> {
     match headers.get(header::ORIGIN).map(|origin| origin.to_str()) {
         None => Ok(()),
         Some(Ok(origin)) if origin.strip_prefix("http://") == Some(host) => Ok(()),
+        // A server in front may speak https.
+        Some(Ok(origin)) if has_name && origin.strip_prefix("https://") == Some(host) => Ok(()),
         Some(_) => Err("a page of another origin must not use this API (CSRF)"),
     }
 }
@@ -361,7 +396,7 @@ mod tests {
             for (name, value) in fields {
                 headers.insert(*name, value.parse().unwrap());
             }
-            check_origin(&headers).is_ok()
+            check_origin(&headers, false).is_ok()
         };
         assert!(check(&[]));
         assert!(check(&[
@@ -372,6 +407,37 @@ mod tests {
         assert!(!check(&[("origin", "null")]));
         assert!(!check(&[("origin", "http://127.0.0.1:8000")]));
         assert!(!check(&[("sec-fetch-site", "cross-site")]));
+    }
+
+    #[test]
+    fn a_token_is_a_bearer_token_or_a_password() {
+        let token = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+            token_in(&headers).map(|token| String::from_utf8(token.into_owned()).unwrap())
+        };
+        let basic = |text: &str| format!("Basic {}", BASE64.encode(text.as_bytes()));
+        assert_eq!(token("Bearer abc").as_deref(), Some("abc"));
+        assert_eq!(token("bearer abc").as_deref(), Some("abc"));
+        assert_eq!(token(&basic("me:a:b")).as_deref(), Some("a:b"));
+        assert_eq!(token(&basic(":abc")).as_deref(), Some("abc"));
+        for wrong in ["abc", "Basic abc", &basic("abc"), "Digest abc"] {
+            assert_eq!(token(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_named_listener_takes_its_own_pages_only() {
+        let passes = |host: &str, origin: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+            check_origin(&headers, true).is_ok()
+        };
+        assert!(passes("relay.example", "https://relay.example"));
+        assert!(passes("relay.example:4041", "http://relay.example:4041"));
+        assert!(!passes("relay.example", "https://evil.example"));
+        assert!(!passes("relay.example", "null"));
     }
 
     #[test]

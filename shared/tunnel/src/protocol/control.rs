@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::events::{RefusedContent, RefusedReason, RefusedRequest};
+pub use self::events::{RefusedContent, RefusedParts, RefusedReason, RefusedRequest};
 use hookward_core::limits::Limits;
 use hookward_core::reason::Check;
 use hookward_core::secret::Secret;

@@ -80,6 +80,20 @@ pub struct RefusedContent {
     body: String,
     /// Size of the whole body in bytes, as far as it is known.
     body_bytes: u64,
+    /// `true` if `body` is the whole body.
+    is_whole: bool,
+}
+
+/// Decoded request of a refusal.
+pub struct RefusedParts {
+    /// Head of the request.
+    pub head: ExchangeRequest,
+    /// Beginning of the body.
+    pub body: Vec<u8>,
+    /// Size of the whole body in bytes, as far as it is known.
+    pub body_bytes: u64,
+    /// `true` if `body` is the whole body.
+    pub is_whole: bool,
 }
 
 impl std::fmt::Debug for RefusedContent {
@@ -92,28 +106,40 @@ impl RefusedContent {
     /// Maximum size of the part of a body, in bytes.
     pub const BODY_BYTES: usize = 64 * 1024;
 
-    /// Encodes a request, with the beginning of its body.
+    /// Encodes a request, with the beginning of its body if a check has read it. `body_bytes` is the
+    /// size that the sender announced.
     #[must_use]
-    pub fn new(request: &ExchangeRequest, body: &[u8], body_bytes: u64) -> Self {
-        let kept = body.get(..Self::BODY_BYTES).unwrap_or(body);
+    pub fn new(request: &ExchangeRequest, body: Option<&[u8]>, body_bytes: Option<u64>) -> Self {
+        let whole = body.unwrap_or_default();
+        let kept = whole.get(..Self::BODY_BYTES).unwrap_or(whole);
+        let is_read = body.is_some() || body_bytes == Some(0);
         Self {
             head: BASE64.encode(&request.encode(|_| true)),
             body: BASE64.encode(kept),
-            body_bytes,
+            body_bytes: match body {
+                Some(body) => body.len() as u64,
+                None => body_bytes.unwrap_or_default(),
+            },
+            is_whole: is_read && kept.len() == whole.len(),
         }
     }
 
-    /// Returns the head, the beginning of the body, and the size of the whole body.
+    /// Decodes the request.
     ///
     /// # Errors
     /// If it is malformed.
-    pub fn decode(&self) -> Result<(ExchangeRequest, Vec<u8>, u64), HeadError> {
+    pub fn decode(&self) -> Result<RefusedParts, HeadError> {
         let bytes = |text: &str| {
             let decoded = BASE64.decode(text.as_bytes());
             decoded.map_err(|_| HeadError("Base64"))
         };
         let head = ExchangeRequest::decode(bytes(&self.head)?.into())?;
-        Ok((head, bytes(&self.body)?, self.body_bytes))
+        Ok(RefusedParts {
+            head,
+            body: bytes(&self.body)?,
+            body_bytes: self.body_bytes,
+            is_whole: self.is_whole,
+        })
     }
 
     /// Returns the size of the encoded request, in bytes.
