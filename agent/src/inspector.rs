@@ -16,14 +16,19 @@ mod redact;
 mod rule;
 
 use std::path::Path;
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use hookward_core::clock::Clock;
 use hookward_runtime::sqlite::SqliteError;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use self::capture::{Capture, Dropped};
 use self::history::History;
 use self::record::Recorder;
+
+/// Maximum wait for the last captured requests.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Failure to start the inspector.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +45,8 @@ pub(crate) enum InspectorError {
 pub(crate) struct Inspector {
     history: History,
     capture: Capture,
-    recorder: JoinHandle<()>,
+    /// Ends with the recorder.
+    recorder: oneshot::Receiver<()>,
 }
 
 impl Inspector {
@@ -54,13 +60,17 @@ impl Inspector {
         let history = History::open(path, clock.clone(), dropped.clone())?;
         let (capture, captured) = Capture::new(refused, dropped.clone());
         let recorder = Recorder::new(history.queue(), clock, dropped);
-        let recorder = std::thread::Builder::new()
+        let (done, ended) = oneshot::channel();
+        std::thread::Builder::new()
             .name("inspector".to_owned())
-            .spawn(move || recorder.run(&captured))?;
+            .spawn(move || {
+                recorder.run(&captured);
+                let _ = done.send(());
+            })?;
         Ok(Self {
             history,
             capture,
-            recorder,
+            recorder: ended,
         })
     }
 
@@ -77,11 +87,12 @@ impl Inspector {
         }
     }
 
-    /// Writes what was captured. Every other clone of the capture must be gone.
-    pub(crate) fn close(self) {
+    /// Writes what was captured, once every other clone of the capture is gone. Gives up after a time.
+    pub(crate) async fn close(self) {
         drop(self.capture);
-        // A panic of the thread was reported.
-        let _ = self.recorder.join();
+        if timeout(CLOSE_TIMEOUT, self.recorder).await.is_err() {
+            tracing::warn!("the last captured requests may be missing in the history");
+        }
     }
 }
 

@@ -4,9 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Command;
 
+use data_encoding::BASE64;
 use hookward_tests::application::Reply;
 use hookward_tests::inspector::{InspectedAgent, PATH, SECRET};
-use hookward_tests::process::run;
+use hookward_tests::process::{have, run};
 use hookward_tests::sender::github_signature;
 use hookward_tests::wait::DEADLINE;
 use serde_json::Value;
@@ -532,5 +533,83 @@ print(len(ngrok.api_request(f'{api}/api/requests/http')['requests']))
     assert_eq!(
         agent.received(1).await[0].body,
         br#"{"ref":"refs/heads/main"}"#
+    );
+}
+
+/// Other users of the machine need the token: a loopback address is open to all of them.
+#[tokio::test]
+async fn other_users_of_the_machine_need_the_token() {
+    let is_root = std::fs::read_to_string("/proc/self/status")
+        .unwrap()
+        .lines()
+        .any(|line| {
+            line.split_whitespace()
+                .collect::<Vec<_>>()
+                .starts_with(&["Uid:", "0"])
+        });
+    if !is_root
+        || !have("setpriv", "apt-get install util-linux")
+        || !have("curl", "apt-get install curl")
+    {
+        println!("skipped: only root can become another user");
+        return;
+    }
+
+    let agent = InspectedAgent::start(&[]).await;
+    let (url, token) = (format!("http://{}/", agent.inspector), agent.token());
+    let status = |token: Option<String>| {
+        let url = url.clone();
+        off(move || {
+            let mut curl = Command::new("setpriv");
+            curl.args(["--reuid=65534", "--regid=65534", "--clear-groups", "curl"]);
+            curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}"]);
+            if let Some(token) = token {
+                curl.args(["-u", &format!("me:{token}")]);
+            }
+            let output = curl.arg(&url).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        })
+    };
+    assert_eq!(status(None).await, "401");
+    assert_eq!(status(Some(token)).await, "200");
+    assert_eq!(status(Some("wrong".to_owned())).await, "401");
+    assert_eq!(agent.get("/").await.status, 200, "the own user needs none");
+}
+
+/// On an address that other machines reach, everything needs the token.
+#[tokio::test]
+async fn another_address_needs_the_token() {
+    let agent = InspectedAgent::start(&["--inspect", "0.0.0.0:0"]).await;
+    for path in [
+        "/",
+        "/requests/1",
+        "/assets/list.js",
+        "/api/requests/http",
+        "/export.har",
+    ] {
+        let refused = agent.get(path).await;
+        assert_eq!(refused.status, 401, "{path}");
+        assert!(
+            refused.head.contains("www-authenticate: basic"),
+            "{}",
+            refused.head
+        );
+    }
+    let basic = format!(
+        "Basic {}",
+        BASE64.encode(format!("hookward:{}", agent.token()).as_bytes())
+    );
+    let auth = [("Authorization", basic.as_str())];
+    assert_eq!(agent.call("GET", "/", &auth, "").await.status, 200);
+    let foreign = [
+        ("Authorization", basic.as_str()),
+        ("Origin", "https://evil.example"),
+    ];
+    assert_eq!(
+        agent
+            .call("POST", "/requests/clear", &foreign, "")
+            .await
+            .status,
+        403
     );
 }

@@ -1021,7 +1021,7 @@ async fn the_screen_follows_requests_and_the_application() {
         })
         .await;
 
-        for number in 0..60 {
+        for number in 0..20 {
             let body = format!(r#"{{"number":{number}}}"#);
             let signature = github_signature(GITHUB_SECRET, body.as_bytes());
             let fields = [
@@ -1040,7 +1040,7 @@ async fn the_screen_follows_requests_and_the_application() {
                 process.write(keys);
                 process.shows(rows, columns, text);
             };
-            shows("", "60 answered, 0 failed, 1 refused");
+            shows("", "20 answered, 0 failed, 1 refused");
             shows("/v1/7", "filter: v1/7_");
             shows("\r", "v1/7 ");
 
@@ -1049,7 +1049,7 @@ async fn the_screen_follows_requests_and_the_application() {
             shows("", "POST /flexdeploy/webhooks/v1/7");
             shows("\u{1b}[6~", "signature");
             shows("r", "sent again: the application answers 200");
-            shows("x", "61 answered");
+            shows("x", "21 answered");
             process
         })
         .await;
@@ -1086,10 +1086,37 @@ async fn the_screen_follows_requests_and_the_application() {
 
             process.write("q");
             assert_eq!(process.wait(), Some(0), "{:?}", process.out());
-            process.says("61 answered, 0 failed, 1 refused, 0 stored");
+            process.says("21 answered, 0 failed, 1 refused, 0 stored");
         })
         .await;
     }
+}
+
+/// A user who closes the terminal ends the agent, which must not go on unseen.
+#[test]
+fn the_end_of_the_terminal_ends_the_agent() {
+    let dir = TempDir::new().unwrap();
+    let pid = dir.path().join("pid");
+    let mut script = Command::new("script");
+    let command = format!(
+        "echo $$ > {}; stty cols 80 rows 24; \
+         exec {} http 1 --local=127.0.0.1:0 --inspect off --state-dir {}",
+        pid.display(),
+        program("hookward").display(),
+        dir.path().display()
+    );
+    script
+        .args(["-qec", &command, "/dev/null"])
+        .env("TERM", "xterm");
+    let mut process = Process::spawn(script);
+    process.shows(24, 80, "online");
+    let agent = std::fs::read_to_string(&pid).unwrap();
+    let agent = Path::new("/proc").join(agent.trim());
+    assert!(agent.exists());
+
+    // The other end of the pseudo-terminal is gone with its program.
+    process.signal("KILL");
+    happens("the agent ends", || !agent.exists());
 }
 
 /// Secret of the webhooks on the screen.

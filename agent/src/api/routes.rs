@@ -97,7 +97,7 @@ pub(super) fn router(view: Arc<AgentView>, guard: &Arc<Guard>, is_local: bool) -
             .layer(middleware::from_fn_with_state(access, access::check))
     };
     let read = match is_local {
-        true => Access::open(guard),
+        true => Access::own_user(guard).for_pages(),
         false => Access::full(guard).for_pages(),
     };
     protect(health, Access::open(guard))

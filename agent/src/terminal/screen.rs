@@ -11,16 +11,18 @@ use std::io::{self, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crossterm::event::{self as input, KeyCode, KeyEvent, KeyModifiers};
 use data_encoding::BASE64;
 use hookward_core::reason::Check;
 use hookward_runtime::process::{self, LogHold};
 use hookward_tunnel::transport::Transport;
-use ratatui::crossterm::event::{self as input, KeyCode, KeyEvent, KeyModifiers};
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::Stylize as _;
 use ratatui::text::Line;
 use ratatui::widgets::{Paragraph, Wrap};
 use ratatui::{DefaultTerminal, Frame};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use time::OffsetDateTime;
 
 use self::details::Details;
@@ -169,7 +171,12 @@ impl Screen {
             self.lost += reports.take_lost();
             terminal.draw(|frame| self.draw(frame))?;
 
-            while input::poll(TICK.saturating_sub(since.elapsed()))? {
+            if !wait_for_input(TICK.saturating_sub(since.elapsed()))? {
+                // The user has closed the terminal.
+                quit.request();
+                return Ok(());
+            }
+            while input::poll(INPUT_TIME)? {
                 if let input::Event::Key(key) = input::read()? {
                     match self.press(key) {
                         Some(Action::Quit) => quit.request(),
@@ -613,6 +620,9 @@ const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 /// Minimum interval between two drawings.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Maximum wait for input that has arrived. Without any, crossterm reads nothing.
+const INPUT_TIME: Duration = Duration::from_millis(1);
+
 /// Action that the user requests by a key, beyond the list.
 #[derive(Debug, PartialEq, Eq)]
 enum Action {
@@ -621,6 +631,24 @@ enum Action {
     Details,
     SendAgain,
     OpenInspector,
+}
+
+/// Waits for input, at most this time. Returns `false` if the terminal is gone: reading from it would
+/// return nothing again and again.
+fn wait_for_input(most: Duration) -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut polled = [PollFd::new(&stdin, PollFlags::IN)];
+    let most = Timespec::try_from(most).unwrap_or_default();
+    match poll(&mut polled, Some(&most)) {
+        Ok(_) => {}
+        // A signal, such as that of another size.
+        Err(Errno::INTR) => return Ok(true),
+        Err(error) => return Err(error.into()),
+    }
+    let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+    Ok(!polled
+        .iter()
+        .any(|polled| polled.revents().intersects(gone)))
 }
 
 /// Returns the sequence that sets the clipboard (OSC 52 in xterm's control sequences). Terminals

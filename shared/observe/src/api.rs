@@ -5,5 +5,6 @@
 pub mod access;
 pub mod client;
 pub mod deliveries;
+mod local_user;
 pub mod server;
 mod slots;

@@ -1,7 +1,6 @@
 //! Outputs of a running agent beside the terminal: audit log, log file, and local API.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hookward_core::clock::Clock;
 use hookward_gate::policy::Policy;
@@ -9,8 +8,6 @@ use hookward_gate::policy::summary::Summary;
 use hookward_observe::audit::{Actor, AuditLog, RawAudit};
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -151,9 +148,7 @@ impl Outputs {
         // It captures no more, so that the recorder ends.
         drop(self.view);
         if let Some(inspector) = self.inspector {
-            let closing = spawn_blocking(|| inspector.close());
-            // Then the last requests are missing in the history.
-            let _ = timeout(INSPECTOR_TIMEOUT, closing).await;
+            inspector.close().await;
         }
         self.log
     }
@@ -161,9 +156,6 @@ impl Outputs {
 
 /// File of the inspector's history in the state directory.
 const HISTORY: &str = "requests.db";
-
-/// Maximum wait for the inspector's last commit.
-const INSPECTOR_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Starts the inspector. Without it, the agent works all the same.
 fn inspector(args: &OutputArgs, state: &StateDir, clock: &Clock) -> Option<Inspector> {

@@ -25,6 +25,7 @@ use hookward_core::text::{Escaped, shown_path};
 use hookward_runtime::process::{self, OtherUsers};
 use serde_json::json;
 
+use super::local_user::LocalUser;
 use super::slots::Slot;
 use crate::audit::{AuditLog, Causer, LimitedKind};
 
@@ -79,6 +80,8 @@ pub struct Access {
 enum Needs {
     /// Nothing but a harmless `Host` and `Origin`.
     Nothing,
+    /// A process of the own user or of root on this machine, or the token for everything.
+    OwnUser,
     Metrics,
     Full,
 }
@@ -88,6 +91,12 @@ impl Access {
     #[must_use]
     pub fn open(guard: &Arc<Guard>) -> Self {
         Self::new(guard, Needs::Nothing)
+    }
+
+    /// Lets processes of the own user and of root in; others need the token for everything.
+    #[must_use]
+    pub fn own_user(guard: &Arc<Guard>) -> Self {
+        Self::new(guard, Needs::OwnUser)
     }
 
     /// Needs one of the tokens.
@@ -200,7 +209,9 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
     {
         slot.mark_known();
     }
-    if !access.grants(access.needs, caller, headers) {
+    let user = request.extensions().get::<LocalUser>();
+    let is_own = access.needs == Needs::OwnUser && user.is_some_and(|user| user.is_own());
+    if !is_own && !access.grants(access.needs, caller, headers) {
         access.record_refusal(&request, "token");
         let mut response = problem(
             StatusCode::UNAUTHORIZED,

@@ -2,6 +2,7 @@
 //! for load.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::Caller;
+use super::local_user::LocalUser;
 use super::slots::{Slot, Slots};
 
 /// Time for the head of a request, and maximum idle time of a connection.
@@ -80,11 +82,12 @@ impl ApiListener {
                 () = stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, caller)) => {
+                Ok((stream, caller, local)) => {
                     // Without a slot, the connection is closed.
                     if let Some(slot) = slots.acquire() {
                         let router = router.clone();
-                        tasks.spawn(connection(stream, caller, router, slot, stop.clone()));
+                        let client = Client { caller, local };
+                        tasks.spawn(connection(stream, client, router, slot, stop.clone()));
                     }
                 }
                 Err(error) => {
@@ -95,19 +98,28 @@ impl ApiListener {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Caller)> {
+    /// Returns a connection with its peer, and its own address if it is a TCP connection.
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Caller, Option<SocketAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                Ok((Box::new(stream), Caller::Tcp(peer)))
+                let local = stream.local_addr().ok();
+                Ok((Box::new(stream), Caller::Tcp(peer), local))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-                Ok((Box::new(stream), Caller::Unix(uid)))
+                Ok((Box::new(stream), Caller::Unix(uid), None))
             }
         }
     }
+}
+
+/// Client of a connection.
+struct Client {
+    caller: Caller,
+    /// Own address of a TCP connection.
+    local: Option<SocketAddr>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -115,16 +127,24 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 async fn connection(
     stream: Box<dyn Stream>,
-    caller: Caller,
+    client: Client,
     router: Router,
     slot: Slot,
     stop: CancellationToken,
 ) {
+    let Client { caller, local } = client;
+    let user = match (caller, local) {
+        (Caller::Tcp(peer), Some(local)) => Some(LocalUser::of(peer, local).await),
+        _ => None,
+    };
     let slot = Arc::new(slot);
     let shown = Arc::clone(&slot);
     let router = router.layer(middleware::from_fn(
         move |mut request: Request, next: Next| {
             request.extensions_mut().insert(caller);
+            if let Some(user) = user {
+                request.extensions_mut().insert(user);
+            }
             request.extensions_mut().insert(Arc::clone(&shown));
             next.run(request)
         },
