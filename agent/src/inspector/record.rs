@@ -325,8 +325,9 @@ fn one_line(target: &[u8]) -> Vec<u8> {
 
 /// Returns a text of a relay, which may be hostile, within a length.
 fn clamped(text: &str) -> &str {
-    let end = text.floor_char_boundary(RELAY_TEXT_BYTES);
-    text.get(..end).unwrap_or_default()
+    let mut ends = (0..=RELAY_TEXT_BYTES.min(text.len())).rev();
+    let end = ends.find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or_default()).unwrap_or_default()
 }
 
 fn reason(outcome: &RequestResult) -> Option<String> {

@@ -53,7 +53,7 @@ pub(crate) struct Redaction {
 impl Redaction {
     /// Returns the rules for a policy.
     pub(super) fn of(policy: &Policy) -> Self {
-        let signing = policy.signing_secrets().flat_map(|secret| parts(secret));
+        let signing = policy.signing_secrets().flat_map(parts);
         let allowed = policy
             .secret_values()
             .into_iter()
