@@ -49,6 +49,7 @@ mod networks;
 mod observability;
 mod observe;
 mod ownership;
+mod pictures;
 mod programs;
 mod properties;
 mod providers;

@@ -247,10 +247,15 @@ impl Process {
 
     /// Returns what a terminal of this size shows.
     pub fn screen(&self, rows: u16, columns: u16) -> String {
+        self.terminal(rows, columns).screen().contents()
+    }
+
+    /// Returns a terminal of this size that has got all output.
+    pub fn terminal(&self, rows: u16, columns: u16) -> vt100::Parser {
         let [rows, columns] = [rows, columns].map(|count| NonZero::new(count).unwrap());
         let mut terminal = vt100::Parser::new(rows, columns, 0);
         terminal.process(self.out.all().join("\r\n").as_bytes());
-        terminal.screen().contents()
+        terminal
     }
 
     /// Waits for a JSON line with this event on standard output.

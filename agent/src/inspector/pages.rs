@@ -67,9 +67,9 @@ pub(crate) fn page(
 }
 
 /// Returns the class of a verdict: its colour, which is never its only sign.
-fn verdict_class(verdict: &str) -> &'static str {
+fn verdict_class(verdict: &str, status: Option<u16>) -> &'static str {
     match verdict {
-        "forwarded" | "answered" => "good",
+        "forwarded" | "answered" if status.is_none_or(|status| status < 400) => "good",
         "refused" | "failed" => "bad",
         _ => "warn",
     }

@@ -143,7 +143,7 @@ impl RequestPage {
             number: summary.number,
             title: format!("{} {}", summary.method, summary.path),
             facts: facts.collect(),
-            class: verdict_class(&summary.verdict),
+            class: verdict_class(&summary.verdict, summary.status),
             verdict: summary.verdict.clone(),
             status: summary.status,
             reason: summary.reason.as_ref().map(|reason| {

@@ -92,7 +92,7 @@ impl From<Summary> for Row {
             },
             client: summary.client,
             sender: visible(&sender.join(" ")).into_owned(),
-            class: verdict_class(&summary.verdict),
+            class: verdict_class(&summary.verdict, summary.status),
             verdict: summary.verdict,
             reason: reason.map(|reason| visible(&reason).into_owned()),
             source: Some(summary.source).filter(|source| source != "sender"),
