@@ -169,6 +169,13 @@ async fn attempt(
     limits: &Limits,
     again_until: Instant,
 ) -> Result<ForwardResponse, ForwardError> {
+    let untimed;
+    let mut request = request;
+    if request.meta.timing.is_some() && !live.identity().captures_refused {
+        // Another agent of the pool, which would not understand it.
+        untimed = request.without_timing();
+        request = &untimed;
+    }
     let patience = permit.settings().answer_timeout + limits.response_margin;
     let head_only = request.method == http::Method::HEAD;
     let (mut writer, mut reader) =

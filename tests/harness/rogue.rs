@@ -264,6 +264,7 @@ pub fn request(
             client: IpAddr::from([192, 0, 2, 1]),
             keys: Default::default(),
             delivery: None,
+            timing: None,
         },
         method: Method::from_bytes(method.as_bytes()).unwrap(),
         target: Bytes::copy_from_slice(target),

@@ -119,6 +119,7 @@ impl TunnelBinding {
                 client,
                 keys: hookward_core::fetched_keys::FetchedKeys::default(),
                 delivery: None,
+                timing: None,
             },
             method,
             target,

@@ -14,7 +14,9 @@ use hookward_core::clock::UnixMillis;
 use hookward_core::fetched_keys::FetchedKeys;
 use hookward_core::quota::Quota;
 use hookward_tunnel::protocol::control::{RefusedContent, RefusedRequest};
-use hookward_tunnel::protocol::head::{DeliveryMeta, ExchangeRequest, HeaderCase, RequestId};
+use hookward_tunnel::protocol::head::{
+    DeliveryMeta, ExchangeRequest, HeaderCase, RelayTiming, RequestId,
+};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::policy::InspectedPolicy;
@@ -144,12 +146,28 @@ pub(super) struct BodySample {
 /// Durations of the phases of an exchange.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Timing {
+    /// At the relay: receiving the body that its checks read.
+    pub receive: Option<Duration>,
+    /// At the relay: all else until the request was sent.
+    pub relay: Option<Duration>,
     /// From the head of the request to the agent's permit, with the body that a check reads.
     pub gate: Option<Duration>,
     /// From the permit to the head of the application's response.
     pub application: Option<Duration>,
-    /// From the head of the request to the end of the exchange.
+    /// From the head of the request to the end of the exchange, at the agent.
     pub total: Duration,
+}
+
+impl Timing {
+    /// Returns the timing of an exchange that has just arrived.
+    fn of_relay(timing: Option<RelayTiming>) -> Self {
+        let micros = |micros: u32| Duration::from_micros(micros.into());
+        Self {
+            receive: timing.map(|timing| micros(timing.receive_us)),
+            relay: timing.map(|timing| micros(timing.gate_us)),
+            ..Self::default()
+        }
+    }
 }
 
 /// Origin of a captured request.
@@ -271,7 +289,7 @@ impl Capture {
             policy: Arc::clone(policy),
             outcome: None,
             response: None,
-            timing: Timing::default(),
+            timing: Timing::of_relay(request.meta.timing),
             source,
             keys: request.meta.keys.clone(),
             charge,

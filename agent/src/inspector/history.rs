@@ -343,6 +343,8 @@ const SCHEMA: Schema = Schema {
                 delivery TEXT,                       -- id of a stored delivery
                 source TEXT NOT NULL,                -- sender, again or sample
                 again_of INTEGER,                    -- number of the request that was sent again
+                receive_us INTEGER,                  -- at the relay
+                relay_us INTEGER,                    -- at the relay
                 gate_us INTEGER,
                 application_us INTEGER,
                 total_us INTEGER NOT NULL,

@@ -6,6 +6,7 @@ mod body;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hookward_core::clock::Moment;
@@ -69,6 +70,8 @@ pub(crate) struct Examined {
     pub body: Option<Bytes>,
     /// Keys that were fetched.
     pub keys: FetchedKeys,
+    /// Time in which the body was received.
+    pub receiving: Duration,
 }
 
 /// The body, as far as it has been received.
@@ -130,7 +133,9 @@ impl Authorizer<'_> {
             HeadVerdict::ReadBody(pending) => pending,
         };
 
+        let since = Instant::now();
         let (whole, charge) = self.whole_of(sent, own.max_body()).await?;
+        examined.receiving = since.elapsed();
         examined.body = Some(whole.clone());
 
         let mut keys = FetchedKeys::default();

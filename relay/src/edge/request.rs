@@ -185,15 +185,16 @@ async fn handle(
     let authorized = authorizer(edge, &parts, context, &host, &gate, wants_upgrade)
         .authorize(body, edge.body_memory.begin(context.client), &mut examined)
         .await;
-    let authorized = match authorized {
+    // The body's memory is not charged any more once it is sent.
+    let (receiving, authorized) = match authorized {
         Ok(authorized) => {
-            // Its memory is not charged any more.
+            let receiving = examined.receiving;
             drop(examined);
-            authorized
+            (receiving, authorized)
         }
         Err(verdict) => {
             if matches!(verdict, Verdict::Refused(_)) && context.owner_wants_refused() {
-                let Examined { body, keys } = examined;
+                let Examined { body, keys, .. } = examined;
                 let head = tunnel_request(parts, header_case, context, te_trailers, None, keys);
                 context.refused = Some(RefusedExchange {
                     head,
@@ -239,20 +240,24 @@ async fn handle(
 
     let upgrade = matches!(outgoing, RequestBody::Upgrade);
     let not_storable = not_storable(edge, &permit, &parts.method, &outgoing);
+    let mut request = tunnel_request(
+        parts,
+        header_case,
+        context,
+        te_trailers,
+        Some(&outgoing),
+        keys,
+    );
+    if context.owner_wants_refused() {
+        request.meta.timing = Some(context.timing(receiving));
+    }
     let delivering = Delivering {
         edge: Arc::clone(edge),
         host: host.as_str().into(),
         origin: Arc::clone(&context.tunnel.origin),
         owner: context.tunnel.owner.ok_or_else(Verdict::offline)?,
         received: context.received.wall,
-        request: tunnel_request(
-            parts,
-            header_case,
-            context,
-            te_trailers,
-            Some(&outgoing),
-            keys,
-        ),
+        request,
     };
     let mut forwarded = delivering.run(permit, outgoing, claim).await?;
     if let Some(reason) = not_storable {
@@ -398,6 +403,7 @@ fn tunnel_request(
             client: context.client,
             keys,
             delivery: None,
+            timing: None,
         },
         method: parts.method,
         target: context.target.clone(),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hookward_core::clock::Moment;
@@ -10,7 +10,7 @@ use hookward_core::names::HostName;
 use hookward_core::reason::Refusal;
 use hookward_core::trace::TraceId;
 use hookward_gate::request::RequestHead;
-use hookward_tunnel::protocol::head::RequestId;
+use hookward_tunnel::protocol::head::{RelayTiming, RequestId};
 use http::Method;
 use http::request::Parts;
 
@@ -71,6 +71,15 @@ impl RequestContext {
             refused: None,
             note: None,
             body_bytes: None,
+        }
+    }
+
+    /// Returns the durations so far; `receiving` is the time that the body took.
+    pub(crate) fn timing(&self, receiving: Duration) -> RelayTiming {
+        let micros = |span: Duration| u32::try_from(span.as_micros()).unwrap_or(u32::MAX);
+        RelayTiming {
+            receive_us: micros(receiving),
+            gate_us: micros(self.since.elapsed().saturating_sub(receiving)),
         }
     }
 

@@ -67,6 +67,7 @@ fn request() -> ExchangeRequest {
             client: [192, 0, 2, 1].into(),
             keys: FetchedKeys::default(),
             delivery: None,
+            timing: None,
         },
         method: Method::POST,
         target: Bytes::from_static(b"/hooks"),

@@ -182,6 +182,7 @@ mod tests {
                 client: [127, 0, 0, 1].into(),
                 keys: FetchedKeys::default(),
                 delivery: None,
+                timing: None,
             },
             method: Method::POST,
             target: "/".into(),

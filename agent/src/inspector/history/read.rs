@@ -15,7 +15,7 @@ use crate::inspector::filter::Filter;
 /// Columns of a [`Summary`], in its order.
 const SUMMARY: &str = "r.number, r.at_ms, r.id, r.by, r.tunnel, r.client, r.method, r.path, r.verdict, \
                        r.status, r.check_name, r.code, r.reason, r.route, r.provider, r.event, \
-                       r.delivery, r.source, r.again_of, r.gate_us, r.application_us, r.total_us";
+                       r.delivery, r.source, r.again_of, r.receive_us, r.relay_us, r.gate_us, r.application_us, r.total_us";
 
 /// A request of the list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -58,11 +58,15 @@ pub(crate) struct Summary {
     pub source: String,
     /// Number of the request that was sent again.
     pub again_of: Option<i64>,
+    /// Time in which the relay received the body that its checks read, in microseconds.
+    pub receive_us: Option<u64>,
+    /// Time of all else at the relay, in microseconds.
+    pub relay_us: Option<u64>,
     /// Time of the agent's gate, with the body that it reads, in microseconds.
     pub gate_us: Option<u64>,
     /// Time of the application until the head of its response, in microseconds.
     pub application_us: Option<u64>,
-    /// Time of the whole exchange, in microseconds.
+    /// Time of the whole exchange at the agent, in microseconds.
     pub total_us: u64,
 }
 
@@ -236,9 +240,11 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
         delivery: row.get(16)?,
         source: row.get(17)?,
         again_of: row.get(18)?,
-        gate_us: micros(19)?,
-        application_us: micros(20)?,
-        total_us: micros(21)?.unwrap_or_default(),
+        receive_us: micros(19)?,
+        relay_us: micros(20)?,
+        gate_us: micros(21)?,
+        application_us: micros(22)?,
+        total_us: micros(23)?.unwrap_or_default(),
     })
 }
 

@@ -210,21 +210,24 @@ fn checks(explanation: &Explanation) -> Vec<CheckRow> {
 fn phases(detail: &Detail) -> Vec<Phase> {
     let summary = &detail.summary;
     let known = [
-        (1, "Gate of the agent", summary.gate_us),
+        (0, "Edge: receiving", summary.receive_us),
+        (4, "Relay: gate", summary.relay_us),
+        (1, "Agent: gate", summary.gate_us),
         (2, "Application", summary.application_us),
     ];
     let known: Vec<_> = known
         .into_iter()
         .filter_map(|(number, name, micros)| Some((number, name, micros?)))
         .collect();
-    let used: u64 = known.iter().map(|(_, _, micros)| micros).sum();
+    let at_relay = summary.receive_us.unwrap_or_default() + summary.relay_us.unwrap_or_default();
+    let used = summary.gate_us.unwrap_or_default() + summary.application_us.unwrap_or_default();
     let rest = summary.total_us.saturating_sub(used);
     let last = match known.is_empty() {
         true => (0, "Until the verdict", rest),
         false => (3, "Response to the tunnel", rest),
     };
 
-    let whole = summary.total_us.max(1) as f64;
+    let whole = (at_relay + summary.total_us).max(1) as f64;
     let mut x = 0.0;
     let all = known.into_iter().chain([last]);
     all.map(|(number, name, micros)| {

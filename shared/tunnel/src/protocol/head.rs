@@ -59,6 +59,17 @@ pub struct RequestMeta {
     pub keys: FetchedKeys,
     /// Delivery that this request is an attempt of, on a route that stores webhooks.
     pub delivery: Option<DeliveryMeta>,
+    /// Durations at the relay, for an agent that shows them.
+    pub timing: Option<RelayTiming>,
+}
+
+/// Durations of a request at the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayTiming {
+    /// Time to receive the body that checks read, in microseconds.
+    pub receive_us: u32,
+    /// Time of all else until the request is sent to an agent, in microseconds.
+    pub gate_us: u32,
 }
 
 /// Head of a request in the tunnel.
@@ -133,7 +144,8 @@ impl ExchangeRequest {
             (u8::from(self.trailers) * FLAG_TRAILERS)
                 | (u8::from(self.upgrade) * FLAG_UPGRADE)
                 | (u8::from(with_keys) * FLAG_KEYS)
-                | (u8::from(self.meta.delivery.is_some()) * FLAG_DELIVERY),
+                | (u8::from(self.meta.delivery.is_some()) * FLAG_DELIVERY)
+                | (u8::from(self.meta.timing.is_some()) * FLAG_TIMING),
         );
 
         if with_keys {
@@ -141,6 +153,10 @@ impl ExchangeRequest {
         }
         if let Some(delivery) = &self.meta.delivery {
             delivery.put(&mut buf);
+        }
+        if let Some(timing) = &self.meta.timing {
+            buf.put_u32(timing.receive_us);
+            buf.put_u32(timing.gate_us);
         }
 
         let mut spelled = self.header_case.names();
@@ -153,6 +169,14 @@ impl ExchangeRequest {
         }
 
         buf
+    }
+
+    /// Returns a copy without the durations at the relay.
+    #[must_use]
+    pub fn without_timing(&self) -> Self {
+        let mut copy = self.clone();
+        copy.meta.timing = None;
+        copy
     }
 
     /// Decodes a head.
@@ -177,6 +201,16 @@ impl ExchangeRequest {
             0 => None,
             _ => Some(DeliveryMeta::get(&mut buf)?),
         };
+        let timing = match flags & FLAG_TIMING {
+            0 => None,
+            _ => {
+                let mut encoded = take(&mut buf, 8)?;
+                Some(RelayTiming {
+                    receive_us: encoded.get_u32(),
+                    gate_us: encoded.get_u32(),
+                })
+            }
+        };
 
         // The map iterates in the order of insertion if equal names are adjacent, and the encoder
         // writes them so.
@@ -192,6 +226,7 @@ impl ExchangeRequest {
                 client,
                 keys,
                 delivery,
+                timing,
             },
             method,
             target,
@@ -216,6 +251,9 @@ const FLAG_KEYS: u8 = 4;
 /// Flag: a delivery follows the keys. The relay sets it only for tunnels whose agent has sent a
 /// policy that stores webhooks.
 const FLAG_DELIVERY: u8 = 8;
+
+/// Flag: durations follow the delivery. The relay sets it only for agents that capture requests.
+const FLAG_TIMING: u8 = 16;
 
 /// Initial capacity of the map, which most requests and responses do not exceed.
 const REQUEST_FIELDS: usize = 24;
@@ -331,6 +369,10 @@ mod tests {
                     redelivered: 1,
                     received: Some(UnixMillis(1_700_000_000_000)),
                     epoch: 7,
+                }),
+                timing: Some(RelayTiming {
+                    receive_us: 1500,
+                    gate_us: 70,
                 }),
             },
             method: Method::POST,
