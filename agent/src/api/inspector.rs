@@ -18,6 +18,7 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use futures_util::Stream;
 use futures_util::stream;
+use hookward_core::clock::UnixMillis;
 use hookward_observe::api::access::{Caller, problem};
 use hookward_observe::audit::Actor;
 use hookward_pages::assets::{Asset, SHARED, page_headers};
@@ -29,7 +30,7 @@ use super::status::{AgentView, HEALTHY};
 use crate::exchange::TunnelBinding;
 use crate::inspector::InspectorView;
 use crate::inspector::filter::Filter;
-use crate::inspector::history::{Detail, HistoryError, Page};
+use crate::inspector::history::{Detail, HistoryError, Page, Summary};
 use crate::inspector::pages::list::{self, ROWS, RequestsPage, Row, Rows, TunnelCard};
 use crate::inspector::pages::{self, Place, SCRIPTS};
 
@@ -47,6 +48,9 @@ where
 {
     Router::new()
         .route("/", get(requests))
+        // Pages of ngrok, which users have as bookmarks.
+        .route("/inspect/http", get(|| async { Redirect::permanent("/") }))
+        .route("/status", get(|| async { Redirect::permanent("/") }))
         .route("/requests/rows", get(rows))
         .route("/requests/stream", get(stream_rows))
         .route("/requests/clear", post(clear))
@@ -146,6 +150,14 @@ impl AgentView {
         context.map_or_else(Vec::new, |context| context.opened.all())
     }
 
+    /// Returns a webhook URL without a token.
+    fn example(&self) -> String {
+        let tunnel = self.opened().into_iter().next();
+        let example =
+            |tunnel: TunnelBinding| format!("{}{}", tunnel.origin, samples::target_of(&tunnel, ""));
+        tunnel.map_or_else(|| "WEBHOOK_URL".to_owned(), example)
+    }
+
     /// Returns the open tunnel of a host.
     fn tunnel(&self, host: &str) -> Option<TunnelBinding> {
         self.context.upgrade()?.opened.find(host)
@@ -174,6 +186,7 @@ async fn requests(
     let mut page = RequestsPage {
         tunnels: tunnels.collect(),
         filter: query.filter,
+        example: view.example(),
         mistake: None,
         charts: String::new(),
         rows: Vec::new(),
@@ -203,7 +216,10 @@ async fn requests(
                 .last()
                 .filter(|_| found.len() == ROWS)
                 .map(|last| last.number);
-            page.rows = found.into_iter().map(Row::from).collect();
+            page.rows = found
+                .into_iter()
+                .map(|summary| Row::new(summary, now))
+                .collect();
         }
         Err(mistake) => page.mistake = Some(mistake.to_string()),
     }
@@ -226,11 +242,14 @@ async fn rows(
     };
     let place = query.before.map_or(Page::Newest, Page::Before);
     let found = view.inspector()?.history.list(&filter, place, ROWS).await?;
-    Ok(Html(rows_of(found)?).into_response())
+    Ok(Html(rows_of(found, view.clock.now())?).into_response())
 }
 
-fn rows_of(found: Vec<crate::inspector::history::Summary>) -> askama::Result<String> {
-    let rows = found.into_iter().map(Row::from).collect();
+fn rows_of(found: Vec<Summary>, now: UnixMillis) -> askama::Result<String> {
+    let rows = found
+        .into_iter()
+        .map(|summary| Row::new(summary, now))
+        .collect();
     Rows { rows }.render()
 }
 
@@ -309,7 +328,7 @@ impl Follower {
                 if found.is_empty() {
                     continue;
                 }
-                let html = rows_of(found).ok()?;
+                let html = rows_of(found, self.view.clock.now()).ok()?;
                 let id = self.after.to_string();
                 return Some(Event::default().event("rows").id(id).data(html));
             }

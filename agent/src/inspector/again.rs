@@ -39,7 +39,7 @@ pub(crate) struct Restored {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DraftError {
     /// The relay did not send the request.
-    #[error("the history has only the reason of this refusal, not the request")]
+    #[error("the history does not have the request, only its verdict")]
     NoRequest,
     /// The body is cut off.
     #[error("the history has only the first {0} of {1} bytes of the body")]

@@ -26,7 +26,7 @@ use crate::events::RequestEvent;
 const REQUESTS_PER_SECOND: usize = 200;
 
 /// Maximum number of bytes of a body that are kept.
-pub(crate) const BODY_BYTES: usize = 64 * 1024;
+pub(crate) const BODY_BYTES: usize = 256 * 1024;
 
 /// Maximum memory of requests that are not written yet, in bytes.
 const MEMORY: usize = 32 * 1024 * 1024;

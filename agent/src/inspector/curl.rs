@@ -17,7 +17,7 @@ pub(super) fn command(request: &Message, host: &str) -> Option<String> {
     let mut parts = vec![format!(
         "curl --globoff --path-as-is -X {} {}",
         quoted(method),
-        quoted(&format!("https://{host}{target}"))
+        quoted(&format!("https://{}{target}", request.authority(host)))
     )];
     for line in lines {
         let name = line.split(':').next().unwrap_or_default();
@@ -65,14 +65,14 @@ mod tests {
     #[test]
     fn a_shell_reads_the_request() {
         let request = Message {
-            head: b"POST /a?b='c' HTTP/1.1\r\nHost: h\r\nX-A: it's\r\nContent-Length: 3\r\n"
+            head: b"POST /a?b='c' HTTP/1.1\r\nHost: h.example.com:8443\r\nX-A: it's\r\nContent-Length: 3\r\n"
                 .to_vec(),
             body: b"{\"a\": \"$(id) `id` 'x'\"}".to_vec(),
             ..Message::default()
         };
         assert_eq!(
             command(&request, "h.example.com").unwrap(),
-            "curl --globoff --path-as-is -X 'POST' 'https://h.example.com/a?b='\\''c'\\''' \\\n  -H 'X-A: it'\\''s' \\\n  \
+            "curl --globoff --path-as-is -X 'POST' 'https://h.example.com:8443/a?b='\\''c'\\''' \\\n  -H 'X-A: it'\\''s' \\\n  \
              --data-raw '{\"a\": \"$(id) `id` '\\''x'\\''\"}'"
         );
         assert_eq!(quoted("a\u{202e}"), "\"$(printf 'a\\342\\200\\256')\"");

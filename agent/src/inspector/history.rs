@@ -108,6 +108,23 @@ pub(crate) struct Message {
 }
 
 impl Message {
+    /// Returns the host of a request with its port, if its field `Host` names this host.
+    pub(crate) fn authority(&self, host: &str) -> String {
+        let head = String::from_utf8_lossy(&self.head);
+        let mut fields = head.lines().filter_map(|line| line.split_once(": "));
+        let field = fields.find(|(name, _)| name.eq_ignore_ascii_case("host"));
+        let port = field.and_then(|(_, value)| {
+            let port = value.strip_prefix(host)?.strip_prefix(':')?;
+            port.bytes()
+                .all(|byte| byte.is_ascii_digit())
+                .then_some(port)
+        });
+        match port {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+
     /// Returns a request in the form of HTTP/1.1, with the length of the body that was kept.
     pub(crate) fn to_http(&self) -> Vec<u8> {
         let mut lines = self.head.split_inclusive(|byte| *byte == b'\n');

@@ -198,7 +198,8 @@ impl Recorder {
             route,
             provider: inspected.provider,
             event: inspected.event,
-            delivery: exchange.delivery.map(|delivery| delivery.id),
+            // Others are only being delivered for the first time.
+            delivery: received.and(exchange.delivery).map(|delivery| delivery.id),
             source: exchange.source,
             timing: exchange.timing,
             request: inspected.request,

@@ -208,15 +208,22 @@ impl Screen {
                 KeyCode::PageDown | KeyCode::Char(' ') => details.scroll(PAGE),
                 KeyCode::PageUp => details.scroll(-PAGE),
                 KeyCode::Home => details.scroll(isize::MIN),
+                KeyCode::End => details.scroll(isize::MAX),
                 KeyCode::Char('r') => return Some(Action::SendAgain),
                 KeyCode::Char('o') => return Some(Action::OpenInspector),
-                _ => self.mode = Mode::List,
+                KeyCode::Esc | KeyCode::Enter | KeyCode::Backspace | KeyCode::Char('q' | 'x') => {
+                    self.mode = Mode::List;
+                }
+                _ => {}
             }
             return None;
         }
+        if matches!(self.mode, Mode::Help | Mode::Log) {
+            // Any key closes them.
+            self.mode = Mode::List;
+            return None;
+        }
 
-        // Any key closes help and log, and acts as usual.
-        let before = std::mem::take(&mut self.mode);
         match key.code {
             KeyCode::Char('q') => return Some(Action::Quit),
             KeyCode::Char('c') => return Some(Action::CopyUrl),
@@ -225,8 +232,8 @@ impl Screen {
             KeyCode::Enter => return Some(Action::Details),
             KeyCode::Char('p') => self.requests.toggle_pause(),
             KeyCode::Char('/') => self.mode = Mode::Filter,
-            KeyCode::Char('?') if !matches!(before, Mode::Help) => self.mode = Mode::Help,
-            KeyCode::Char('l') if !matches!(before, Mode::Log) => self.mode = Mode::Log,
+            KeyCode::Char('?') => self.mode = Mode::Help,
+            KeyCode::Char('l') => self.mode = Mode::Log,
             KeyCode::Esc => {
                 self.requests.edit_filter(String::clear);
                 self.requests.select(false);
@@ -409,7 +416,9 @@ impl Screen {
             Event::Note(_) | Event::Warning(_) => self.message(stamped),
             Event::Request(request) => match request.outcome {
                 RequestResult::Refused { .. } => self.refused += 1,
-                RequestResult::Failed { .. } | RequestResult::Aborted => self.failed += 1,
+                RequestResult::Failed { .. }
+                | RequestResult::Aborted
+                | RequestResult::Answered { status: 500.., .. } => self.failed += 1,
                 RequestResult::Answered { .. } | RequestResult::Challenge { .. } => {
                     self.answered += 1;
                 }
@@ -545,15 +554,17 @@ impl Screen {
 
     /// Returns the last line: the state of the list, or the keys.
     fn hint(&self) -> String {
-        if self
+        let is_writing = matches!(self.mode, Mode::Filter);
+        let is_copied = self
             .copied
-            .is_some_and(|copied| copied.elapsed() < COPIED_HINT)
-        {
+            .is_some_and(|copied| copied.elapsed() < COPIED_HINT);
+        if is_copied && !is_writing {
             return "the webhook URL is copied".to_owned();
         }
 
         if let Some((result, at)) = &self.result
             && at.elapsed() < RESULT_HINT
+            && !is_writing
         {
             return result.clone();
         }

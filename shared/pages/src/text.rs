@@ -58,6 +58,14 @@ pub fn clock(at_ms: u64) -> String {
     clock.unwrap_or_default()
 }
 
+/// Returns day and time in UTC, as `01-31 14:03`.
+#[must_use]
+pub fn day_and_minute(at_ms: u64) -> String {
+    let format = format_description!("[month]-[day] [hour]:[minute]");
+    let day = moment(at_ms).and_then(|at| at.format(format).ok());
+    day.unwrap_or_default()
+}
+
 /// Returns date and time in UTC, as `2026-01-31T14:03:07.250Z`.
 #[must_use]
 pub fn date_time(at_ms: u64) -> String {

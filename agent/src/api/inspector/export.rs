@@ -230,7 +230,7 @@ fn entry(detail: &Detail) -> Value {
         "time": summary.total_us as f64 / 1000.0,
         "request": {
             "method": summary.method,
-            "url": format!("https://{}{target}", summary.tunnel),
+            "url": format!("https://{}{target}", detail.request.authority(&summary.tunnel)),
             "httpVersion": "HTTP/1.1",
             "cookies": [],
             "headers": pairs(fields),

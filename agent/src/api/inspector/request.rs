@@ -79,6 +79,10 @@ pub(super) async fn raw(
     Path(number): Path<i64>,
 ) -> Result<Response, PageError> {
     let detail = view.captured(number).await?;
+    if !detail.request.is_whole {
+        let reason = "the history does not have the whole request";
+        return Ok(problem(StatusCode::CONFLICT, reason));
+    }
     let name = format!("attachment; filename=\"request-{number}.http\"");
     let name = HeaderValue::from_str(&name).unwrap_or(HeaderValue::from_static("attachment"));
     let headers = [

@@ -133,7 +133,7 @@ pub(super) async fn edit(
 }
 
 /// Returns a path that the route of a provider covers, or else the first route.
-fn target_of(tunnel: &TunnelBinding, provider: &str) -> String {
+pub(super) fn target_of(tunnel: &TunnelBinding, provider: &str) -> String {
     let policy = tunnel.gate.policy();
     let routes = &policy.policy.routes;
     let own = routes.iter().find(|route| route_verifies(route, provider));

@@ -36,6 +36,8 @@ pub(crate) struct RequestPage {
     response: Option<MessageView>,
     again_of: Option<i64>,
     curl: Option<String>,
+    /// `true` if the history has all of the request.
+    is_whole: bool,
     /// `true` if a check refused it, so that its content is a stranger's.
     is_refused: bool,
     rule: Option<Rule>,
@@ -117,6 +119,7 @@ impl RequestPage {
         let summary = &detail.summary;
         let explanation = detail.explanation.as_ref();
         let request = (!detail.request.head.is_empty()).then_some(&detail.request);
+        let whole = request.filter(|request| request.is_whole);
         let sender = [&summary.provider, &summary.event];
         let sender: Vec<_> = sender
             .into_iter()
@@ -163,7 +166,8 @@ impl RequestPage {
             response: detail.response.as_ref().map(MessageView::of).transpose()?,
             again_of: summary.again_of,
             is_refused: summary.verdict == "refused",
-            curl: request.and_then(|request| curl::command(request, &summary.tunnel)),
+            curl: whole.and_then(|request| curl::command(request, &summary.tunnel)),
+            is_whole: whole.is_some(),
             rule: Rule::of(detail),
             stuck,
             delivery,

@@ -1,11 +1,15 @@
 //! The list of requests.
 
 use askama::Template;
+use hookward_core::clock::UnixMillis;
 use hookward_pages::chart::{Bars, Lines, Ranking};
-use hookward_pages::text::{clock, date_time, duration, visible};
+use hookward_pages::text::{clock, date_time, day_and_minute, duration, visible};
 
 use super::verdict_class;
 use crate::inspector::history::{Activity, Summary};
+
+/// Length of a day, in milliseconds.
+const DAY_MS: u64 = 86_400_000;
 
 /// Maximum number of rows that the server sends at once.
 pub(crate) const ROWS: usize = 100;
@@ -16,6 +20,8 @@ pub(crate) const ROWS: usize = 100;
 pub(crate) struct RequestsPage {
     pub tunnels: Vec<TunnelCard>,
     pub filter: String,
+    /// Webhook URL without a token, for an example.
+    pub example: String,
     /// Mistake of the filter.
     pub mistake: Option<String>,
     /// Charts in HTML.
@@ -68,8 +74,9 @@ pub(crate) struct Row {
     source: Option<String>,
 }
 
-impl From<Summary> for Row {
-    fn from(summary: Summary) -> Self {
+impl Row {
+    /// Creates a row, as it is at a time.
+    pub(crate) fn new(summary: Summary, now: UnixMillis) -> Self {
         let sender = [summary.provider, summary.event];
         let sender: Vec<_> = sender.into_iter().flatten().collect();
         let reason = summary.reason.map(|reason| match summary.check {
@@ -78,7 +85,10 @@ impl From<Summary> for Row {
         });
         Self {
             number: summary.number,
-            clock: clock(summary.at_ms),
+            clock: match summary.at_ms / DAY_MS == now.0 / DAY_MS {
+                true => clock(summary.at_ms),
+                false => day_and_minute(summary.at_ms),
+            },
             date_time: date_time(summary.at_ms),
             method: summary.method,
             path: summary.path,

@@ -6,7 +6,7 @@ const state = document.querySelector("#state");
 const MAX_ROWS = 2000;
 
 // Only the first page of the list is live: an older one must not move.
-const isLive = !new URLSearchParams(location.search).has("before");
+const isLive = list.dataset.live === "true" && !new URLSearchParams(location.search).has("before");
 
 function rowsOf(html) {
   // The server has escaped the rows; a template runs no scripts.

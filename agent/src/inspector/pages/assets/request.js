@@ -4,9 +4,13 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
   button.hidden = false;
   button.addEventListener("click", async () => {
     const text = document.querySelector(button.dataset.copy).textContent;
-    await navigator.clipboard.writeText(text);
     const before = button.textContent;
-    button.textContent = "Copied";
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "The browser forbids it: select the text";
+    }
     setTimeout(() => { button.textContent = before; }, 1500);
   });
 }
