@@ -1,9 +1,11 @@
 //! Private API of the relay: the admin API with its Unix socket, health checks and metrics.
 //!
 //! [`overview`] reads the state of the running relay; [`status`] has the form in which the API shows
-//! it. [`metrics`] turns it into gauges, [`health`] and [`storage_probe`] into readiness. [`api`] and [`listeners`] serve it.
+//! it. [`metrics`] turns it into gauges, [`health`] and [`storage_probe`] into readiness. [`api`] and
+//! [`listeners`] serve it, and [`console`] shows it as pages.
 
 pub(crate) mod api;
+mod console;
 pub(crate) mod deliveries;
 mod events;
 pub(crate) mod health;

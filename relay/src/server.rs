@@ -369,7 +369,7 @@ impl Relay {
                 pin: pin.to_string(),
                 started: (clock.now(), Instant::now()),
                 storage_probe: StorageProbe::new(),
-                drain: drain_requested.clone(),
+                stop: drain_requested.clone(),
             };
             admin.serve(overview, &tasks, &stop_agents);
         }

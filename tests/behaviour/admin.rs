@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
+use data_encoding::BASE64;
 use hookward_gate::policy::{Delivery, DeliveryMode, Route};
 use hookward_observe::audit::{AuditSettings, FileSettings};
 use hookward_relay::{AdminListen, AdminSettings};
@@ -22,16 +23,16 @@ use super::programs::{edge, free_port, off, serve};
 const ANY: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
 /// A relay with an admin API, and an agent.
-struct Private {
-    stage: Stage,
-    admin: SocketAddr,
+pub(super) struct Private {
+    pub(super) stage: Stage,
+    pub(super) admin: SocketAddr,
     monitoring: SocketAddr,
-    token: String,
+    pub(super) token: String,
     metrics_token: String,
     dir: TempDir,
 }
 
-async fn private(application: &Application) -> Private {
+pub(super) async fn private(application: &Application) -> Private {
     let dir = TempDir::new().unwrap();
     let audit = AuditSettings {
         file: Some(FileSettings {
@@ -940,4 +941,75 @@ fn logs_have_one_schema() {
         );
         assert!(line["event"].is_string(), "{line}");
     }
+}
+
+/// The console asks for the token, shows the relay, and asks before it revokes or stops.
+#[tokio::test]
+async fn the_console_shows_the_relay_and_asks_before_an_action() {
+    let application = Application::start(|_| Reply::ok("fine")).await;
+    let private = private(&application).await;
+    private.stage.edge.post(PREFIX, &[], b"{}").await;
+    private.stage.edge.get("/nothing").await;
+
+    let stranger = private.call("GET", "/", &[]).await;
+    assert_eq!(stranger.status, 401);
+    let challenge = "www-authenticate: basic ";
+    assert!(stranger.head.contains(challenge), "{}", stranger.head);
+
+    let page = private.get("/").await;
+    assert_eq!(page.status, 200, "{page:?}");
+    let policy = "content-security-policy: default-src 'none'";
+    assert!(page.head.contains(policy), "{}", page.head);
+    for shown in [
+        "flexdeploy",
+        "online",
+        "Requests since the start",
+        "forwarded",
+        "max_connections",
+        "Address sets",
+        HOST,
+    ] {
+        assert!(
+            page.body.contains(shown),
+            "{shown} is missing in {}",
+            page.body
+        );
+    }
+
+    let password = format!(
+        "Basic {}",
+        BASE64.encode(format!("me:{}", private.token).as_bytes())
+    );
+    let own = format!("http://{}", private.admin);
+    let known = ("Authorization", password.as_str());
+    let revoke = "/agents/flexdeploy/revoke";
+    let question = private.call("GET", revoke, &[known]).await;
+    assert!(question.body.contains("Revoke agent flexdeploy?"));
+    assert_eq!(
+        private
+            .call("GET", "/agents/other/revoke", &[known])
+            .await
+            .status,
+        404
+    );
+    for foreign in [
+        ("Origin", "https://evil.example"),
+        ("Sec-Fetch-Site", "cross-site"),
+    ] {
+        for path in [revoke, "/drain"] {
+            let answer = private.call("POST", path, &[known, foreign]).await;
+            assert_eq!(answer.status, 403, "{path} {foreign:?}");
+        }
+    }
+    assert_eq!(
+        private.get("/api/v1/agents").await.json()[0]["online"],
+        true
+    );
+
+    let origin = ("Origin", own.as_str());
+    let revoked = private.call("POST", revoke, &[known, origin]).await;
+    assert_eq!(revoked.status, 303, "{revoked:?}");
+    assert_eq!(private.get("/api/v1/agents").await.json(), json!([]));
+    let stopping = private.call("POST", "/drain", &[known, origin]).await;
+    assert_eq!(stopping.status, 202, "{stopping:?}");
 }

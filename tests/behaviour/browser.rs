@@ -1,10 +1,12 @@
 //! The inspector in a browser: live, explained, by keyboard, in the dark, on a phone, and harmless.
 
-use hookward_tests::application::Reply;
+use hookward_tests::application::{Application, Reply};
 use hookward_tests::browser::{Browser, Window, axe};
 use hookward_tests::inspector::{InspectedAgent, PATH, SECRET};
 use hookward_tests::sender::github_signature;
 use tokio::time::Instant;
+
+use super::admin;
 
 #[tokio::test]
 async fn a_request_is_seen_understood_and_sent_again() {
@@ -204,6 +206,76 @@ async fn pages_are_accessible_in_light_dark_and_on_a_phone() {
             .run("return getComputedStyle(document.body).backgroundColor")
             .await;
         assert_eq!(back == "rgb(18, 22, 29)", window.is_dark, "{back}");
+        browser.close().await;
+    }
+}
+
+/// The relay's console is as accessible, and revokes an agent only after a question.
+#[tokio::test]
+async fn the_console_is_accessible_and_asks_before_it_revokes() {
+    let Some(axe) = axe() else { return };
+    let application = Application::start(|_| Reply::ok("fine")).await;
+    let relay = admin::private(&application).await;
+    let home = format!("http://me:{}@{}/", relay.token, relay.admin);
+
+    let dark = Window {
+        is_dark: true,
+        ..Window::default()
+    };
+    let phone = Window {
+        width: 390,
+        height: 800,
+        is_dark: false,
+    };
+    for window in [dark, phone, Window::default()] {
+        let Some(browser) = Browser::start(window).await else {
+            return;
+        };
+        browser.open(&home).await;
+        browser.find("#agents").await;
+        let faults = browser.accessibility_faults(&axe).await;
+        assert!(faults.is_empty(), "{window:?}: {faults:#?}");
+        let width = browser
+            .run("return document.documentElement.scrollWidth")
+            .await;
+        assert!(
+            width.as_u64().unwrap() <= window.width.into(),
+            "{window:?}: {width}"
+        );
+        let back = browser
+            .run("return getComputedStyle(document.body).backgroundColor")
+            .await;
+        assert_eq!(back == "rgb(18, 22, 29)", window.is_dark, "{back}");
+
+        browser
+            .find("a[href='/drain']")
+            .await
+            .click()
+            .await
+            .unwrap();
+        browser.find("form[action='/drain']").await;
+        let faults = browser.accessibility_faults(&axe).await;
+        assert!(faults.is_empty(), "{window:?}: {faults:#?}");
+        if window.width == phone.width || window.is_dark {
+            browser.close().await;
+            continue;
+        }
+
+        browser
+            .find("main a[href='/']")
+            .await
+            .click()
+            .await
+            .unwrap();
+        let revoke = "a[href='/agents/flexdeploy/revoke']";
+        browser.find(revoke).await.click().await.unwrap();
+        browser
+            .find("form[action='/agents/flexdeploy/revoke'] button")
+            .await
+            .click()
+            .await
+            .unwrap();
+        browser.shows("No agents yet").await;
         browser.close().await;
     }
 }

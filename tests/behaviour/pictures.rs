@@ -1,5 +1,5 @@
-//! Pictures of the documents: the agent's screen, and the pages of the inspector. `scripts/screenshots`
-//! draws them.
+//! Pictures of the documents: the agent's screen, the inspector and the relay's console.
+//! `scripts/screenshots` draws them.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,10 @@ use hookward_tests::application::{Application, Reply};
 use hookward_tests::browser::{Browser, Window};
 use hookward_tests::process::{Process, program};
 use hookward_tests::sender::{Edge, github_signature};
-use hookward_tests::stage::roots;
+use hookward_tests::stage::{PREFIX, roots};
 use tempfile::TempDir;
 
+use super::admin;
 use super::programs::off;
 
 const SECRET: &str = "a-secret-of-github-for-pictures";
@@ -24,7 +25,11 @@ const ROWS: u16 = 30;
 const COLUMNS: u16 = 112;
 
 fn picture(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/images");
+    picture_of("agent", name)
+}
+
+fn picture_of(program: &str, name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../{program}/images"));
     std::fs::create_dir_all(&dir).unwrap();
     dir.join(name)
 }
@@ -189,6 +194,27 @@ async fn pictures_of_the_documents() {
 
     light.close().await;
     dark.close().await;
+}
+
+#[tokio::test]
+#[ignore = "draws a picture; scripts/screenshots runs it"]
+async fn picture_of_the_console() {
+    let application = Application::start(|_| Reply::ok("fine")).await;
+    let relay = admin::private(&application).await;
+    for path in [PREFIX, PREFIX, PREFIX, "/admin/login", "/.env"] {
+        relay.stage.edge.post(path, &[], b"{}").await;
+    }
+
+    let window = Window {
+        height: 1000,
+        ..Window::default()
+    };
+    let browser = Browser::start(window).await.unwrap();
+    let home = format!("http://me:{}@{}/", relay.token, relay.admin);
+    browser.open(&home).await;
+    browser.find("#agents").await;
+    browser.picture(&picture_of("relay", "console.png")).await;
+    browser.close().await;
 }
 
 /// Returns what the terminal shows, as a page.

@@ -9,15 +9,14 @@ use axum::{Json, Router, middleware};
 use hookward_core::names::AgentName;
 use hookward_observe::api::access::{self, Access, Caller, Guard, problem};
 use hookward_observe::api::deliveries::Done;
-use hookward_observe::audit::Actor;
 use hookward_observe::metrics::{self, CONTENT_TYPE, ProcessSnapshot};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use serde_json::json;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::console;
 use super::deliveries::{self, DeliveriesApi};
 use super::events;
 use super::metrics::RelaySnapshot;
@@ -101,6 +100,7 @@ pub(super) fn routers(overview: Arc<Overview>, guard: &Arc<Guard>) -> Routers {
         scrape.with_state(api.clone()),
     );
     let deliveries = deliveries.with_state(api.deliveries());
+    let pages = console::router().with_state(Arc::clone(&api.overview));
     let private = private.with_state(api).merge(deliveries);
 
     let protect = |router: Router, access: Access| {
@@ -113,6 +113,7 @@ pub(super) fn routers(overview: Arc<Overview>, guard: &Arc<Guard>) -> Routers {
         admin: protect(health, Access::open(guard))
             .merge(protect(scrape, Access::metrics(guard)))
             .merge(protect(private, Access::full(guard)))
+            .merge(protect(pages, Access::full(guard).for_pages()))
             .fallback(|| async { problem(StatusCode::NOT_FOUND, "see /api/v1/openapi.json") }),
     }
 }
@@ -206,12 +207,7 @@ async fn revoke(
     let Some(name) = AgentName::parse(&name) else {
         return unknown();
     };
-    let store = api.overview.store.acting_as(Actor::api(caller));
-    let (removed, now) = (name.clone(), api.overview.clock.now());
-    match store
-        .run(move |store| store.remove_agent(&removed, now))
-        .await
-    {
+    match api.overview.revoke(&name, caller).await {
         Ok(true) => done(&format!(
             "agent {name} is removed; its sessions end within seconds"
         )),
@@ -284,10 +280,7 @@ async fn event_stream(State(api): State<RelayApi>) -> Response {
 /// Stops the relay in order, as SIGTERM does.
 #[utoipa::path(post, path = "/api/v1/drain", responses((status = 202, body = Done)))]
 async fn drain(State(api): State<RelayApi>, Extension(caller): Extension<Caller>) -> Response {
-    let audit = api.overview.edge.observer.audit();
-    audit.act("drain_requested", Actor::api(caller), json!({}));
-    tracing::info!(event = "drain_requested", %caller, "the admin API stops the relay");
-    api.overview.drain.cancel();
+    api.overview.drain(caller);
     let mut response = done("the relay drains and stops");
     *response.status_mut() = StatusCode::ACCEPTED;
     response

@@ -10,7 +10,10 @@ use std::time::Instant;
 use data_encoding::HEXLOWER;
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::ip_sets::{self, SetOrigin};
-use hookward_core::names::HostName;
+use hookward_core::names::{AgentName, HostName};
+use hookward_observe::api::access::Caller;
+use hookward_observe::audit::Actor;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -49,13 +52,32 @@ pub(crate) struct Overview {
     pub started: (UnixMillis, Instant),
     pub storage_probe: StorageProbe,
     /// Cancelled by the API to stop the relay in order.
-    pub drain: CancellationToken,
+    pub stop: CancellationToken,
 }
 
 /// Number of clients that the API lists.
 const TOP_CLIENTS: usize = 20;
 
 impl Overview {
+    /// Removes an agent for a caller. Returns `false` if there is none of this name.
+    pub(super) async fn revoke(
+        &self,
+        name: &AgentName,
+        caller: Caller,
+    ) -> Result<bool, StorageError> {
+        let store = self.store.acting_as(Actor::api(caller));
+        let (name, now) = (name.clone(), self.clock.now());
+        store.run(move |store| store.remove_agent(&name, now)).await
+    }
+
+    /// Stops the relay in order for a caller.
+    pub(super) fn drain(&self, caller: Caller) {
+        let audit = self.edge.observer.audit();
+        audit.act("drain_requested", Actor::api(caller), json!({}));
+        tracing::info!(event = "drain_requested", %caller, "the admin API stops the relay");
+        self.stop.cancel();
+    }
+
     /// Returns the state as a whole.
     pub(crate) async fn status(self: &Arc<Self>) -> Result<RelayStatus, StorageError> {
         let (is_ready, checks) = self.health().await;
