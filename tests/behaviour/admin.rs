@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use data_encoding::BASE64;
 use hookward_gate::policy::{Delivery, DeliveryMode, Route};
@@ -56,12 +57,14 @@ pub(super) async fn private(application: &Application) -> Private {
     };
     stored.accept.clone_from(&policy.routes[0].accept);
     policy.routes.push(stored);
-    let plan = Plan {
+    let mut plan = Plan {
         policy,
         admin,
         audit,
         ..Plan::default()
     };
+    // Delivered webhooks can be redelivered.
+    plan.delivery.keep_done = Duration::from_secs(3600);
     let stage = Stage::start(application.address, plan).await;
     let addresses = stage.relay().admin_addresses();
     let token = |name: &str| std::fs::read_to_string(stage.data_dir().join(name)).unwrap();
@@ -1012,4 +1015,65 @@ async fn the_console_shows_the_relay_and_asks_before_an_action() {
     assert_eq!(private.get("/api/v1/agents").await.json(), json!([]));
     let stopping = private.call("POST", "/drain", &[known, origin]).await;
     assert_eq!(stopping.status, 202, "{stopping:?}");
+}
+
+/// The console lists stored deliveries, redelivers one, and drops one after a question.
+#[tokio::test]
+async fn the_console_redelivers_and_drops() {
+    let application = Application::start(|_| Reply::ok("fine")).await;
+    let private = private(&application).await;
+    let empty = private.get("/deliveries").await;
+    assert!(empty.body.contains("No webhooks are stored"), "{empty:?}");
+    assert_eq!(private.get("/deliveries?state=lost").await.status, 400);
+
+    let stored = private.stage.edge.post("/stored/a", &[], b"{}").await;
+    assert_eq!(stored.status, 202);
+    eventually("it is delivered", || application.log.complete().len() == 1).await;
+
+    let listed = private.get("/api/v1/deliveries").await.json();
+    let id = listed["deliveries"][0]["id"].as_str().unwrap().to_owned();
+    let (admin, token, own_id) = (private.admin, private.token.clone(), id.clone());
+    let is_listed = move |state: &str| {
+        let page = get(admin, &format!("/deliveries?state={state}"), &token);
+        page.body.contains(&own_id)
+    };
+    // The application has the webhook before the relay has its response.
+    off(move || happens("it is recorded", || is_listed("delivered"))).await;
+    let origin = format!("http://{}", private.admin);
+    let bearer = format!("Bearer {}", private.token);
+    let own = [
+        ("Authorization", bearer.as_str()),
+        ("Origin", origin.as_str()),
+    ];
+    let foreign = [
+        ("Authorization", bearer.as_str()),
+        ("Origin", "https://evil.example"),
+    ];
+    let (redeliver, drop) = (
+        format!("/deliveries/{id}/redeliver"),
+        format!("/deliveries/{id}/drop"),
+    );
+    for path in [&redeliver, &drop] {
+        assert_eq!(private.call("POST", path, &foreign).await.status, 403);
+    }
+
+    assert_eq!(private.call("POST", &redeliver, &own).await.status, 303);
+    eventually("it is delivered again", || {
+        application.log.complete().len() == 2
+    })
+    .await;
+
+    let question = private.call("GET", &drop, &own).await;
+    assert!(
+        question.body.contains("Drop this delivery?"),
+        "{question:?}"
+    );
+    assert_eq!(private.call("POST", &drop, &own).await.status, 303);
+    let (admin, token) = (private.admin, private.token.clone());
+    off(move || {
+        happens("its content is deleted", || {
+            !get(admin, "/deliveries", &token).body.contains(&redeliver)
+        });
+    })
+    .await;
 }

@@ -217,6 +217,7 @@ async fn the_console_is_accessible_and_asks_before_it_revokes() {
     let application = Application::start(|_| Reply::ok("fine")).await;
     let relay = admin::private(&application).await;
     let home = format!("http://me:{}@{}/", relay.token, relay.admin);
+    relay.stage.edge.post("/stored/a", &[], b"{}").await;
 
     let dark = Window {
         is_dark: true,

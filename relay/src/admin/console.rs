@@ -1,5 +1,6 @@
 //! Console: the pages of the admin API. They show the state of the relay, and ask before an action.
 
+mod deliveries;
 mod page;
 
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use axum::Router;
 use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use hookward_core::names::AgentName;
 use hookward_observe::api::access::{Caller, problem};
 use hookward_pages::assets::{SHARED, page_headers};
@@ -25,6 +26,12 @@ pub(super) fn router() -> Router<Arc<Overview>> {
         .route("/", get(show))
         .route("/agents/{name}/revoke", get(confirm_revoke).post(revoke))
         .route("/drain", get(confirm_drain).post(drain))
+        .route("/deliveries", get(deliveries::list))
+        .route("/deliveries/{id}/redeliver", post(deliveries::redeliver))
+        .route(
+            "/deliveries/{id}/drop",
+            get(deliveries::confirm_drop).post(deliveries::drop),
+        )
         .route("/assets/{name}", get(asset))
         .layer(axum::middleware::map_response(protect))
 }
@@ -46,6 +53,9 @@ async fn asset(Path(name): Path<String>) -> Response {
 /// Failure of a page.
 enum PageError {
     NoAgent,
+    NoState,
+    /// Too many changes are in progress.
+    Busy,
     Storage(StorageError),
     Template(askama::Error),
 }
@@ -66,6 +76,14 @@ impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         match self {
             Self::NoAgent => problem(StatusCode::NOT_FOUND, "there is no agent of this name"),
+            Self::NoState => problem(
+                StatusCode::BAD_REQUEST,
+                "state is pending, delivered, dead or dropped",
+            ),
+            Self::Busy => problem(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many changes are in progress: wait until one has ended",
+            ),
             Self::Storage(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
             Self::Template(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         }
@@ -74,11 +92,12 @@ impl IntoResponse for PageError {
 
 /// Returns a whole page with this content.
 fn page(title: &str, content: &impl Template) -> Result<Html<String>, PageError> {
-    let links = [Link {
-        href: "/",
-        name: "Overview",
-        is_current: title == OVERVIEW,
-    }];
+    let links = [("/", OVERVIEW), ("/deliveries", DELIVERIES)];
+    let links = links.map(|(href, name)| Link {
+        href,
+        name,
+        is_current: title == name,
+    });
     let page = Page {
         title,
         product: "Hookward relay",
@@ -91,6 +110,9 @@ fn page(title: &str, content: &impl Template) -> Result<Html<String>, PageError>
 
 /// Title of the first page.
 const OVERVIEW: &str = "Overview";
+
+/// Title of the list of deliveries.
+const DELIVERIES: &str = "Deliveries";
 
 async fn show(State(overview): State<Arc<Overview>>) -> Result<Html<String>, PageError> {
     page(OVERVIEW, &Console::read(&overview).await?)
@@ -116,6 +138,7 @@ async fn confirm_revoke(
             .to_owned(),
         action: format!("/agents/{name}/revoke"),
         button: "Revoke".to_owned(),
+        back: "/",
     };
     page("Revoke", &confirmation)
 }
@@ -142,6 +165,7 @@ async fn confirm_drain(State(overview): State<Arc<Overview>>) -> Result<Html<Str
         ),
         action: "/drain".to_owned(),
         button: "Stop".to_owned(),
+        back: "/",
     };
     page("Stop", &confirmation)
 }

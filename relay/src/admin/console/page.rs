@@ -138,4 +138,6 @@ pub(super) struct Confirmation {
     /// Path to which the form is posted.
     pub action: String,
     pub button: String,
+    /// Path of the page without the action.
+    pub back: &'static str,
 }
