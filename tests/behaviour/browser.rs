@@ -276,7 +276,7 @@ async fn the_console_is_accessible_and_asks_before_it_revokes() {
             .click()
             .await
             .unwrap();
-        browser.shows("No agents yet").await;
+        browser.shows("no credential").await;
         browser.close().await;
     }
 }

@@ -122,7 +122,7 @@ fn private_routes() -> OpenApiRouter<RelayApi> {
     OpenApiRouter::new()
         .routes(routes!(status))
         .routes(routes!(agents))
-        .routes(routes!(revoke))
+        .routes(routes!(remove))
         .routes(routes!(sessions))
         .routes(routes!(tunnels))
         .routes(routes!(connections))
@@ -193,12 +193,12 @@ async fn agents(State(api): State<RelayApi>) -> Response {
     answer(api.overview.agents().await)
 }
 
-/// Withdraws an agent's credential. Its sessions end within seconds.
+/// Removes an agent and frees its hosts. Its sessions end within seconds.
 #[utoipa::path(delete, path = "/api/v1/agents/{name}", params(("name" = String, Path)), responses(
     (status = 200, body = Done),
     (status = 404, body = Object, content_type = "application/problem+json"),
 ))]
-async fn revoke(
+async fn remove(
     State(api): State<RelayApi>,
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
@@ -207,7 +207,7 @@ async fn revoke(
     let Some(name) = AgentName::parse(&name) else {
         return unknown();
     };
-    match api.overview.revoke(&name, caller).await {
+    match api.overview.remove(&name, caller).await {
         Ok(true) => done(&format!(
             "agent {name} is removed; its sessions end within seconds"
         )),

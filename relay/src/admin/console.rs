@@ -1,4 +1,5 @@
-//! Console: the pages of the admin API. They show the state of the relay, and ask before an action.
+//! Console: the pages of the admin API. They show the state of the relay, and ask before
+//! they revoke, drop or stop.
 
 mod deliveries;
 mod page;
@@ -133,8 +134,8 @@ async fn confirm_revoke(
     let name = existing(&overview, &name).await?;
     let confirmation = Confirmation {
         question: format!("Revoke agent {name}?"),
-        consequence: "The relay deletes its credentials. Its sessions end within seconds, and its \
-                      hosts answer no more webhooks. It needs a new join token to come back."
+        consequence: "The relay withdraws its credentials and join tokens. Its sessions end within \
+                      seconds. It keeps its hosts, which answer 503 until it joins with a new token."
             .to_owned(),
         action: format!("/agents/{name}/revoke"),
         button: "Revoke".to_owned(),
@@ -159,8 +160,10 @@ async fn confirm_drain(State(overview): State<Arc<Overview>>) -> Result<Html<Str
     let confirmation = Confirmation {
         question: "Stop the relay?".to_owned(),
         consequence: format!(
-            "The relay finishes the requests in flight, now {}, accepts no new ones, and exits. \
-             Its service manager may start it again.",
+            "The relay accepts no new requests, waits at most {} s for those in flight, now {}, and \
+             exits. This page cannot start it again: its service manager does, if it restarts \
+             programs that end with exit code 0.",
+            overview.edge.limits.drain.as_secs(),
             overview.in_flight()
         ),
         action: "/drain".to_owned(),

@@ -59,8 +59,21 @@ pub(crate) struct Overview {
 const TOP_CLIENTS: usize = 20;
 
 impl Overview {
-    /// Removes an agent for a caller. Returns `false` if there is none of this name.
+    /// Withdraws the credentials of an agent for a caller. Returns `false` if there is none of this
+    /// name.
     pub(super) async fn revoke(
+        &self,
+        name: &AgentName,
+        caller: Caller,
+    ) -> Result<bool, StorageError> {
+        let store = self.store.acting_as(Actor::api(caller));
+        let (name, now) = (name.clone(), self.clock.now());
+        store.run(move |store| store.revoke_agent(&name, now)).await
+    }
+
+    /// Removes an agent and frees its hosts for a caller. Returns `false` if there is none of this
+    /// name.
+    pub(super) async fn remove(
         &self,
         name: &AgentName,
         caller: Caller,

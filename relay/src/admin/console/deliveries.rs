@@ -69,8 +69,10 @@ impl From<DeliveryStatus> for Row {
         let next = delivery
             .next_attempt_ms
             .map(|at| format!("next attempt {}", date_time(at)));
+        let again = delivery.redelivered;
         let result = [
-            Some(format!("{} attempts", delivery.attempts)),
+            Some(format!("attempts: {}", delivery.attempts)),
+            (again > 0).then(|| format!("redelivered by hand: {again}")),
             last,
             next,
             Some(bytes(delivery.bytes)),
