@@ -146,6 +146,47 @@ async fn a_sample_event_is_sent_from_the_browser() {
     browser.close().await;
 }
 
+/// A screen in light and dark, and a phone.
+const WINDOWS: [Window; 3] = [
+    Window {
+        width: 1280,
+        height: 900,
+        is_dark: false,
+    },
+    Window {
+        width: 1280,
+        height: 900,
+        is_dark: true,
+    },
+    Window {
+        width: 390,
+        height: 800,
+        is_dark: false,
+    },
+];
+
+async fn click(browser: &Browser, css: &str) {
+    browser.find(css).await.click().await.unwrap();
+}
+
+/// Checks accessibility, width and colours of the page that the browser shows.
+async fn check_page(browser: &Browser, axe: &str, window: Window) {
+    let page = browser.page.current_url().await.unwrap();
+    let faults = browser.accessibility_faults(axe).await;
+    assert!(faults.is_empty(), "{page} {window:?}: {faults:#?}");
+    let width = browser
+        .run("return document.documentElement.scrollWidth")
+        .await;
+    assert!(
+        width.as_u64().unwrap() <= window.width.into(),
+        "{page} {window:?}: {width}"
+    );
+    let back = browser
+        .run("return getComputedStyle(document.body).backgroundColor")
+        .await;
+    assert_eq!(back == "rgb(18, 22, 29)", window.is_dark, "{page} {back}");
+}
+
 /// axe finds nothing serious on any page, in both colour schemes, and nothing is wider than a phone.
 #[tokio::test]
 async fn pages_are_accessible_in_light_dark_and_on_a_phone() {
@@ -164,19 +205,7 @@ async fn pages_are_accessible_in_light_dark_and_on_a_phone() {
         .await;
     agent.keeps(2).await;
 
-    let (light, dark) = (
-        Window::default(),
-        Window {
-            is_dark: true,
-            ..Window::default()
-        },
-    );
-    let phone = Window {
-        width: 390,
-        height: 800,
-        is_dark: false,
-    };
-    for window in [light, dark, phone] {
+    for window in WINDOWS {
         let Some(browser) = Browser::start(window).await else {
             return;
         };
@@ -192,20 +221,8 @@ async fn pages_are_accessible_in_light_dark_and_on_a_phone() {
                 .open(&format!("http://{}{path}", agent.inspector))
                 .await;
             browser.find("main").await;
-            let faults = browser.accessibility_faults(&axe).await;
-            assert!(faults.is_empty(), "{path} {window:?}: {faults:#?}");
-            let width = browser
-                .run("return document.documentElement.scrollWidth")
-                .await;
-            assert!(
-                width.as_u64().unwrap() <= window.width.into(),
-                "{path} {window:?}: {width}"
-            );
+            check_page(&browser, &axe, window).await;
         }
-        let back = browser
-            .run("return getComputedStyle(document.body).backgroundColor")
-            .await;
-        assert_eq!(back == "rgb(18, 22, 29)", window.is_dark, "{back}");
         browser.close().await;
     }
 }
@@ -219,66 +236,32 @@ async fn the_console_is_accessible_and_asks_before_it_revokes() {
     let home = format!("http://me:{}@{}/", relay.token, relay.admin);
     relay.stage.edge.post("/stored/a", &[], b"{}").await;
 
-    let dark = Window {
-        is_dark: true,
-        ..Window::default()
-    };
-    let phone = Window {
-        width: 390,
-        height: 800,
-        is_dark: false,
-    };
-    for window in [dark, phone, Window::default()] {
+    for window in WINDOWS {
         let Some(browser) = Browser::start(window).await else {
             return;
         };
         browser.open(&home).await;
         browser.find("#agents").await;
-        let faults = browser.accessibility_faults(&axe).await;
-        assert!(faults.is_empty(), "{window:?}: {faults:#?}");
-        let width = browser
-            .run("return document.documentElement.scrollWidth")
-            .await;
-        assert!(
-            width.as_u64().unwrap() <= window.width.into(),
-            "{window:?}: {width}"
-        );
-        let back = browser
-            .run("return getComputedStyle(document.body).backgroundColor")
-            .await;
-        assert_eq!(back == "rgb(18, 22, 29)", window.is_dark, "{back}");
-
-        browser
-            .find("a[href='/drain']")
-            .await
-            .click()
-            .await
-            .unwrap();
-        browser.find("form[action='/drain']").await;
-        let faults = browser.accessibility_faults(&axe).await;
-        assert!(faults.is_empty(), "{window:?}: {faults:#?}");
-        if window.width == phone.width || window.is_dark {
-            browser.close().await;
-            continue;
-        }
-
-        browser
-            .find("main a[href='/']")
-            .await
-            .click()
-            .await
-            .unwrap();
-        let revoke = "a[href='/agents/flexdeploy/revoke']";
-        browser.find(revoke).await.click().await.unwrap();
-        browser
-            .find("form[action='/agents/flexdeploy/revoke'] button")
-            .await
-            .click()
-            .await
-            .unwrap();
-        browser.shows("no credential").await;
+        check_page(&browser, &axe, window).await;
+        click(&browser, "nav a[href='/deliveries']").await;
+        browser.find("form[action$='/redeliver']").await;
+        check_page(&browser, &axe, window).await;
+        click(&browser, "form a[href$='/drop']").await;
+        browser.find("form[action$='/drop']").await;
+        check_page(&browser, &axe, window).await;
         browser.close().await;
     }
+
+    let Some(browser) = Browser::start(Window::default()).await else {
+        return;
+    };
+    browser.open(&home).await;
+    click(&browser, "a[href='/agents/flexdeploy/revoke']").await;
+    click(&browser, "main a[href='/']").await;
+    click(&browser, "a[href='/agents/flexdeploy/revoke']").await;
+    click(&browser, "form[action='/agents/flexdeploy/revoke'] button").await;
+    browser.shows("no credential").await;
+    browser.close().await;
 }
 
 #[tokio::test]

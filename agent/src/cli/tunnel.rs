@@ -84,10 +84,10 @@ pub(crate) struct OutputArgs {
 /// Handling of refused requests in the inspector.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CaptureRefused {
-    /// They are kept.
+    /// Keeps them.
     #[default]
     On,
-    /// They are not kept: strangers sent them.
+    /// Keeps none, because strangers sent them.
     Off,
 }
 

@@ -274,7 +274,7 @@ impl Recorder {
     }
 }
 
-/// What the policy says about a request, and its form without secrets.
+/// Explanation of a request by the policy, and its form without secrets.
 #[derive(Default)]
 struct Inspected {
     request: Message,

@@ -105,7 +105,7 @@ pub(crate) struct Screen {
 /// Connection to a relay.
 enum Link {
     Open(Transport),
-    /// It is lost, for this reason if there is one of its own.
+    /// Lost connection, with its reason if it has one of its own.
     Lost(Option<String>),
 }
 

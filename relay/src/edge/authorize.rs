@@ -63,7 +63,7 @@ pub(crate) struct Authorized {
     pub claim: Option<ClaimGuard>,
 }
 
-/// What the checks have read of a request, for an owner that captures refused ones.
+/// Parts of a request that the checks have read, for an owner that captures refused ones.
 #[derive(Default)]
 pub(crate) struct Examined {
     /// Whole body; `None` if no check has read it.

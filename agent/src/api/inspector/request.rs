@@ -214,7 +214,7 @@ pub(super) async fn send(
     }
 }
 
-/// What the user wants to send, and how.
+/// Request that the user wants to send.
 pub(crate) struct Wish<'w> {
     /// Host of the tunnel.
     pub host: &'w str,
