@@ -7,6 +7,7 @@
 
 pub(crate) mod attempt;
 mod breaker;
+mod by_hand;
 mod dispatcher;
 pub(crate) mod jobs;
 pub(crate) mod outcome;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::attempt::retry_after;
+pub(crate) use self::by_hand::ChangeResult;
 use self::dispatcher::{Arrival, Dispatcher};
 use self::jobs::Jobs;
 pub(crate) use self::requester::Requester;

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use data_encoding::BASE64;
 use hookward_gate::policy::{Delivery, DeliveryMode, Route};
 use hookward_observe::audit::{AuditSettings, FileSettings};
 use hookward_relay::{AdminListen, AdminSettings};
@@ -80,12 +79,12 @@ pub(super) async fn private(application: &Application) -> Private {
 
 impl Private {
     /// Returns a resource for the token of everything.
-    async fn get(&self, path: &str) -> Response {
+    pub(super) async fn get(&self, path: &str) -> Response {
         let (admin, path, token) = (self.admin, path.to_owned(), self.token.clone());
         off(move || get(admin, &path, &token)).await
     }
 
-    async fn call(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Response {
+    pub(super) async fn call(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Response {
         let (admin, method, path) = (self.admin, method.to_owned(), path.to_owned());
         let fields: Vec<_> = fields
             .iter()
@@ -944,138 +943,4 @@ fn logs_have_one_schema() {
         );
         assert!(line["event"].is_string(), "{line}");
     }
-}
-
-/// The console asks for the token, shows the relay, and asks before it revokes or stops.
-#[tokio::test]
-async fn the_console_shows_the_relay_and_asks_before_an_action() {
-    let application = Application::start(|_| Reply::ok("fine")).await;
-    let private = private(&application).await;
-    private.stage.edge.post(PREFIX, &[], b"{}").await;
-    private.stage.edge.get("/nothing").await;
-
-    let stranger = private.call("GET", "/", &[]).await;
-    assert_eq!(stranger.status, 401);
-    let challenge = "www-authenticate: basic ";
-    assert!(stranger.head.contains(challenge), "{}", stranger.head);
-
-    let page = private.get("/").await;
-    assert_eq!(page.status, 200, "{page:?}");
-    let policy = "content-security-policy: default-src 'none'";
-    assert!(page.head.contains(policy), "{}", page.head);
-    for shown in [
-        "flexdeploy",
-        "online",
-        "Requests since the start",
-        "forwarded",
-        "max_connections",
-        "Address sets",
-        HOST,
-    ] {
-        assert!(
-            page.body.contains(shown),
-            "{shown} is missing in {}",
-            page.body
-        );
-    }
-
-    let password = format!(
-        "Basic {}",
-        BASE64.encode(format!("me:{}", private.token).as_bytes())
-    );
-    let own = format!("http://{}", private.admin);
-    let known = ("Authorization", password.as_str());
-    let revoke = "/agents/flexdeploy/revoke";
-    let question = private.call("GET", revoke, &[known]).await;
-    assert!(question.body.contains("Revoke agent flexdeploy?"));
-    assert_eq!(
-        private
-            .call("GET", "/agents/other/revoke", &[known])
-            .await
-            .status,
-        404
-    );
-    for foreign in [
-        ("Origin", "https://evil.example"),
-        ("Sec-Fetch-Site", "cross-site"),
-    ] {
-        for path in [revoke, "/drain"] {
-            let answer = private.call("POST", path, &[known, foreign]).await;
-            assert_eq!(answer.status, 403, "{path} {foreign:?}");
-        }
-    }
-    assert_eq!(
-        private.get("/api/v1/agents").await.json()[0]["online"],
-        true
-    );
-
-    let origin = ("Origin", own.as_str());
-    let revoked = private.call("POST", revoke, &[known, origin]).await;
-    assert_eq!(revoked.status, 303, "{revoked:?}");
-    // As `agent revoke` does: without a credential, and with its hosts.
-    let agent = &private.get("/api/v1/agents").await.json()[0];
-    assert_eq!(agent["joined"], false, "{agent}");
-    let stopping = private.call("POST", "/drain", &[known, origin]).await;
-    assert_eq!(stopping.status, 202, "{stopping:?}");
-}
-
-/// The console lists stored deliveries, redelivers one, and drops one after a question.
-#[tokio::test]
-async fn the_console_redelivers_and_drops() {
-    let application = Application::start(|_| Reply::ok("fine")).await;
-    let private = private(&application).await;
-    let empty = private.get("/deliveries").await;
-    assert!(empty.body.contains("No webhooks are stored"), "{empty:?}");
-    assert_eq!(private.get("/deliveries?state=lost").await.status, 400);
-
-    let stored = private.stage.edge.post("/stored/a", &[], b"{}").await;
-    assert_eq!(stored.status, 202);
-    eventually("it is delivered", || application.log.complete().len() == 1).await;
-
-    let listed = private.get("/api/v1/deliveries").await.json();
-    let id = listed["deliveries"][0]["id"].as_str().unwrap().to_owned();
-    let (admin, token, own_id) = (private.admin, private.token.clone(), id.clone());
-    let is_listed = move |state: &str| {
-        let page = get(admin, &format!("/deliveries?state={state}"), &token);
-        page.body.contains(&own_id)
-    };
-    // The application has the webhook before the relay has its response.
-    off(move || happens("it is recorded", || is_listed("delivered"))).await;
-    let origin = format!("http://{}", private.admin);
-    let bearer = format!("Bearer {}", private.token);
-    let own = [
-        ("Authorization", bearer.as_str()),
-        ("Origin", origin.as_str()),
-    ];
-    let foreign = [
-        ("Authorization", bearer.as_str()),
-        ("Origin", "https://evil.example"),
-    ];
-    let (redeliver, drop) = (
-        format!("/deliveries/{id}/redeliver"),
-        format!("/deliveries/{id}/drop"),
-    );
-    for path in [&redeliver, &drop] {
-        assert_eq!(private.call("POST", path, &foreign).await.status, 403);
-    }
-
-    assert_eq!(private.call("POST", &redeliver, &own).await.status, 303);
-    eventually("it is delivered again", || {
-        application.log.complete().len() == 2
-    })
-    .await;
-
-    let question = private.call("GET", &drop, &own).await;
-    assert!(
-        question.body.contains("Drop this delivery?"),
-        "{question:?}"
-    );
-    assert_eq!(private.call("POST", &drop, &own).await.status, 303);
-    let (admin, token) = (private.admin, private.token.clone());
-    off(move || {
-        happens("its content is deleted", || {
-            !get(admin, "/deliveries", &token).body.contains(&redeliver)
-        });
-    })
-    .await;
 }

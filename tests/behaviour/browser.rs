@@ -227,9 +227,9 @@ async fn pages_are_accessible_in_light_dark_and_on_a_phone() {
     }
 }
 
-/// The relay's console is as accessible, and revokes an agent only after a question.
+/// The relay's console is as accessible.
 #[tokio::test]
-async fn the_console_is_accessible_and_asks_before_it_revokes() {
+async fn the_console_is_accessible() {
     let Some(axe) = axe() else { return };
     let application = Application::start(|_| Reply::ok("fine")).await;
     let relay = admin::private(&application).await;
@@ -249,9 +249,50 @@ async fn the_console_is_accessible_and_asks_before_it_revokes() {
         click(&browser, "form a[href$='/drop']").await;
         browser.find("form[action$='/drop']").await;
         check_page(&browser, &axe, window).await;
+        click(&browser, "form[action$='/drop'] a").await;
+        browser.find("#request").await;
+        check_page(&browser, &axe, window).await;
+        click(&browser, "nav a[href='/audit']").await;
+        browser.find("#records summary").await;
+        check_page(&browser, &axe, window).await;
+        browser.open(&format!("{home}nothing")).await;
+        browser.shows("Back to the start page").await;
+        check_page(&browser, &axe, window).await;
         browser.close().await;
     }
+}
 
+/// New records of the audit log arrive, until the user pauses them.
+#[tokio::test]
+async fn the_console_follows_the_audit_log() {
+    let Some(browser) = Browser::start(Window::default()).await else {
+        return;
+    };
+    let application = Application::start(|_| Reply::ok("fine")).await;
+    let relay = admin::private(&application).await;
+    let home = format!("http://me:{}@{}/", relay.token, relay.admin);
+    browser.open(&format!("{home}audit")).await;
+    browser.shows("live, ").await;
+    relay.stage.edge.get("/first").await;
+    browser.shows("/first").await;
+    let foreign = "return document.querySelectorAll('#records b').length";
+    relay.stage.edge.get("/%3Cb%3Ebold").await;
+    browser.shows("/%3Cb%3Ebold").await;
+    assert_eq!(browser.run(foreign).await, 0);
+
+    click(&browser, "#pause").await;
+    browser.shows("paused").await;
+    relay.stage.edge.get("/while-paused").await;
+    click(&browser, "#pause").await;
+    browser.shows("/while-paused").await;
+    browser.close().await;
+}
+
+#[tokio::test]
+async fn the_console_asks_before_it_revokes() {
+    let application = Application::start(|_| Reply::ok("fine")).await;
+    let relay = admin::private(&application).await;
+    let home = format!("http://me:{}@{}/", relay.token, relay.admin);
     let Some(browser) = Browser::start(Window::default()).await else {
         return;
     };

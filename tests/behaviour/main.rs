@@ -27,6 +27,7 @@ mod certificates;
 mod challenges;
 mod checks;
 mod conformance;
+mod console;
 mod corpora;
 mod damaged;
 mod deliveries;

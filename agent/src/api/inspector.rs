@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Extension, FromRef, Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{Extension, FromRef, Query, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -21,7 +21,7 @@ use futures_util::stream;
 use hookward_core::clock::UnixMillis;
 use hookward_observe::api::access::{Caller, problem};
 use hookward_observe::audit::Actor;
-use hookward_pages::assets::{Asset, SHARED, page_headers};
+use hookward_pages::serve::with_assets;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
@@ -32,7 +32,7 @@ use crate::inspector::InspectorView;
 use crate::inspector::filter::Filter;
 use crate::inspector::history::{Detail, HistoryError, Page, Summary};
 use crate::inspector::pages::list::{self, ROWS, RequestsPage, Row, Rows, TunnelCard};
-use crate::inspector::pages::{self, Place, SCRIPTS};
+use crate::inspector::pages::{INSPECTOR, REQUESTS};
 
 /// Pause between two messages with new rows, so that a flood needs few.
 const ROWS_INTERVAL: Duration = Duration::from_millis(200);
@@ -46,7 +46,7 @@ where
     S: Clone + Send + Sync + 'static,
     Arc<AgentView>: FromRef<S>,
 {
-    Router::new()
+    let pages = Router::new()
         .route("/", get(requests))
         // Pages of ngrok, which users have as bookmarks.
         .route("/inspect/http", get(|| async { Redirect::permanent("/") }))
@@ -63,28 +63,8 @@ where
         .route("/samples/edit", get(samples::edit))
         .route("/samples/send", post(samples::send))
         .route("/export.jsonl", get(export::lines))
-        .route("/export.har", get(export::har))
-        .route("/assets/{name}", get(asset))
-        .layer(axum::middleware::map_response(protect))
-}
-
-/// Adds the fields that protect a page.
-async fn protect(mut response: Response) -> Response {
-    response.headers_mut().extend(page_headers());
-    response
-}
-
-/// Returns an embedded file.
-async fn asset(Path(name): Path<String>) -> Response {
-    let mut all = SHARED.iter().chain(&SCRIPTS);
-    match all.find(|asset| asset.name == name) {
-        Some(Asset {
-            media_type,
-            content,
-            ..
-        }) => ([(header::CONTENT_TYPE, *media_type)], *content).into_response(),
-        None => problem(StatusCode::NOT_FOUND, "there is no such file"),
-    }
+        .route("/export.har", get(export::har));
+    with_assets(pages, &INSPECTOR)
 }
 
 /// Failure of a page.
@@ -199,7 +179,7 @@ async fn requests(
     let Some(inspector) = &view.inspector else {
         page.problem =
             Some("The history could not be opened; the agent's log has the reason.".to_owned());
-        return Ok(Html(pages::page("Requests", Place::Requests, &[], &page)?));
+        return Ok(Html(INSPECTOR.page("Requests", REQUESTS, &[], &page)?));
     };
 
     let history = &inspector.history;
@@ -223,9 +203,9 @@ async fn requests(
         }
         Err(mistake) => page.mistake = Some(mistake.to_string()),
     }
-    Ok(Html(pages::page(
+    Ok(Html(INSPECTOR.page(
         "Requests",
-        Place::Requests,
+        REQUESTS,
         &["list.js"],
         &page,
     )?))

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
 use hookward_observe::api::access::{self, Access, Caller, Guard, problem};
 use hookward_observe::metrics::{self, CONTENT_TYPE, ProcessSnapshot};
+use hookward_pages::serve::show_errors;
 use prometheus_client::registry::Registry;
 use serde::Deserialize;
 use utoipa::OpenApi;
@@ -20,6 +21,7 @@ use super::ngrok;
 use super::relay_calls;
 use super::requests;
 use super::status::{AgentView, ProcessStatus};
+use crate::inspector::pages::INSPECTOR;
 
 /// State of the handlers.
 #[derive(Clone)]
@@ -97,13 +99,14 @@ pub(super) fn router(view: Arc<AgentView>, guard: &Arc<Guard>, is_local: bool) -
             .layer(middleware::from_fn_with_state(access, access::check))
     };
     let read = match is_local {
-        true => Access::own_user(guard).for_pages(),
-        false => Access::full(guard).for_pages(),
+        true => Access::own_user(guard).for_pages(INSPECTOR.product),
+        false => Access::full(guard).for_pages(INSPECTOR.product),
     };
     protect(health, Access::open(guard))
         .merge(protect(ngrok.merge(inspector::router()), read))
         .merge(protect(private, Access::full(guard)))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "see /api/v1/openapi.json") })
+        .layer(middleware::from_fn_with_state(&INSPECTOR, show_errors))
 }
 
 /// Liveness: always `ok` while the process runs.

@@ -10,13 +10,14 @@ use hookward_core::names::AgentName;
 use hookward_observe::api::access::{self, Access, Caller, Guard, problem};
 use hookward_observe::api::deliveries::Done;
 use hookward_observe::metrics::{self, CONTENT_TYPE, ProcessSnapshot};
+use hookward_pages::serve::show_errors;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::console;
+use super::console::{self, CONSOLE};
 use super::deliveries::{self, DeliveriesApi};
 use super::events;
 use super::metrics::RelaySnapshot;
@@ -113,8 +114,12 @@ pub(super) fn routers(overview: Arc<Overview>, guard: &Arc<Guard>) -> Routers {
         admin: protect(health, Access::open(guard))
             .merge(protect(scrape, Access::metrics(guard)))
             .merge(protect(private, Access::full(guard)))
-            .merge(protect(pages, Access::full(guard).for_pages()))
-            .fallback(|| async { problem(StatusCode::NOT_FOUND, "see /api/v1/openapi.json") }),
+            .merge(protect(
+                pages,
+                Access::full(guard).for_pages(CONSOLE.product),
+            ))
+            .fallback(|| async { problem(StatusCode::NOT_FOUND, "see /api/v1/openapi.json") })
+            .layer(middleware::from_fn_with_state(&CONSOLE, show_errors)),
     }
 }
 

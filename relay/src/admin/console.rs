@@ -1,62 +1,92 @@
-//! Console: the pages of the admin API. They show the state of the relay, and ask before
-//! they revoke, drop or stop.
+//! Console: the pages of the admin API. They show the state of the relay, its deliveries and its audit
+//! log, and ask before they revoke, drop or stop.
 
+mod audit;
+mod confirmation;
 mod deliveries;
-mod page;
+mod delivery;
+mod start_page;
 
 use std::sync::Arc;
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Extension, Path, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{Extension, Form, Path, State};
+use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use hookward_core::names::AgentName;
 use hookward_observe::api::access::{Caller, problem};
-use hookward_pages::assets::{SHARED, page_headers};
-use hookward_pages::layout::{Link, Page};
+use hookward_pages::assets::script;
+use hookward_pages::serve::with_assets;
+use hookward_pages::site::Site;
+use serde::Deserialize;
 
-use self::page::{Confirmation, Console};
+use self::confirmation::Confirmation;
+use self::start_page::StartPage;
 use super::overview::Overview;
 use crate::storage::StorageError;
 
+/// The console.
+pub(super) static CONSOLE: Site = Site {
+    product: "Hookward relay",
+    links: &[
+        (OVERVIEW, "Overview"),
+        (DELIVERIES, "Deliveries"),
+        (AUDIT, "Audit log"),
+    ],
+    scripts: &[script("audit.js", include_str!("console/assets/audit.js"))],
+};
+
+/// Path of the start page.
+const OVERVIEW: &str = "/";
+
+/// Path of the list of deliveries.
+const DELIVERIES: &str = "/deliveries";
+
+/// Path of the audit log.
+const AUDIT: &str = "/audit";
+
 /// Returns the routes.
 pub(super) fn router() -> Router<Arc<Overview>> {
-    Router::new()
-        .route("/", get(show))
+    let pages = Router::new()
+        .route(OVERVIEW, get(show))
         .route("/agents/{name}/revoke", get(confirm_revoke).post(revoke))
         .route("/drain", get(confirm_drain).post(drain))
-        .route("/deliveries", get(deliveries::list))
-        .route("/deliveries/{id}/redeliver", post(deliveries::redeliver))
+        .route(DELIVERIES, get(deliveries::list))
+        .route(
+            "/deliveries/redeliver",
+            get(deliveries::confirm_redeliver).post(deliveries::redeliver),
+        )
+        .route("/deliveries/pause", post(deliveries::pause))
+        .route("/deliveries/resume", post(deliveries::resume))
+        .route("/deliveries/{id}", get(delivery::show))
+        .route(
+            "/deliveries/{id}/redeliver",
+            get(delivery::confirm_redeliver).post(delivery::redeliver),
+        )
         .route(
             "/deliveries/{id}/drop",
-            get(deliveries::confirm_drop).post(deliveries::drop),
+            get(delivery::confirm_drop).post(delivery::drop),
         )
-        .route("/assets/{name}", get(asset))
-        .layer(axum::middleware::map_response(protect))
-}
-
-/// Adds the fields that protect a page.
-async fn protect(mut response: Response) -> Response {
-    response.headers_mut().extend(page_headers());
-    response
-}
-
-/// Returns an embedded file.
-async fn asset(Path(name): Path<String>) -> Response {
-    match SHARED.iter().find(|asset| asset.name == name) {
-        Some(asset) => ([(header::CONTENT_TYPE, asset.media_type)], asset.content).into_response(),
-        None => problem(StatusCode::NOT_FOUND, "there is no such file"),
-    }
+        .route(AUDIT, get(audit::show))
+        .route("/audit/stream", get(audit::stream));
+    with_assets(pages, &CONSOLE)
 }
 
 /// Failure of a page.
 enum PageError {
     NoAgent,
+    NoTunnel,
+    NoDelivery,
     NoState,
+    /// The state of a delivery allows no such change.
+    Unchanged,
+    /// The page is of an earlier run of the relay.
+    Restarted,
     /// Too many changes are in progress.
     Busy,
+    NoAuditLog,
     Storage(StorageError),
     Template(askama::Error),
 }
@@ -75,48 +105,48 @@ impl From<askama::Error> for PageError {
 
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
-        match self {
-            Self::NoAgent => problem(StatusCode::NOT_FOUND, "there is no agent of this name"),
-            Self::NoState => problem(
+        let (status, detail) = match &self {
+            Self::NoAgent => (StatusCode::NOT_FOUND, "there is no agent of this name"),
+            Self::NoTunnel => (StatusCode::NOT_FOUND, "there is no tunnel with this host"),
+            Self::NoDelivery => (StatusCode::NOT_FOUND, "there is no delivery with this id"),
+            Self::NoState => (
                 StatusCode::BAD_REQUEST,
                 "state is pending, delivered, dead or dropped",
             ),
-            Self::Busy => problem(
+            Self::Unchanged => (
+                StatusCode::CONFLICT,
+                "the delivery has not changed: its content is deleted, or it is dropped already",
+            ),
+            Self::Restarted => (
+                StatusCode::CONFLICT,
+                "the relay has started again since this page was opened; it has not been stopped",
+            ),
+            Self::Busy => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too many changes are in progress: wait until one has ended",
             ),
-            Self::Storage(error) => problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
-            Self::Template(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-        }
+            Self::NoAuditLog => (
+                StatusCode::NOT_FOUND,
+                "this relay has no audit log: name a sink in [audit]",
+            ),
+            Self::Storage(error) => {
+                return problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+            }
+            Self::Template(error) => {
+                return problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string());
+            }
+        };
+        problem(status, detail)
     }
 }
 
-/// Returns a whole page with this content.
-fn page(title: &str, content: &impl Template) -> Result<Html<String>, PageError> {
-    let links = [("/", OVERVIEW), ("/deliveries", DELIVERIES)];
-    let links = links.map(|(href, name)| Link {
-        href,
-        name,
-        is_current: title == name,
-    });
-    let page = Page {
-        title,
-        product: "Hookward relay",
-        links: &links,
-        scripts: &[],
-        content: &content.render()?,
-    };
-    Ok(Html(page.render()?))
+/// Returns a whole page with this content, below a page of the navigation.
+fn page(title: &str, current: &str, content: &impl Template) -> Result<Html<String>, PageError> {
+    Ok(Html(CONSOLE.page(title, current, &[], content)?))
 }
 
-/// Title of the first page.
-const OVERVIEW: &str = "Overview";
-
-/// Title of the list of deliveries.
-const DELIVERIES: &str = "Deliveries";
-
 async fn show(State(overview): State<Arc<Overview>>) -> Result<Html<String>, PageError> {
-    page(OVERVIEW, &Console::read(&overview).await?)
+    page("Overview", OVERVIEW, &StartPage::read(&overview).await?)
 }
 
 /// Returns the name of an agent that exists.
@@ -138,10 +168,11 @@ async fn confirm_revoke(
                       seconds. It keeps its hosts, which answer 503 until it joins with a new token."
             .to_owned(),
         action: format!("/agents/{name}/revoke"),
-        button: "Revoke".to_owned(),
-        back: "/",
+        button: "Revoke",
+        back: OVERVIEW.to_owned(),
+        ..Confirmation::default()
     };
-    page("Revoke", &confirmation)
+    page("Revoke", OVERVIEW, &confirmation)
 }
 
 async fn revoke(
@@ -151,9 +182,15 @@ async fn revoke(
 ) -> Result<Redirect, PageError> {
     let name = AgentName::parse(&name).ok_or(PageError::NoAgent)?;
     match overview.revoke(&name, caller).await? {
-        true => Ok(Redirect::to("/")),
+        true => Ok(Redirect::to(OVERVIEW)),
         false => Err(PageError::NoAgent),
     }
+}
+
+/// Identity of the run of the relay that a page is of.
+#[derive(Deserialize)]
+struct RunForm {
+    started_ms: u64,
 }
 
 async fn confirm_drain(State(overview): State<Arc<Overview>>) -> Result<Html<String>, PageError> {
@@ -167,16 +204,31 @@ async fn confirm_drain(State(overview): State<Arc<Overview>>) -> Result<Html<Str
             overview.in_flight()
         ),
         action: "/drain".to_owned(),
-        button: "Stop".to_owned(),
-        back: "/",
+        fields: vec![("started_ms", overview.started.0.0.to_string())],
+        button: "Stop",
+        back: OVERVIEW.to_owned(),
+        ..Confirmation::default()
     };
-    page("Stop", &confirmation)
+    page("Stop", OVERVIEW, &confirmation)
 }
 
+/// Last page of the console.
+#[derive(Template)]
+#[template(
+    source = "<section class=\"panel\"><h1>The relay drains and stops</h1></section>",
+    ext = "html"
+)]
+struct Stopping;
+
+/// Stops the relay. A page that is sent again does not stop the next run.
 async fn drain(
     State(overview): State<Arc<Overview>>,
     Extension(caller): Extension<Caller>,
-) -> (StatusCode, &'static str) {
+    Form(form): Form<RunForm>,
+) -> Result<(StatusCode, Html<String>), PageError> {
+    if form.started_ms != overview.started.0.0 {
+        return Err(PageError::Restarted);
+    }
     overview.drain(caller);
-    (StatusCode::ACCEPTED, "The relay drains and stops.\n")
+    Ok((StatusCode::ACCEPTED, page("Stop", OVERVIEW, &Stopping)?))
 }

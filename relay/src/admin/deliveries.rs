@@ -25,6 +25,7 @@ use super::api::{done, failed};
 use crate::delivery::{Deliveries, Requester};
 use crate::observe::Observer;
 use crate::sessions::Registry;
+use crate::storage::StorageError;
 use crate::storage::agents::AgentId;
 use crate::storage::deliveries::{Change, DeliveryFilter, DeliveryState};
 
@@ -162,16 +163,27 @@ pub(super) async fn show(
     requester: Requester,
     Path(id): Path<Uuid>,
 ) -> Response {
-    match api.deliveries.store().detail(id, requester.owner()).await {
-        Ok(Some(detail)) => {
-            // Content is personal data, so that each look at it has a record.
-            let fields = serde_json::json!({ "delivery": id.to_string() });
-            requester.record(api.observer.audit(), "delivery_shown", fields);
-            Json(view::content(detail)).into_response()
-        }
+    match content(&api.deliveries, &api.observer, &requester, id).await {
+        Ok(Some(content)) => Json(content).into_response(),
         Ok(None) => problem(StatusCode::NOT_FOUND, "there is no delivery with this id"),
         Err(error) => failed(&error),
     }
+}
+
+/// Returns a delivery with its content, without secrets; `None` if there is none with this id. Content
+/// is personal data, so that each look at it has a record.
+pub(super) async fn content(
+    deliveries: &Deliveries,
+    observer: &Observer,
+    requester: &Requester,
+    id: Uuid,
+) -> Result<Option<DeliveryContent>, StorageError> {
+    let detail = deliveries.store().detail(id, requester.owner()).await?;
+    if detail.is_some() {
+        let fields = serde_json::json!({ "delivery": id.to_string() });
+        requester.record(observer.audit(), "delivery_shown", fields);
+    }
+    Ok(detail.map(view::content))
 }
 
 /// Makes a new attempt of every delivery that matches, in the background.

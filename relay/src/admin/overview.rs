@@ -171,15 +171,19 @@ impl Overview {
 
     /// Returns the tunnels, by host.
     pub(crate) async fn tunnels(&self) -> Result<Vec<TunnelStatus>, StorageError> {
-        let rows = self.store.run(Store::list_agents).await?;
-        let owners: BTreeMap<_, _> = rows
-            .iter()
-            .flat_map(|row| {
-                row.hosts
-                    .iter()
-                    .map(|host| (host.as_str(), row.name.as_str()))
-            })
-            .collect();
+        Ok(self.tunnels_of(&self.agents().await?))
+    }
+
+    /// Returns the tunnels, by host, with these agents as owners.
+    pub(super) fn tunnels_of(&self, agents: &[AgentStatus]) -> Vec<TunnelStatus> {
+        let hosts_of = |agent: &AgentStatus| {
+            let name = agent.name.clone();
+            let hosts = agent.hosts.iter();
+            hosts
+                .map(|host| (host.clone(), name.clone()))
+                .collect::<Vec<_>>()
+        };
+        let owners: BTreeMap<_, _> = agents.iter().flat_map(hosts_of).collect();
         let tunnels = self.edge.registry.tunnels();
         let status = |(host, endpoint): (&HostName, &TunnelEndpoint)| {
             let summary = self.agents.host.in_force.summary(host);
@@ -189,7 +193,7 @@ impl Overview {
                 host: host.to_string(),
                 agent: serving
                     .or_else(|| reserved.map(|owner| owner.to_string()))
-                    .or_else(|| owners.get(host.as_str()).map(|owner| (*owner).to_owned())),
+                    .or_else(|| owners.get(host.as_str()).cloned()),
                 online: !endpoint.is_away(),
                 sessions: endpoint.count() as u64,
                 policy: summary.as_ref().map(|summary| summary.digest.clone()),
@@ -198,7 +202,7 @@ impl Overview {
                     .unwrap_or_default(),
             }
         };
-        Ok(tunnels.iter().map(status).collect())
+        tunnels.iter().map(status).collect()
     }
 
     pub(crate) fn connections(&self) -> ConnectionsStatus {

@@ -134,10 +134,6 @@ impl Deliveries {
 
         let (deliveries, running) = (self.clone(), Arc::clone(&job));
         self.0.parts.tasks.spawn(async move {
-            let event = match change {
-                Change::Redeliver => "deliveries_redelivered",
-                Change::Drop => "deliveries_dropped",
-            };
             let fields = filter.summary();
             let result = tokio::select! {
                 result = deliveries.run(&running, filter, rate) => result,
@@ -151,7 +147,7 @@ impl Deliveries {
                 "failure": failure,
             });
             let audit = deliveries.0.parts.observer.audit();
-            requester.record(audit, event, details);
+            requester.record(audit, change.event(), details);
             *running
                 .failure
                 .lock()
@@ -207,27 +203,6 @@ impl Deliveries {
     pub(super) fn notify(&self, tunnel: &Arc<str>) {
         // A task that is busy looks anyway.
         let _ = self.queue(tunnel).try_send(super::Arrival::Later);
-    }
-
-    /// Pauses or resumes the attempts of a tunnel.
-    ///
-    /// # Errors
-    /// The storage's error.
-    pub(crate) async fn pause(
-        &self,
-        tunnel: &str,
-        paused: bool,
-        requester: &Requester,
-    ) -> Result<(), StorageError> {
-        self.0.parts.store.pause(tunnel, paused).await?;
-        let event = match paused {
-            true => "deliveries_paused",
-            false => "deliveries_resumed",
-        };
-        let audit = self.0.parts.observer.audit();
-        requester.record(audit, event, json!({ "tunnel": tunnel }));
-        self.notify(&tunnel.into());
-        Ok(())
     }
 }
 

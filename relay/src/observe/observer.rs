@@ -12,6 +12,7 @@ use hookward_tunnel::protocol::control::{RefusedContent, RefusedRequest};
 use http::StatusCode;
 use serde_json::json;
 
+use crate::observe::activity::{Activity, MinuteCounts};
 use crate::observe::audit;
 use crate::observe::clients::{ClientCount, ClientCounts};
 use crate::observe::events::{EventBus, EventStamp, RelayEventKind, RequestRecord, Subscription};
@@ -28,6 +29,7 @@ pub(crate) struct Observer {
     log: RequestLog,
     metrics: RelayMetrics,
     clients: ClientCounts,
+    activity: Activity,
     clock: Clock,
     events: EventBus,
 }
@@ -39,6 +41,7 @@ impl Observer {
             log: RequestLog::default(),
             metrics: RelayMetrics::new(),
             clients: ClientCounts::default(),
+            activity: Activity::default(),
             clock: clock.clone(),
             events: EventBus::new(clock),
         }
@@ -62,6 +65,11 @@ impl Observer {
     /// Returns the `most` most active clients, and the sum of those that are not counted.
     pub(crate) fn top_clients(&self, most: usize) -> (Vec<(IpAddr, ClientCount)>, ClientCount) {
         self.clients.top(most, self.minute())
+    }
+
+    /// Returns the counts of each minute of the last hour, the oldest first.
+    pub(crate) fn last_hour(&self) -> Vec<MinuteCounts> {
+        self.activity.last_hour(self.minute())
     }
 
     fn minute(&self) -> u64 {
@@ -134,7 +142,9 @@ impl Observer {
         audit::request(&self.audit, facts, outcome);
         self.log.request(facts, outcome);
         self.metrics.request(facts, outcome);
-        self.clients.request(facts, outcome, self.minute());
+        let minute = self.minute();
+        self.clients.request(facts, outcome, minute);
+        self.activity.request(outcome, minute);
         let stamp = self
             .events
             .publish(|| RelayEventKind::Request(Box::new(record(facts, outcome))));

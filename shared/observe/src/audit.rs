@@ -3,7 +3,8 @@
 //! Every line has the number of its record (`seq`) and the SHA-256 of the previous line (`prev`), so
 //! that [`verify`] finds changed and removed lines. A thread writes the lines; requests only queue
 //! them (`log`, `queue`). `settings` names the sinks: a file that rotates (`file`), standard
-//! output, and syslog. `limited` bounds the records of events that others cause at will.
+//! output, and syslog. `limited` bounds the records of events that others cause at will. `recent` keeps
+//! the last records for readers.
 
 mod chain;
 mod error;
@@ -11,6 +12,7 @@ mod file;
 mod limited;
 mod log;
 mod queue;
+mod recent;
 mod record;
 mod settings;
 mod sinks;
@@ -22,6 +24,7 @@ pub use self::error::AuditError;
 pub use self::limited::{Causer, LimitedKind};
 pub use self::log::AuditLog;
 pub use self::queue::AuditStatus;
+pub use self::recent::RecentRecord;
 pub use self::record::{Act, Actor};
 pub use self::settings::{AuditSettings, FileSettings, OnFailure, RawAudit, SyslogTarget};
 pub use self::verify::{Flaw, Report, verify};

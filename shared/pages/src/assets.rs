@@ -13,8 +13,18 @@ pub struct Asset {
     pub content: &'static str,
 }
 
+/// Returns a script, which is a module.
+#[must_use]
+pub const fn script(name: &'static str, content: &'static str) -> Asset {
+    Asset {
+        name,
+        media_type: "text/javascript; charset=utf-8",
+        content,
+    }
+}
+
 /// Files of every page.
-pub const SHARED: [Asset; 2] = [
+pub(crate) const SHARED: [Asset; 2] = [
     Asset {
         name: "style.css",
         media_type: "text/css; charset=utf-8",
@@ -33,8 +43,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
     img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Returns the header fields that protect a page in the browser.
-#[must_use]
-pub fn page_headers() -> [(HeaderName, HeaderValue); 5] {
+pub(crate) fn page_headers() -> [(HeaderName, HeaderValue); 5] {
     [
         (
             header::CONTENT_SECURITY_POLICY,

@@ -32,26 +32,31 @@ impl<'c> Bars<'c> {
     /// Creates a chart of these values.
     #[must_use]
     pub fn new(title: &'c str, summary: &'c str, highest: &'c str, values: &[u64]) -> Self {
-        let most = values.iter().copied().max().unwrap_or_default().max(1) as f64;
-        let step = WIDTH / values.len().max(1) as f64;
-        let bars = values.iter().enumerate().filter(|(_, value)| **value > 0);
-        let bars = bars.map(|(number, value)| {
-            // A small value is still visible.
-            let height = round((*value as f64 / most * HEIGHT).max(1.5));
-            Bar {
-                x: round(number as f64 * step),
-                y: round(HEIGHT - height),
-                width: round((step - 1.0).max(1.0)),
-                height,
-            }
-        });
+        let most = values.iter().copied().max().unwrap_or_default();
         Self {
             title,
             summary,
             highest,
-            bars: bars.collect(),
+            bars: bars(values, most),
         }
     }
+}
+
+/// Returns the bars of these values, of which `most` fills the height.
+fn bars(values: &[u64], most: u64) -> Vec<Bar> {
+    let step = WIDTH / values.len().max(1) as f64;
+    let shown = values.iter().enumerate().filter(|(_, value)| **value > 0);
+    let bars = shown.map(|(number, value)| {
+        // A small value is still visible.
+        let height = round((*value as f64 / most.max(1) as f64 * HEIGHT).max(1.5));
+        Bar {
+            x: round(number as f64 * step),
+            y: round(HEIGHT - height),
+            width: round((step - 1.0).max(1.0)),
+            height,
+        }
+    });
+    bars.collect()
 }
 
 /// Lines over time, the oldest first; `None` is a gap.
@@ -168,6 +173,50 @@ impl<'c> Ranking<'c> {
     }
 }
 
+/// Bars over time in rows with names and sums, all on one scale.
+#[derive(Template)]
+#[template(path = "rows_of_bars.html")]
+pub struct RowsOfBars<'c> {
+    /// Title.
+    pub title: &'c str,
+    /// Text without rows.
+    pub empty: &'c str,
+    /// Highest value, with its unit.
+    pub highest: &'c str,
+    rows: Vec<RowOfBars<'c>>,
+}
+
+struct RowOfBars<'c> {
+    name: &'c str,
+    sum: u64,
+    bars: Vec<Bar>,
+}
+
+impl<'c> RowsOfBars<'c> {
+    /// Creates a chart of these rows, each with its name and its values, the oldest first.
+    #[must_use]
+    pub fn new(
+        title: &'c str,
+        empty: &'c str,
+        highest: &'c str,
+        rows: &[(&'c str, Vec<u64>)],
+    ) -> Self {
+        let values = rows.iter().flat_map(|(_, values)| values);
+        let most = values.copied().max().unwrap_or_default();
+        let rows = rows.iter().map(|(name, values)| RowOfBars {
+            name,
+            sum: values.iter().sum(),
+            bars: bars(values, most),
+        });
+        Self {
+            title,
+            empty,
+            highest,
+            rows: rows.collect(),
+        }
+    }
+}
+
 fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
@@ -189,6 +238,13 @@ mod tests {
             .render()
             .unwrap();
         assert_eq!(lines.matches("<polyline").count(), 2, "{lines}");
+
+        let rows = [("token", vec![0, 2, 1]), ("signature", vec![4, 0, 0])];
+        let rows = RowsOfBars::new("Refusals", "none", "4 a minute", &rows)
+            .render()
+            .unwrap();
+        assert_eq!(rows.matches("<rect").count(), 3, "{rows}");
+        assert!(rows.contains("<td>3</td>"), "{rows}");
 
         let ranking = Ranking::new("Refusals", "none", &[("<b>", 2)])
             .render()

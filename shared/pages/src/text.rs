@@ -39,6 +39,15 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// Returns a number with a noun: `1 agent`, `2 agents`.
+#[must_use]
+pub fn counted(count: u64, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
 /// Returns microseconds with a unit.
 #[must_use]
 pub fn duration(micros: u64) -> String {
@@ -109,6 +118,10 @@ mod tests {
                 duration(1_500_000)
             ],
             ["7 µs", "1.5 ms", "42 ms", "1.5 s"]
+        );
+        assert_eq!(
+            counted(1, "agent") + &counted(0, "range"),
+            "1 agent0 ranges"
         );
         assert_eq!(clock(1_769_868_187_250), "14:03:07");
         assert_eq!(date_time(1_769_868_187_250), "2026-01-31T14:03:07.250Z");

@@ -19,7 +19,7 @@ use crate::inspector::capture::Source;
 use crate::inspector::history::Detail;
 use crate::inspector::pages::detail::{DeliveryView, RequestPage};
 use crate::inspector::pages::edit::EditPage;
-use crate::inspector::pages::{self, Place};
+use crate::inspector::pages::{INSPECTOR, REQUESTS};
 
 /// Result of an action, shown on the page of a request.
 #[derive(Deserialize, Default)]
@@ -65,9 +65,9 @@ async fn request_page(view: &AgentView, detail: &Detail) -> Result<RequestPage, 
 
 fn whole_page(detail: &Detail, page: &RequestPage) -> Result<Html<String>, PageError> {
     let title = format!("{} {}", detail.summary.method, detail.summary.path);
-    Ok(Html(pages::page(
+    Ok(Html(INSPECTOR.page(
         &title,
-        Place::Elsewhere,
+        REQUESTS,
         &["request.js"],
         page,
     )?))
@@ -105,7 +105,7 @@ pub(super) async fn edit(
         Err(error) => return Ok(problem(StatusCode::CONFLICT, &error.to_string())),
     };
     let page = edit_page(number, &detail, restored.draft, restored.missing);
-    Ok(Html(pages::page("Edit and send", Place::Elsewhere, &[], &page)?).into_response())
+    Ok(Html(INSPECTOR.page("Edit and send", REQUESTS, &[], &page)?).into_response())
 }
 
 fn edit_page(number: i64, detail: &Detail, draft: Draft, missing: Vec<String>) -> EditPage {
@@ -202,7 +202,7 @@ pub(super) async fn send(
             let mut page = edit_page(number, &detail, draft, missing);
             page.signs = signs;
             page.problem = Some(reason);
-            let html = pages::page("Edit and send", Place::Elsewhere, &[], &page)?;
+            let html = INSPECTOR.page("Edit and send", REQUESTS, &[], &page)?;
             Ok((StatusCode::UNPROCESSABLE_ENTITY, Html(html)).into_response())
         }
         Err(reason) => {

@@ -20,7 +20,7 @@ use crate::inspector::again::Draft;
 use crate::inspector::capture::Source;
 use crate::inspector::pages::edit::EditPage;
 use crate::inspector::pages::samples::{SampleGroup, SamplesPage};
-use crate::inspector::pages::{self, Place};
+use crate::inspector::pages::{INSPECTOR, SAMPLES};
 
 pub(super) async fn list(State(view): State<Arc<AgentView>>) -> Result<Html<String>, PageError> {
     let tunnels = view.opened();
@@ -36,9 +36,9 @@ pub(super) async fn list(State(view): State<Arc<AgentView>>) -> Result<Html<Stri
         others: groups(&others),
         has_tunnel: !tunnels.is_empty(),
     };
-    Ok(Html(pages::page(
+    Ok(Html(INSPECTOR.page(
         "Sample events",
-        Place::Samples,
+        SAMPLES,
         &[],
         &page,
     )?))
@@ -129,7 +129,7 @@ pub(super) async fn edit(
         missing: Vec::new(),
         problem: None,
     };
-    Ok(Html(pages::page(&page.title, Place::Samples, &[], &page)?).into_response())
+    Ok(Html(INSPECTOR.page(&page.title, SAMPLES, &[], &page)?).into_response())
 }
 
 /// Returns a path that the route of a provider covers, or else the first route.
@@ -199,7 +199,7 @@ pub(super) async fn send(
                 missing: Vec::new(),
                 problem: Some(reason),
             };
-            let html = pages::page(&page.title, Place::Samples, &[], &page)?;
+            let html = INSPECTOR.page(&page.title, SAMPLES, &[], &page)?;
             Ok((StatusCode::UNPROCESSABLE_ENTITY, Html(html)).into_response())
         }
     }

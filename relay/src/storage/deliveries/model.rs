@@ -333,6 +333,16 @@ pub(crate) enum Change {
     Drop,
 }
 
+impl Change {
+    /// Returns the name of the record of an applied change.
+    pub(crate) const fn event(self) -> &'static str {
+        match self {
+            Self::Redeliver => "deliveries_redelivered",
+            Self::Drop => "deliveries_dropped",
+        }
+    }
+}
+
 /// Reason why a webhook is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StoreRefusal {

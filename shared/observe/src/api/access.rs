@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use data_encoding::BASE64;
@@ -72,8 +72,8 @@ pub struct Access {
     needs: Needs,
     /// `true` for a listener that has a name in the network.
     has_name: bool,
-    /// `true` for pages, for which a browser asks for the token.
-    is_page: bool,
+    /// Name of the pages, for which a browser asks for the token; `None` for programs.
+    pages_of: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,15 +116,16 @@ impl Access {
             guard: Arc::clone(guard),
             needs,
             has_name: false,
-            is_page: false,
+            pages_of: None,
         }
     }
 
-    /// Lets a browser ask for the token.
+    /// Lets a browser ask for the token, under this name, and lets links of other sites lead to the
+    /// pages.
     #[must_use]
-    pub fn for_pages(self) -> Self {
+    pub fn for_pages(self, product: &'static str) -> Self {
         Self {
-            is_page: true,
+            pages_of: Some(product),
             ..self
         }
     }
@@ -153,6 +154,16 @@ impl Access {
         };
         let is_full = self.guard.tokens.full.matches(&token);
         is_full || needs == Needs::Metrics && self.guard.tokens.metrics.matches(&token)
+    }
+
+    /// Checks that no foreign page sends the request. Links of other sites lead to pages.
+    fn check_source(&self, request: &Request) -> Result<(), &'static str> {
+        let headers = request.headers();
+        check_host(headers, self.has_name)?;
+        match self.pages_of.is_some() && is_link(request.method(), headers) {
+            true => Ok(()),
+            false => check_origin(headers, self.has_name),
+        }
     }
 
     fn record_refusal(&self, request: &Request, reason: &'static str) {
@@ -199,7 +210,7 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
     let headers = request.headers();
     let caller = request.extensions().get::<Caller>();
     if let Some(Caller::Tcp(_)) = caller
-        && let Err(reason) = check_origin(headers, access.has_name)
+        && let Err(reason) = access.check_source(&request)
     {
         access.record_refusal(&request, "origin");
         return problem(StatusCode::FORBIDDEN, reason);
@@ -213,21 +224,7 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
     let is_own = access.needs == Needs::OwnUser && user.is_some_and(|user| user.is_own());
     if !is_own && !access.grants(access.needs, caller, headers) {
         access.record_refusal(&request, "token");
-        let mut response = problem(
-            StatusCode::UNAUTHORIZED,
-            "send the token of the token file: Authorization: Bearer TOKEN",
-        );
-        // A browser keeps the answer for this port alone, and forgets it at its end.
-        let challenge = header::HeaderValue::from_static(match access.is_page {
-            true => {
-                "Basic realm=\"Hookward: any name, and the token as password\", charset=\"UTF-8\""
-            }
-            false => "Bearer",
-        });
-        response
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, challenge);
-        return response;
+        return unauthorized(access.pages_of);
     }
 
     let mut response = next.run(request).await;
@@ -241,22 +238,61 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
     response
 }
 
-/// Checks that no foreign page sends the request. A listener `has_name` if other machines reach it by
+/// Returns the response to a request without access.
+fn unauthorized(pages_of: Option<&'static str>) -> Response {
+    // A browser keeps the answer for this port alone, and forgets it at its end.
+    let (challenge, detail) = match pages_of {
+        Some(product) => (
+            format!(
+                "Basic realm=\"{product}: any name, and the token as password\", charset=\"UTF-8\""
+            ),
+            "the page needs the token of the token file as password, with any name; programs send it \
+             as Authorization: Bearer TOKEN",
+        ),
+        None => (
+            "Bearer".to_owned(),
+            "send the token of the token file: Authorization: Bearer TOKEN",
+        ),
+    };
+    let mut response = problem(StatusCode::UNAUTHORIZED, detail);
+    if let Ok(challenge) = header::HeaderValue::from_str(&challenge) {
+        let headers = response.headers_mut();
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+/// Returns `true` if the user follows a link of another site, whose page sees nothing of the answer
+/// (Fetch Metadata, W3C).
+fn is_link(method: &Method, headers: &HeaderMap) -> bool {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
+    *method == Method::GET
+        && is("sec-fetch-mode", "navigate")
+        && is("sec-fetch-dest", "document")
+        && !headers.contains_key(header::ORIGIN)
+}
+
+/// Checks the name under which the server is called. A listener `has_name` if other machines reach it by
 /// one, and then every `Host` is fine.
-fn check_origin(headers: &HeaderMap, has_name: bool) -> Result<(), &'static str> {
+fn check_host(headers: &HeaderMap, has_name: bool) -> Result<(), &'static str> {
     let is_repeated = |name: &header::HeaderName| headers.get_all(name).iter().count() > 1;
     if is_repeated(&header::HOST) || is_repeated(&header::ORIGIN) {
         return Err("a request has one Host, and at most one Origin");
     }
-
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let host = host.unwrap_or_default();
-    if !has_name && !is_local_name(host) {
+    if !has_name && !is_local_name(host_of(headers)) {
         return Err("the Host of a request is localhost or an IP address (DNS rebinding)");
     }
+    Ok(())
+}
 
+fn host_of(headers: &HeaderMap) -> &str {
+    let host = headers.get(header::HOST);
+    host.and_then(|host| host.to_str().ok()).unwrap_or_default()
+}
+
+/// Checks that no page of another site or origin sends the request.
+fn check_origin(headers: &HeaderMap, has_name: bool) -> Result<(), &'static str> {
+    let host = host_of(headers);
     let site = headers
         .get("sec-fetch-site")
         .map(header::HeaderValue::as_bytes);
@@ -418,6 +454,20 @@ mod tests {
         assert!(!check(&[("origin", "null")]));
         assert!(!check(&[("origin", "http://127.0.0.1:8000")]));
         assert!(!check(&[("sec-fetch-site", "cross-site")]));
+    }
+
+    #[test]
+    fn links_of_other_sites_lead_to_pages() {
+        let passes = |method: Method, dest: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("sec-fetch-site", "cross-site".parse().unwrap());
+            headers.insert("sec-fetch-mode", "navigate".parse().unwrap());
+            headers.insert("sec-fetch-dest", dest.parse().unwrap());
+            is_link(&method, &headers)
+        };
+        assert!(passes(Method::GET, "document"));
+        assert!(!passes(Method::POST, "document"));
+        assert!(!passes(Method::GET, "iframe"));
     }
 
     #[test]

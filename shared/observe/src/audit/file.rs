@@ -16,6 +16,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::chain::{ChainFields, ChainHead, head_of};
 use super::error::AuditError;
+use super::recent::RECENT_BYTES;
 use super::settings::FileSettings;
 
 /// The open file.
@@ -40,6 +41,18 @@ pub(super) struct Opened {
     pub torn: u64,
     /// Head that `NAME.head` names, if records up to it are missing in the file.
     pub missing: Option<ChainHead>,
+    /// The last lines.
+    pub last: Vec<u8>,
+}
+
+/// Result of a repair.
+struct Repaired {
+    /// Head of the last record, if there is one.
+    head: Option<ChainHead>,
+    /// Bytes that were removed.
+    torn: u64,
+    /// The last lines.
+    last: Vec<u8>,
 }
 
 /// A rotation.
@@ -78,7 +91,11 @@ impl AuditFile {
             io::ErrorKind::WouldBlock => AuditError::InUse { path: path.clone() },
             _ => failed(error),
         })?;
-        let (found, torn) = file.repair()?;
+        let Repaired {
+            head: found,
+            torn,
+            last,
+        } = file.repair()?;
 
         let kept = read_kept(path);
         let is_missing = |kept: &Kept| match found {
@@ -97,6 +114,7 @@ impl AuditFile {
             file,
             torn,
             missing,
+            last,
         })
     }
 
@@ -127,9 +145,8 @@ impl AuditFile {
         })
     }
 
-    /// Removes an incomplete last line, which a crash left. Returns the head of the last record, and
-    /// the number of bytes removed.
-    fn repair(&mut self) -> Result<(Option<ChainHead>, u64), AuditError> {
+    /// Removes an incomplete last line, which a crash left.
+    fn repair(&mut self) -> Result<Repaired, AuditError> {
         let path = self.settings.path.clone();
         let failed = AuditError::file(&path);
         let start = self.length.saturating_sub(TAIL_BYTES);
@@ -155,9 +172,17 @@ impl AuditFile {
 
         let lines = tail.get(..complete.saturating_sub(1)).unwrap_or_default();
         match lines.rsplit(|byte| *byte == b'\n').next() {
-            None | Some([]) => Ok((None, torn)),
+            None | Some([]) => Ok(Repaired {
+                head: None,
+                torn,
+                last: Vec::new(),
+            }),
             Some(last) => match head_of(last) {
-                Some(head) => Ok((Some(head), torn)),
+                Some(head) => Ok(Repaired {
+                    head: Some(head),
+                    torn,
+                    last: last_lines(lines, RECENT_BYTES).to_vec(),
+                }),
                 None => Err(AuditError::Foreign { path }),
             },
         }
@@ -407,6 +432,21 @@ fn first_record(path: &Path) -> Option<(u64, UnixMillis)> {
     let time = OffsetDateTime::parse(&fields.time, &Rfc3339).ok()?;
     let millis = u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()?;
     Some((fields.seq, UnixMillis(millis)))
+}
+
+/// Returns the last whole lines, of at most this number of bytes.
+fn last_lines(lines: &[u8], most: usize) -> &[u8] {
+    let start = lines.len().saturating_sub(most);
+    let tail = lines.get(start..).unwrap_or_default();
+    match start {
+        0 => tail,
+        // The first line may be incomplete.
+        _ => tail
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .and_then(|end| tail.get(end + 1..))
+            .unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use hookward_core::clock::Clock;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::error::AuditError;
 use super::limited::{Causer, LimitedKind};
 use super::queue::{AuditStatus, LIMITED_BYTES, LogState, QUEUE_BYTES, lock};
+use super::recent::RecentRecord;
 use super::record::{Act, Actor, encode};
 use super::settings::AuditSettings;
 use super::writer::Writer;
@@ -145,6 +147,19 @@ impl AuditLog {
     #[must_use]
     pub fn status(&self) -> Option<AuditStatus> {
         self.shared().map(|shared| shared.status())
+    }
+
+    /// Returns the last records after this number, oldest first.
+    #[must_use]
+    pub fn recent(&self, after: u64) -> Vec<RecentRecord> {
+        self.shared()
+            .map_or_else(Vec::new, |shared| shared.recent.after(after))
+    }
+
+    /// Returns the number of the newest record, and its changes; `None` if the log is off.
+    #[must_use]
+    pub fn newest(&self) -> Option<watch::Receiver<u64>> {
+        self.shared().map(|shared| shared.recent.newest())
     }
 
     /// Writes what is queued, and ends the log. Records after that are lost.

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::chain::ChainHead;
 use super::limited::{Causer, CountedEvents, LimitedCounts, LimitedKind};
+use super::recent::RecentRecords;
 use super::record::encode;
 use super::settings::OnFailure;
 
@@ -23,6 +24,7 @@ pub(super) struct LogState {
     strangers: Mutex<LimitedCounts>,
     agents: Mutex<LimitedCounts>,
     status: Mutex<AuditStatus>,
+    pub recent: RecentRecords,
     /// `true` while a sink fails and the settings refuse requests then.
     is_refusing: AtomicBool,
     /// Number of records without a line, or that a sink lost.
@@ -82,6 +84,7 @@ impl LogState {
             strangers: Mutex::default(),
             agents: Mutex::default(),
             status: Mutex::default(),
+            recent: RecentRecords::default(),
             is_refusing: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             on_failure,
@@ -243,11 +246,13 @@ impl LogState {
         std::mem::take(&mut queue.lines)
     }
 
-    /// Publishes the state after a write.
-    pub(super) fn publish(&self, head: ChainHead, bytes: u64) {
+    /// Publishes the state after lines were written.
+    pub(super) fn publish(&self, head: ChainHead, lines: &[u8]) {
         let mut status = lock(&self.status);
         status.head = head;
-        status.bytes += bytes;
+        status.bytes += lines.len() as u64;
+        drop(status);
+        self.recent.add(lines, head.seq);
     }
 
     /// Publishes a failure, or its end. Returns the failure before.

@@ -125,13 +125,15 @@ impl Writer {
             file,
             torn,
             missing,
+            last,
             ..
         }) = opened
         {
             writer.file = Some(file);
+            writer.shared.recent.add(&last, head.seq);
             writer.note_opened(torn, missing);
         }
-        writer.shared.publish(writer.head, 0);
+        writer.shared.publish(writer.head, &[]);
         writer.failures.syslog = syslog_failure;
         writer.report_failure();
         Ok(writer)
@@ -221,7 +223,7 @@ impl Writer {
         }
 
         if self.file.is_none() {
-            self.shared.publish(self.head, self.backlog.len() as u64);
+            self.shared.publish(self.head, &self.backlog);
             self.backlog.clear();
         }
         self.report_failure();
@@ -241,7 +243,7 @@ impl Writer {
 
         match result {
             Ok(()) => {
-                self.shared.publish(self.head, self.backlog.len() as u64);
+                self.shared.publish(self.head, &self.backlog);
                 self.backlog.clear();
                 self.written = 0;
                 self.failures.file = None;

@@ -1,42 +1,59 @@
-//! Content of the console's pages.
+//! Start page of the console: the state of the relay.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use askama::Template;
-use hookward_pages::chart::Ranking;
-use hookward_pages::text::{bytes, date_time, visible};
+use hookward_core::reason::Check;
+use hookward_pages::chart::{Bars, Lines, Ranking, RowsOfBars};
+use hookward_pages::text::{bytes, counted, date_time, duration, visible};
 
 use crate::admin::overview::Overview;
 use crate::admin::status::{
     AddressSetStatus, AgentStatus, CertificateStatus, HeldDeliveries, LimitStatus, RelayStatus,
     TunnelStatus,
 };
+use crate::observe::activity::MinuteCounts;
 
 /// Part of a limit from which its use is a warning, in percent.
 const NEARLY_FULL: u64 = 80;
 
-/// State of the relay.
+/// Maximum number of rows of a table.
+const ROWS: usize = 200;
+
+/// The page.
 #[derive(Template)]
-#[template(path = "console.html")]
-pub(super) struct Console {
+#[template(path = "start_page.html")]
+pub(super) struct StartPage {
     status: RelayStatus,
     tunnels: Vec<TunnelStatus>,
     sets: Vec<AddressSetStatus>,
     /// Charts in HTML.
     charts: String,
+    /// Number of agents and tunnels beyond the rows.
+    more_agents: u64,
+    more_tunnels: u64,
 }
 
-impl Console {
+impl StartPage {
     /// Reads the state.
     pub(super) async fn read(overview: &Arc<Overview>) -> Result<Self, super::PageError> {
-        let status = overview.status().await?;
+        let mut status = overview.status().await?;
+        let mut tunnels = overview.tunnels_of(&status.agents);
+        let mut sets = overview.address_sets();
+        sets.sort_by_key(|set| !set.is_used);
         Ok(Self {
             charts: charts(overview, &status)?,
+            more_agents: limit(&mut status.agents),
+            more_tunnels: limit(&mut tunnels),
             status,
-            tunnels: overview.tunnels().await?,
-            sets: overview.address_sets(),
+            tunnels,
+            sets,
         })
+    }
+
+    fn counted(&self, count: &u64, noun: &str) -> String {
+        counted(*count, noun)
     }
 
     fn at(&self, at_ms: &u64) -> String {
@@ -93,9 +110,17 @@ impl Console {
                 visible(error)
             ),
             (None, Some(renewal)) => format!("renewal on {}", self.day(&renewal)),
+            (None, None) if certificate.expires_s.is_none() => "ordered".to_owned(),
             (None, None) => "no automatic renewal".to_owned(),
         }
     }
+}
+
+/// Keeps the first [`ROWS`] rows. Returns the number of the others.
+fn limit<T>(rows: &mut Vec<T>) -> u64 {
+    let more = rows.len().saturating_sub(ROWS);
+    rows.truncate(ROWS);
+    more as u64
 }
 
 fn charts(overview: &Overview, status: &RelayStatus) -> askama::Result<String> {
@@ -105,13 +130,6 @@ fn charts(overview: &Overview, status: &RelayStatus) -> askama::Result<String> {
         .filter(|(_, count)| **count > 0)
         .map(|(verdict, count)| (verdict.as_str(), *count))
         .collect();
-    let refusals = overview.refusals();
-    let mut refusals: Vec<_> = refusals
-        .iter()
-        .filter(|refusal| refusal.count > 0)
-        .map(|refusal| (refusal.check.as_str(), refusal.count))
-        .collect();
-    refusals.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let clients = overview.clients();
     let clients: Vec<_> = clients
         .iter()
@@ -121,23 +139,42 @@ fn charts(overview: &Overview, status: &RelayStatus) -> askama::Result<String> {
         })
         .collect();
 
-    let charts = [
+    let rankings = [
         Ranking::new("Requests since the start", "No requests yet.", &verdicts),
-        Ranking::new("Refusals since the start", "No refusals.", &refusals),
         Ranking::new("Clients, this minute and the last", "No clients.", &clients),
     ];
-    charts.iter().map(Template::render).collect()
+    let rankings: askama::Result<String> = rankings.iter().map(Template::render).collect();
+    Ok(charts_of_hour(&overview.edge.observer.last_hour())? + &rankings?)
 }
 
-/// A question before an action.
-#[derive(Template)]
-#[template(path = "confirmation.html")]
-pub(super) struct Confirmation {
-    pub question: String,
-    pub consequence: String,
-    /// Path to which the form is posted.
-    pub action: String,
-    pub button: String,
-    /// Path of the page without the action.
-    pub back: &'static str,
+/// Returns the charts of these minutes, the oldest first.
+fn charts_of_hour(hour: &[MinuteCounts]) -> askama::Result<String> {
+    let counts: Vec<_> = hour.iter().map(|minute| minute.requests).collect();
+    let highest = counts.iter().copied().max().unwrap_or_default();
+    let most = format!("up to {highest} a minute");
+    let total = counted(counts.iter().sum(), "request");
+    let summary = format!("{total} in the last hour, {most}");
+    let requests = Bars::new("Requests, last hour", &summary, &most, &counts);
+
+    let percentile = |part| hour.iter().map(|minute| minute.percentile(part)).collect();
+    let series: [(_, Vec<_>); 2] = [("p50", percentile(0.5)), ("p99", percentile(0.99))];
+    let longest = series.iter().flat_map(|(_, values)| values).flatten().max();
+    let longest = longest.map_or("none".to_owned(), |micros| {
+        format!("up to {}", duration(*micros))
+    });
+    let summary = format!("Duration of forwarded requests in the last hour, {longest}");
+    let durations = Lines::new("Forwarded requests", &summary, &longest, &series);
+
+    let of_check = |check: &Check| {
+        let counts = hour.iter().map(|minute| minute.refusals(*check));
+        (check.as_str(), counts.collect::<Vec<_>>())
+    };
+    let mut refusals: Vec<_> = Check::ALL.iter().map(of_check).collect();
+    refusals.retain(|(_, counts)| counts.iter().any(|count| *count > 0));
+    refusals.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.iter().sum::<u64>()));
+    let highest = refusals.iter().flat_map(|(_, counts)| counts).max();
+    let most = highest.map_or(String::new(), |highest| format!("up to {highest} a minute"));
+    let title = "Refusals by check, last hour";
+    let refusals = RowsOfBars::new(title, "No refusals.", &most, &refusals);
+    Ok(requests.render()? + &durations.render()? + &refusals.render()?)
 }
