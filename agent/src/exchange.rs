@@ -194,6 +194,14 @@ pub(crate) async fn exchange(
         return;
     }
 
+    let tap = handler.capture.begin(
+        &request,
+        (host, &at.origin),
+        &at.gate.policy(),
+        (handler.clock.now(), Source::Sender),
+    );
+    tap.came_over(|| terms.session.rtt());
+
     Exchange {
         handler: &at.handler,
         gate: &at.gate,
@@ -201,12 +209,7 @@ pub(crate) async fn exchange(
         host,
         origin,
         started: begun,
-        tap: handler.capture.begin(
-            &request,
-            (host, &at.origin),
-            &at.gate.policy(),
-            (handler.clock.now(), Source::Sender),
-        ),
+        tap,
     }
     .run(writer, reader, request)
     .await;

@@ -58,6 +58,14 @@ async fn requests_are_kept_without_secrets() {
     assert_eq!(received[0].header("cookie"), Some("a=cookie-of-the-sender"));
 
     let html = agent.get("/requests/1").await.body;
+    for phase in [
+        "Relay: gate",
+        "Tunnel, there and back",
+        "Agent: gate",
+        "Application",
+    ] {
+        assert!(html.contains(phase), "{phase} is missing in {html}");
+    }
     let bytes = stored(&agent);
     for secret in [
         "credentials-of-the-sender",

@@ -971,7 +971,7 @@ async fn the_screen_on_a_terminal() {
             shows("/xyz", "filter: xyz_");
             shows("\r", "filter: xyz ");
             shows("p", "paused, 0 held back");
-            shows("?", "filter the list; Esc clears the filter");
+            shows("?", "filter: push status:5xx -event:ping");
             shows(" ", "paused, 0 held back");
             shows("c", "the webhook URL is copied");
             process.says("\u{1b}]52;c;");

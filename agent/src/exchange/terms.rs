@@ -15,6 +15,7 @@ use hookward_gate::engine::GateState;
 use hookward_runtime::body_memory::BodyMemory;
 use hookward_runtime::offload::{Offload, OffloadQueue};
 use hookward_tunnel::protocol::control::{Deadlines, RefusedContent, RefusedRequest};
+use hookward_tunnel::transport::Session;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -144,6 +145,8 @@ pub type Pairing = Box<dyn Fn(&Secret) -> std::io::Result<()> + Send + Sync>;
 
 /// Terms of the session that an exchange belongs to.
 pub(crate) struct SessionTerms {
+    /// The session itself, for the measurements of its path.
+    pub session: Session,
     /// Deadlines of the relay's settings.
     pub deadlines: Deadlines,
     /// Tunnels of the session; the agent refuses requests for other hosts.
@@ -168,6 +171,7 @@ impl SessionTerms {
     /// Creates the terms of one connection.
     #[must_use]
     pub(crate) fn new(
+        session: Session,
         deadlines: Deadlines,
         hosts: Vec<TunnelBinding>,
         begun: Arc<StartedRequests>,
@@ -178,6 +182,7 @@ impl SessionTerms {
             AtomicBool::new(false),
         );
         Self {
+            session,
             deadlines,
             hosts,
             started: begun,

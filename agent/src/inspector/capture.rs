@@ -150,6 +150,8 @@ pub(crate) struct Timing {
     pub receive: Option<Duration>,
     /// At the relay: all else until the request was sent.
     pub relay: Option<Duration>,
+    /// Round-trip time between relay and agent.
+    pub tunnel: Option<Duration>,
     /// From the head of the request to the agent's permit, with the body that a check reads.
     pub gate: Option<Duration>,
     /// From the permit to the head of the application's response.
@@ -381,6 +383,11 @@ impl Tap {
     /// Copies a piece of the request's body.
     pub(crate) fn request_data(&self, data: &[u8]) {
         self.edit(|exchange, _| exchange.request.body.push(data, &mut exchange.charge));
+    }
+
+    /// Notes that the request came over a tunnel with this round-trip time.
+    pub(crate) fn came_over(&self, rtt: impl FnOnce() -> Option<Duration>) {
+        self.edit(|exchange, _| exchange.timing.tunnel = rtt());
     }
 
     /// Notes the end of the request's body.

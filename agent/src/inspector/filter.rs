@@ -4,6 +4,8 @@
 //! provider:github status:5xx -event:ping body:"refs/heads/main" since:10m
 //! ```
 
+pub(crate) mod shown;
+
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -75,6 +77,11 @@ pub(crate) enum FilterError {
     Is(String),
     #[error("{0}: has no value")]
     Empty(String),
+    #[error(
+        "the inspector (o) finds that; keys here are method, path, status, provider, event, verdict, \
+             check, client, since and until"
+    )]
+    NeedsHistory,
 }
 
 impl Filter {

@@ -337,9 +337,10 @@ fn is_interrupted(error: &rusqlite::Error) -> bool {
 const SCHEMA: Schema = Schema {
     durability: Durability::Process,
     incremental_vacuum: true,
-    migrations: &[|db| {
-        db.execute_batch(
-            "
+    migrations: &[
+        |db| {
+            db.execute_batch(
+                "
             CREATE TABLE requests (
                 number INTEGER PRIMARY KEY AUTOINCREMENT,
                 at_ms INTEGER NOT NULL,
@@ -401,6 +402,11 @@ const SCHEMA: Schema = Schema {
                 DELETE FROM messages WHERE number = old.number;
             END;
             ",
-        )
-    }],
+            )
+        },
+        |db| {
+            // Round-trip time between relay and agent.
+            db.execute_batch("ALTER TABLE requests ADD COLUMN tunnel_us INTEGER")
+        },
+    ],
 };

@@ -238,6 +238,7 @@ pub(crate) async fn open(
     at.dialer.prefer(transport);
     (shared.on_transport)(transport);
     let terms = Arc::new(SessionTerms::new(
+        found.session.clone(),
         deadlines,
         hosts,
         Arc::clone(&at.started),

@@ -21,6 +21,7 @@ mod write_priority;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -258,6 +259,15 @@ impl Session {
         match &self.connection {
             SessionTransport::Quic(connection) => connection.stats().udp_rx.datagrams,
             SessionTransport::Tcp(link) => link.received(),
+        }
+    }
+
+    /// Returns the smoothed round-trip time of the path; `None` over TCP, where the kernel has it.
+    #[must_use]
+    pub fn rtt(&self) -> Option<Duration> {
+        match &self.connection {
+            SessionTransport::Quic(connection) => Some(connection.rtt()),
+            SessionTransport::Tcp(_) => None,
         }
     }
 

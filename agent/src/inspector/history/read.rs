@@ -15,7 +15,8 @@ use crate::inspector::filter::Filter;
 /// Columns of a [`Summary`], in its order.
 const SUMMARY: &str = "r.number, r.at_ms, r.id, r.by, r.tunnel, r.client, r.method, r.path, r.verdict, \
                        r.status, r.check_name, r.code, r.reason, r.route, r.provider, r.event, \
-                       r.delivery, r.source, r.again_of, r.receive_us, r.relay_us, r.gate_us, r.application_us, r.total_us";
+                       r.delivery, r.source, r.again_of, r.receive_us, r.relay_us, r.gate_us, \
+                       r.application_us, r.total_us, r.tunnel_us";
 
 /// A request of the list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -62,6 +63,8 @@ pub(crate) struct Summary {
     pub receive_us: Option<u64>,
     /// Time of all else at the relay, in microseconds.
     pub relay_us: Option<u64>,
+    /// Round-trip time between relay and agent, in microseconds.
+    pub tunnel_us: Option<u64>,
     /// Time of the agent's gate, with the body that it reads, in microseconds.
     pub gate_us: Option<u64>,
     /// Time of the application until the head of its response, in microseconds.
@@ -245,6 +248,7 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
         gate_us: micros(21)?,
         application_us: micros(22)?,
         total_us: micros(23)?.unwrap_or_default(),
+        tunnel_us: micros(24)?,
     })
 }
 

@@ -204,9 +204,9 @@ fn insert(db: &Transaction<'_>, record: &Record) -> rusqlite::Result<i64> {
     db.prepare_cached(
         "INSERT INTO requests (at_ms, id, by, tunnel, client, method, path, verdict, status, check_name,
              code, reason, route, provider, event, delivery, source, again_of, receive_us,
-             relay_us, gate_us, application_us, total_us, size)
+             relay_us, gate_us, application_us, total_us, tunnel_us, size)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-             ?19, ?20, ?21, ?22, ?23, ?24)",
+             ?19, ?20, ?21, ?22, ?23, ?24, ?25)",
     )?
     .execute(params![
         i64::try_from(record.at.0).unwrap_or(i64::MAX),
@@ -235,6 +235,7 @@ fn insert(db: &Transaction<'_>, record: &Record) -> rusqlite::Result<i64> {
         record.timing.gate.map(micros),
         record.timing.application.map(micros),
         micros(record.timing.total),
+        record.timing.tunnel.map(micros),
         i64::try_from(size_of(record)).unwrap_or(i64::MAX),
     ])?;
 

@@ -216,6 +216,7 @@ fn phases(detail: &Detail) -> Vec<Phase> {
     let known = [
         (0, "Edge: receiving", summary.receive_us),
         (4, "Relay: gate", summary.relay_us),
+        (5, "Tunnel, there and back", summary.tunnel_us),
         (1, "Agent: gate", summary.gate_us),
         (2, "Application", summary.application_us),
     ];
@@ -223,7 +224,8 @@ fn phases(detail: &Detail) -> Vec<Phase> {
         .into_iter()
         .filter_map(|(number, name, micros)| Some((number, name, micros?)))
         .collect();
-    let at_relay = summary.receive_us.unwrap_or_default() + summary.relay_us.unwrap_or_default();
+    let before = [summary.receive_us, summary.relay_us, summary.tunnel_us];
+    let before: u64 = before.into_iter().flatten().sum();
     let used = summary.gate_us.unwrap_or_default() + summary.application_us.unwrap_or_default();
     let rest = summary.total_us.saturating_sub(used);
     let last = match known.is_empty() {
@@ -231,7 +233,7 @@ fn phases(detail: &Detail) -> Vec<Phase> {
         false => (3, "Response to the tunnel", rest),
     };
 
-    let whole = (at_relay + summary.total_us).max(1) as f64;
+    let whole = (before + summary.total_us).max(1) as f64;
     let mut x = 0.0;
     let all = known.into_iter().chain([last]);
     all.map(|(number, name, micros)| {

@@ -3,12 +3,18 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use hookward_core::clock::UnixMillis;
+use hookward_core::reason::Check;
 use hookward_core::text::printable;
 use hookward_tunnel::protocol::control::RefusedRequest;
 use ratatui::style::{Style, Stylize};
 use ratatui::text::Line;
+use time::OffsetDateTime;
 
+use super::columns::{Cells, Columns, INDENT, TIME};
 use crate::events::{Event, RequestEvent, RequestResult, TimedEvent};
+use crate::inspector::filter::shown::ShownRequest;
+use crate::inspector::filter::{Filter, FilterError};
 use crate::terminal::lines;
 
 /// Requests on the screen.
@@ -18,8 +24,11 @@ pub(super) struct RequestList {
     rows: VecDeque<Row>,
     /// Rows that arrived during the pause, oldest first; `None` without a pause.
     waiting: Option<VecDeque<Row>>,
-    /// Text that a visible row contains, in lower case.
+    /// Filter of visible rows, as the user writes it.
     filter: String,
+    /// The last filter without a mistake, and the mistake of the present one.
+    terms: Filter,
+    mistake: Option<FilterError>,
     /// Number of matching rows above the first visible one.
     scrolled: usize,
     /// `true` while the first visible row is marked as the selected one.
@@ -38,7 +47,7 @@ impl RequestList {
         }
 
         // The rows that the user has scrolled to stay in place.
-        if self.scrolled > 0 && row.matches(&self.filter) {
+        if self.scrolled > 0 && row.matches(&self.terms) {
             let first = self.matching().nth(self.scrolled);
             let above = first.is_none_or(|first| first.moment <= row.moment);
             self.scrolled += usize::from(above);
@@ -73,15 +82,26 @@ impl RequestList {
         self.waiting.as_ref().map(VecDeque::len)
     }
 
-    /// Returns the text that visible rows contain.
+    /// Returns the filter of visible rows.
     pub(super) fn filter(&self) -> &str {
         &self.filter
     }
 
+    /// Returns the mistake of the filter, which selects as before it then.
+    pub(super) const fn mistake(&self) -> Option<&FilterError> {
+        self.mistake.as_ref()
+    }
+
     /// Changes the filter, and returns to the newest row.
-    pub(super) fn edit_filter(&mut self, edit: impl FnOnce(&mut String)) {
+    pub(super) fn edit_filter(&mut self, now: UnixMillis, edit: impl FnOnce(&mut String)) {
         edit(&mut self.filter);
-        self.filter = self.filter.to_lowercase();
+        self.mistake = match Filter::parse_for_terminal(&self.filter, now) {
+            Ok(terms) => {
+                self.terms = terms;
+                None
+            }
+            Err(mistake) => Some(mistake),
+        };
         self.scrolled = 0;
     }
 
@@ -113,7 +133,7 @@ impl RequestList {
     }
 
     fn matching(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(|row| row.matches(&self.filter))
+        self.rows.iter().filter(|row| row.matches(&self.terms))
     }
 
     /// Returns the lines that fill an area of this size.
@@ -145,24 +165,15 @@ pub(super) struct Row {
     /// Request id; `None` for a summary.
     id: Option<String>,
     moment: Instant,
+    at: UnixMillis,
     style: Style,
     time: String,
     /// Columns; `None` for a summary of several requests.
     cells: Option<Cells>,
+    /// Check that refused.
+    check: Option<Check>,
     /// Reason of the verdict, if there is one.
     reason: Option<String>,
-}
-
-/// Values of the columns.
-struct Cells {
-    method: String,
-    path: String,
-    status: String,
-    took: String,
-    client: String,
-    /// Provider and event, once they are known.
-    sender: String,
-    verdict: &'static str,
 }
 
 impl Row {
@@ -172,6 +183,11 @@ impl Row {
         let id = match &stamped.event {
             Event::Request(request) => Some(request.id.to_string()),
             Event::Refused(refused) => Some(refused.id.clone()),
+            _ => None,
+        };
+        let check = match &stamped.event {
+            Event::Request(request) => request.outcome.check(),
+            Event::Refused(refused) => Some(refused.check),
             _ => None,
         };
         let (style, cells, reason) = match &stamped.event {
@@ -203,26 +219,35 @@ impl Row {
         Some(Self {
             id,
             moment: stamped.moment,
+            at: millis(stamped.at),
             style,
             time: super::clock(stamped.at),
             cells,
+            check,
             reason,
         })
     }
 
-    fn matches(&self, filter: &str) -> bool {
-        let contains = |text: &str| text.to_lowercase().contains(filter);
-        let cells = self.cells.iter().flat_map(|cells| {
-            [
-                cells.method.as_str(),
-                &cells.path,
-                &cells.status,
-                &cells.client,
-                &cells.sender,
-                cells.verdict,
-            ]
-        });
-        filter.is_empty() || cells.chain(self.reason.as_deref()).any(contains)
+    fn matches(&self, filter: &Filter) -> bool {
+        let shown = ShownRequest {
+            at: self.at,
+            id: self.id.as_deref().unwrap_or_default(),
+            check: self.check.map(Check::as_str).unwrap_or_default(),
+            reason: self.reason.as_deref().unwrap_or_default(),
+            ..ShownRequest::default()
+        };
+        let Some(cells) = &self.cells else {
+            return filter.matches(&shown);
+        };
+        filter.matches(&ShownRequest {
+            method: &cells.method,
+            path: &cells.path,
+            status: &cells.status,
+            client: &cells.client,
+            sender: &cells.sender,
+            verdict: cells.verdict,
+            ..shown
+        })
     }
 
     fn lines(&self, columns: &Columns, width: usize, is_selected: bool) -> Vec<Line<'static>> {
@@ -249,6 +274,11 @@ impl Row {
         };
         lines.into_iter().enumerate().map(styled).collect()
     }
+}
+
+fn millis(at: OffsetDateTime) -> UnixMillis {
+    let millis = at.unix_timestamp_nanos() / 1_000_000;
+    UnixMillis(u64::try_from(millis).unwrap_or_default())
 }
 
 fn located(host: &str, path: &str, several: bool) -> String {
@@ -332,121 +362,6 @@ const OBSERVED: &str = "observed";
 /// Maximum number of rows to keep, about 0.5 KB each.
 const MAX_ROWS: usize = 1_000;
 
-/// Columns that fit into the width. The path takes what the others leave.
-struct Columns {
-    path: usize,
-    took: bool,
-    client: bool,
-    sender: bool,
-}
-
-impl Columns {
-    fn of(width: usize) -> Self {
-        let (took, client) = (width >= TOOK_FROM, width >= CLIENT_FROM);
-        let sender = width >= SENDER_FROM;
-        let optional = |shown: bool, column: usize| if shown { column + 1 } else { 0 };
-        let others = [TIME, METHOD, STATUS, VERDICT].iter().sum::<usize>() + SEPARATORS;
-        let others = others + optional(took, TOOK) + optional(client, CLIENT);
-        let others = others + optional(sender, SENDER);
-
-        Self {
-            path: width.saturating_sub(others).max(MIN_PATH),
-            took,
-            client,
-            sender,
-        }
-    }
-
-    fn title(&self) -> String {
-        let titles = Cells {
-            method: "METHOD".to_owned(),
-            path: "PATH".to_owned(),
-            status: String::new(),
-            took: "TOOK".to_owned(),
-            client: "CLIENT".to_owned(),
-            sender: "EVENT".to_owned(),
-            verdict: "VERDICT",
-        };
-        self.row("UTC", &titles)
-    }
-
-    fn row(&self, time: &str, cells: &Cells) -> String {
-        let path_width = self.path;
-        let mut row = format!(
-            "{time:<TIME$} {:<METHOD$} {:<path_width$} {:>STATUS$} ",
-            cut_middle(&cells.method, METHOD),
-            cut_middle(&cells.path, path_width),
-            cells.status,
-        );
-
-        if self.took {
-            row.push_str(&format!("{:>TOOK$} ", cells.took));
-        }
-
-        if self.client {
-            row.push_str(&format!("{:<CLIENT$} ", cut_middle(&cells.client, CLIENT)));
-        }
-        if self.sender {
-            row.push_str(&format!("{:<SENDER$} ", cut_middle(&cells.sender, SENDER)));
-        }
-        row.push_str(cells.verdict);
-        row
-    }
-}
-
-/// Width of the time of day, as in 12:34:56.
-const TIME: usize = 8;
-
-/// Width of a method. OPTIONS is the longest usual one.
-const METHOD: usize = 7;
-
-/// Width of a status.
-const STATUS: usize = 3;
-
-/// Width of a duration, as in 1000ms.
-const TOOK: usize = 6;
-
-/// Width of an IPv4 address. An IPv6 address is cut in the middle.
-const CLIENT: usize = 15;
-
-/// Width of provider and event, as in "github pull_request".
-const SENDER: usize = 20;
-
-/// Width of the longest verdict, "forwarded".
-const VERDICT: usize = 9;
-
-/// Spaces between the five columns that are always shown.
-const SEPARATORS: usize = 4;
-
-/// Minimum width of a path.
-const MIN_PATH: usize = 8;
-
-/// Width of the screen from which durations are shown.
-const TOOK_FROM: usize = 60;
-
-/// Width of the screen from which clients are shown.
-const CLIENT_FROM: usize = 80;
-
-/// Width of the screen from which provider and event are shown.
-const SENDER_FROM: usize = 105;
-
-/// Indentation of a reason: it stands below the method.
-const INDENT: usize = TIME + 1;
-
-/// Replaces the middle of a text that is too wide: the end of a path tells most.
-fn cut_middle(text: &str, width: usize) -> String {
-    let count = text.chars().count();
-    if count <= width {
-        return text.to_owned();
-    }
-
-    let kept = width.saturating_sub(1);
-    let end = kept.div_ceil(2);
-    let head = text.chars().take(kept - end);
-    let tail = text.chars().skip(count - end);
-    head.chain(['…']).chain(tail).collect()
-}
-
 /// Breaks a text into lines of at most `width` characters, between words where possible.
 pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
@@ -480,7 +395,6 @@ pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hookward_core::reason::Check;
 
     fn refusal(path: &str, client: &str) -> Row {
         let refused = RefusedRequest {
@@ -539,17 +453,6 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_is_cut() {
-        assert_eq!(
-            cut_middle("/flexdeploy/webhooks/v1/git/push", 15),
-            "/flexde…it/push"
-        );
-        assert_eq!(cut_middle("/short", 15), "/short");
-        assert_eq!(cut_middle("abc", 1), "…");
-        assert_eq!(cut_middle("äöüß", 3), "ä…ß");
-    }
-
-    #[test]
     fn reasons_are_wrapped_between_words() {
         let lines = wrapped("the token is wrong abcdefghijkl", 9);
         assert_eq!(lines, ["the token", "is wrong", "abcdefghi", "jkl"]);
@@ -563,12 +466,15 @@ mod tests {
 
         for (filter, count) in [
             ("", 2),
+            ("check:token -path:jira", 1),
+            ("status:4xx", 2),
+            ("status:x", 2),
             ("PUSH", 1),
             ("2.77", 1),
             ("refused", 2),
             ("none", 0),
         ] {
-            list.edit_filter(|text| *text = filter.to_owned());
+            list.edit_filter(UnixMillis(0), |text| *text = filter.to_owned());
             assert_eq!(list.matching().count(), count, "{filter}");
         }
         assert!(text(&list, 80, 10)[1].contains("No request matches"));

@@ -113,14 +113,15 @@ impl LinkStage {
             gate: Arc::new(tunnel.wanted.borrow().tunnel_gate()),
             handler: Arc::clone(&tunnel.handler),
         });
+        let (session, own) = pair(&tasks).await;
         let terms = SessionTerms::new(
+            own.clone(),
             Deadlines::of(&Limits::default()),
             hosts.collect(),
             Arc::clone(&at.started),
             shared.heads.clone(),
         );
 
-        let (session, own) = pair(&tasks).await;
         let (relay, control) = tokio::join!(session.accept_control(), own.open_control());
         let (writer, reader) = control.unwrap().split();
         let active = ActiveLink {
