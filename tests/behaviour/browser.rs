@@ -108,6 +108,26 @@ async fn a_request_is_seen_understood_and_sent_again() {
         .await;
     assert_eq!(rows, 1);
 
+    // The next request of the filtered list, and back to it.
+    browser
+        .open(&format!("{url}/?filter=verdict:forwarded"))
+        .await;
+    browser.press("j").await;
+    browser.press("Enter").await;
+    browser.shows("Requests with verdict:forwarded").await;
+    browser.press("j").await;
+    browser.find("#newer").await;
+    browser.press("j").await;
+    browser.shows("/git/push").await;
+    browser.press("Escape").await;
+    browser.find("#filter[value='verdict:forwarded']").await;
+
+    // The webhook URL can be copied, and times are local.
+    let button = "return document.querySelector('#url-0 + button').hidden";
+    assert_eq!(browser.run(button).await, false);
+    let zone = "return document.querySelector('[data-zone]').textContent";
+    assert_eq!(browser.run(zone).await, "Time");
+
     assert_eq!(browser.console_errors().await, Vec::<String>::new());
     browser.close().await;
 }

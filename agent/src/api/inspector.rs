@@ -26,7 +26,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
-use super::status::{AgentView, HEALTHY};
+use super::status::{AgentView, HEALTHY, ServedTunnel};
 use crate::exchange::TunnelBinding;
 use crate::inspector::InspectorView;
 use crate::inspector::filter::Filter;
@@ -138,6 +138,32 @@ impl AgentView {
         tunnel.map_or_else(|| "WEBHOOK_URL".to_owned(), example)
     }
 
+    /// Returns the tunnels for the list.
+    fn cards(&self) -> Vec<TunnelCard> {
+        let served = self.tunnels().into_iter().enumerate();
+        let card = |(number, tunnel): (usize, ServedTunnel)| {
+            let binding = self.tunnel(&tunnel.host);
+            let has_token = |binding: &TunnelBinding| {
+                let policy = binding.gate.policy();
+                !policy.policy.token_digests().is_empty()
+            };
+            TunnelCard {
+                id: format!("url-{number}"),
+                has_token: binding.as_ref().is_some_and(has_token),
+                url: match &binding {
+                    Some(binding) => {
+                        format!("{}{}", tunnel.url, samples::prefix_of(binding))
+                    }
+                    None => tunnel.url,
+                },
+                is_healthy: tunnel.health == HEALTHY,
+                application: tunnel.application,
+                health: tunnel.health,
+            }
+        };
+        served.map(card).collect()
+    }
+
     /// Returns the open tunnel of a host.
     fn tunnel(&self, host: &str) -> Option<TunnelBinding> {
         self.context.upgrade()?.opened.find(host)
@@ -157,14 +183,8 @@ async fn requests(
     State(view): State<Arc<AgentView>>,
     Query(query): Query<ListQuery>,
 ) -> Result<Html<String>, PageError> {
-    let tunnels = view.tunnels().into_iter().map(|tunnel| TunnelCard {
-        is_healthy: tunnel.health == HEALTHY,
-        url: tunnel.url,
-        application: tunnel.application,
-        health: tunnel.health,
-    });
     let mut page = RequestsPage {
-        tunnels: tunnels.collect(),
+        tunnels: view.cards(),
         filter: query.filter,
         example: view.example(),
         mistake: None,
@@ -198,7 +218,7 @@ async fn requests(
                 .map(|last| last.number);
             page.rows = found
                 .into_iter()
-                .map(|summary| Row::new(summary, now))
+                .map(|summary| Row::new(summary, now, &page.filter))
                 .collect();
         }
         Err(mistake) => page.mistake = Some(mistake.to_string()),
@@ -206,7 +226,7 @@ async fn requests(
     Ok(Html(INSPECTOR.page(
         "Requests",
         REQUESTS,
-        &["list.js"],
+        &["list.js", "copy.js"],
         &page,
     )?))
 }
@@ -222,13 +242,13 @@ async fn rows(
     };
     let place = query.before.map_or(Page::Newest, Page::Before);
     let found = view.inspector()?.history.list(&filter, place, ROWS).await?;
-    Ok(Html(rows_of(found, view.clock.now())?).into_response())
+    Ok(Html(rows_of(found, view.clock.now(), &query.filter)?).into_response())
 }
 
-fn rows_of(found: Vec<Summary>, now: UnixMillis) -> askama::Result<String> {
+fn rows_of(found: Vec<Summary>, now: UnixMillis, filter: &str) -> askama::Result<String> {
     let rows = found
         .into_iter()
-        .map(|summary| Row::new(summary, now))
+        .map(|summary| Row::new(summary, now, filter))
         .collect();
     Rows { rows }.render()
 }
@@ -253,6 +273,7 @@ async fn stream_rows(
         after: after.unwrap_or_else(|| *inspector.history.newest().borrow()),
         view,
         inspector,
+        text: query.filter,
         filter,
         rows_at: Instant::now(),
         charts_at: Instant::now() + CHARTS_INTERVAL,
@@ -267,6 +288,8 @@ async fn stream_rows(
 struct Follower {
     view: Arc<AgentView>,
     inspector: InspectorView,
+    /// Filter as the page has it.
+    text: String,
     filter: Filter,
     /// Number of the last request that the page has.
     after: i64,
@@ -308,7 +331,7 @@ impl Follower {
                 if found.is_empty() {
                     continue;
                 }
-                let html = rows_of(found, self.view.clock.now()).ok()?;
+                let html = rows_of(found, self.view.clock.now(), &self.text).ok()?;
                 let id = self.after.to_string();
                 return Some(Event::default().event("rows").id(id).data(html));
             }

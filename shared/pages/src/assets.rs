@@ -24,7 +24,9 @@ pub const fn script(name: &'static str, content: &'static str) -> Asset {
 }
 
 /// Files of every page.
-pub(crate) const SHARED: [Asset; 2] = [
+pub(crate) const SHARED: [Asset; 4] = [
+    script("copy.js", include_str!("assets/copy.js")),
+    script("time.js", include_str!("assets/time.js")),
     Asset {
         name: "style.css",
         media_type: "text/css; charset=utf-8",

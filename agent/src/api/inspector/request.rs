@@ -16,7 +16,8 @@ use super::PageError;
 use crate::api::status::AgentView;
 use crate::inspector::again::{Draft, Restored};
 use crate::inspector::capture::Source;
-use crate::inspector::history::Detail;
+use crate::inspector::filter::Filter;
+use crate::inspector::history::{Detail, Page, Summary};
 use crate::inspector::pages::detail::{DeliveryView, RequestPage};
 use crate::inspector::pages::edit::EditPage;
 use crate::inspector::pages::{INSPECTOR, REQUESTS};
@@ -24,6 +25,9 @@ use crate::inspector::pages::{INSPECTOR, REQUESTS};
 /// Result of an action, shown on the page of a request.
 #[derive(Deserialize, Default)]
 pub(super) struct NoticeQuery {
+    /// Filter of the list that the user came from.
+    #[serde(default)]
+    filter: String,
     #[serde(default)]
     sent: bool,
     signed: Option<String>,
@@ -38,6 +42,13 @@ pub(super) async fn show(
 ) -> Result<Html<String>, PageError> {
     let detail = view.captured(number).await?;
     let mut page = request_page(&view, &detail).await?;
+    let filter = Filter::parse(&notice.filter, view.clock.now()).unwrap_or_default();
+    let history = &view.inspector()?.history;
+    let next = async |place| history.list(&filter, place, 1).await;
+    let number_of = |found: Vec<Summary>| found.first().map(|summary| summary.number);
+    page.newer = number_of(next(Page::After(number)).await?);
+    page.older = number_of(next(Page::Before(number)).await?);
+    page.filter = notice.filter;
     page.notice = notice.relay;
     if notice.sent {
         let signed = notice.signed.filter(|signed| !signed.is_empty());
@@ -68,7 +79,7 @@ fn whole_page(detail: &Detail, page: &RequestPage) -> Result<Html<String>, PageE
     Ok(Html(INSPECTOR.page(
         &title,
         REQUESTS,
-        &["request.js"],
+        &["request.js", "copy.js"],
         page,
     )?))
 }

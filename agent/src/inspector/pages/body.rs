@@ -96,7 +96,9 @@ fn form_of(content_type: &str, body: &[u8], text: Option<&str>) -> askama::Resul
         return Ok(BodyForm::Empty);
     }
     let kind = content_type.to_ascii_lowercase();
-    if kind.starts_with("application/x-www-form-urlencoded") {
+    // Some senders, and curl's --data, name a form for JSON.
+    let is_json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));
+    if kind.starts_with("application/x-www-form-urlencoded") && !is_json {
         return Ok(BodyForm::Fields(fields(body)));
     }
     if kind.starts_with("multipart/")

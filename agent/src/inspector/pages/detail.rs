@@ -6,6 +6,7 @@ use hookward_gate::engine::explain::{CheckOutcome, Explanation};
 use hookward_pages::text::{date_time, duration, visible};
 
 use super::body::BodyView;
+use super::list::query_of;
 use super::verdict_class;
 use crate::inspector::capture::BODY_BYTES;
 use crate::inspector::curl;
@@ -44,6 +45,11 @@ pub(crate) struct RequestPage {
     /// Reason why it cannot be sent again.
     stuck: Option<String>,
     delivery: Option<DeliveryView>,
+    /// Filter of the list that the user came from.
+    pub filter: String,
+    /// Numbers of the next requests of that list.
+    pub newer: Option<i64>,
+    pub older: Option<i64>,
     /// Result of an action.
     pub notice: Option<String>,
     /// Failure of an action.
@@ -171,9 +177,19 @@ impl RequestPage {
             rule: Rule::of(detail),
             stuck,
             delivery,
+            filter: String::new(),
+            newer: None,
+            older: None,
             notice: None,
             problem: None,
         })
+    }
+}
+
+impl RequestPage {
+    /// Returns the query that keeps the filter.
+    fn query(&self) -> String {
+        query_of(&self.filter)
     }
 }
 

@@ -41,7 +41,12 @@ pub(crate) struct RequestsPage {
 
 /// A tunnel of the agent.
 pub(crate) struct TunnelCard {
+    /// Id of the element with the URL.
+    pub id: String,
+    /// Webhook URL without a token.
     pub url: String,
+    /// `true` if a route needs a token in the URL.
+    pub has_token: bool,
     pub application: String,
     /// State of the application.
     pub health: String,
@@ -58,6 +63,8 @@ pub(crate) struct Rows {
 /// A row of the list.
 pub(crate) struct Row {
     number: i64,
+    /// Query of the links, which keeps the filter.
+    query: String,
     clock: String,
     date_time: String,
     method: String,
@@ -75,8 +82,8 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Creates a row, as it is at a time.
-    pub(crate) fn new(summary: Summary, now: UnixMillis) -> Self {
+    /// Creates a row of a filtered list, as it is at a time.
+    pub(crate) fn new(summary: Summary, now: UnixMillis, filter: &str) -> Self {
         let sender = [summary.provider, summary.event];
         let sender: Vec<_> = sender.into_iter().flatten().collect();
         let reason = summary.reason.map(|reason| match summary.check {
@@ -85,6 +92,7 @@ impl Row {
         });
         Self {
             number: summary.number,
+            query: query_of(filter),
             clock: match summary.at_ms / DAY_MS == now.0 / DAY_MS {
                 true => clock(summary.at_ms),
                 false => day_and_minute(summary.at_ms),
@@ -138,4 +146,13 @@ pub(crate) fn charts(activity: &Activity) -> askama::Result<String> {
         .collect();
     let refusals = Ranking::new("Refusals by check, last hour", "None", &refusals);
     Ok(requests.render()? + &durations.render()? + &refusals.render()?)
+}
+
+/// Returns the query that keeps a filter, with its question mark.
+pub(super) fn query_of(filter: &str) -> String {
+    match filter.is_empty() {
+        true => String::new(),
+        false => serde_urlencoded::to_string([("filter", filter)])
+            .map_or_else(|_| String::new(), |query| format!("?{query}")),
+    }
 }

@@ -1,5 +1,7 @@
 // Live updates of the list, more rows at its end, and keys.
 
+import { showLocalTimes } from "/assets/time.js";
+
 const list = document.querySelector("#requests");
 const filter = document.querySelector("#filter");
 const state = document.querySelector("#state");
@@ -12,6 +14,7 @@ function rowsOf(html) {
   // The server has escaped the rows; a template runs no scripts.
   const template = document.createElement("template");
   template.innerHTML = html;
+  showLocalTimes(template.content);
   return [...template.content.querySelectorAll("li")];
 }
 

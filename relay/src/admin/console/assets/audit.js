@@ -1,5 +1,7 @@
 // New records of the audit log, and the button that stops them.
 
+import { showLocalTimes } from "/assets/time.js";
+
 const list = document.querySelector("#records");
 const state = document.querySelector("#state");
 const pause = document.querySelector("#pause");
@@ -14,6 +16,7 @@ function rowsOf(html) {
   // The server has escaped the rows; a template runs no scripts.
   const template = document.createElement("template");
   template.innerHTML = html;
+  showLocalTimes(template.content);
   return [...template.content.querySelectorAll("li")];
 }
 
