@@ -31,7 +31,7 @@ use crate::exchange::TunnelBinding;
 use crate::inspector::InspectorView;
 use crate::inspector::filter::Filter;
 use crate::inspector::history::{Detail, HistoryError, Page, Summary};
-use crate::inspector::pages::list::{self, ROWS, RequestsPage, Row, Rows, TunnelCard};
+use crate::inspector::pages::list::{self, ListItem, ListItems, ROWS, RequestsPage, TunnelCard};
 use crate::inspector::pages::{INSPECTOR, REQUESTS};
 
 /// Pause between two messages with new rows, so that a flood needs few.
@@ -68,7 +68,7 @@ where
 }
 
 /// Failure of a page.
-pub(super) enum PageError {
+pub(super) enum InspectorApiError {
     /// Nothing is captured.
     Off,
     NotFound,
@@ -76,19 +76,19 @@ pub(super) enum PageError {
     Template(askama::Error),
 }
 
-impl From<HistoryError> for PageError {
+impl From<HistoryError> for InspectorApiError {
     fn from(error: HistoryError) -> Self {
         Self::History(error)
     }
 }
 
-impl From<askama::Error> for PageError {
+impl From<askama::Error> for InspectorApiError {
     fn from(error: askama::Error) -> Self {
         Self::Template(error)
     }
 }
 
-impl IntoResponse for PageError {
+impl IntoResponse for InspectorApiError {
     fn into_response(self) -> Response {
         match self {
             Self::Off => problem(
@@ -106,17 +106,17 @@ impl IntoResponse for PageError {
 }
 
 impl AgentView {
-    pub(super) fn inspector(&self) -> Result<&InspectorView, PageError> {
-        self.inspector.as_ref().ok_or(PageError::Off)
+    pub(super) fn inspector(&self) -> Result<&InspectorView, InspectorApiError> {
+        self.inspector.as_ref().ok_or(InspectorApiError::Off)
     }
 
-    pub(super) async fn captured(&self, number: i64) -> Result<Detail, PageError> {
+    pub(super) async fn captured(&self, number: i64) -> Result<Detail, InspectorApiError> {
         let found = self.inspector()?.history.find(number).await?;
-        found.ok_or(PageError::NotFound)
+        found.ok_or(InspectorApiError::NotFound)
     }
 
     /// Deletes all captured requests. Returns their number.
-    pub(super) async fn clear_history(&self, caller: Caller) -> Result<u64, PageError> {
+    pub(super) async fn clear_history(&self, caller: Caller) -> Result<u64, InspectorApiError> {
         let removed = self.inspector()?.history.clear().await?;
         let details = json!({ "requests": removed });
         let audit = self.observer.audit();
@@ -182,7 +182,7 @@ struct ListQuery {
 async fn requests(
     State(view): State<Arc<AgentView>>,
     Query(query): Query<ListQuery>,
-) -> Result<Html<String>, PageError> {
+) -> Result<Html<String>, InspectorApiError> {
     let mut page = RequestsPage {
         tunnels: view.cards(),
         filter: query.filter,
@@ -218,7 +218,7 @@ async fn requests(
                 .map(|last| last.number);
             page.rows = found
                 .into_iter()
-                .map(|summary| Row::new(summary, now, &page.filter))
+                .map(|summary| ListItem::new(summary, now, &page.filter))
                 .collect();
         }
         Err(mistake) => page.mistake = Some(mistake.to_string()),
@@ -235,7 +235,7 @@ async fn requests(
 async fn rows(
     State(view): State<Arc<AgentView>>,
     Query(query): Query<ListQuery>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let filter = match Filter::parse(&query.filter, view.clock.now()) {
         Ok(filter) => filter,
         Err(mistake) => return Ok(problem(StatusCode::BAD_REQUEST, &mistake.to_string())),
@@ -248,9 +248,9 @@ async fn rows(
 fn rows_of(found: Vec<Summary>, now: UnixMillis, filter: &str) -> askama::Result<String> {
     let rows = found
         .into_iter()
-        .map(|summary| Row::new(summary, now, filter))
+        .map(|summary| ListItem::new(summary, now, filter))
         .collect();
-    Rows { rows }.render()
+    ListItems { rows }.render()
 }
 
 /// Streams new rows, and the charts (server-sent events, HTML Living Standard §9.2).
@@ -258,7 +258,7 @@ async fn stream_rows(
     State(view): State<Arc<AgentView>>,
     Query(query): Query<ListQuery>,
     headers: HeaderMap,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let filter = match Filter::parse(&query.filter, view.clock.now()) {
         Ok(filter) => filter,
         Err(mistake) => return Ok(problem(StatusCode::BAD_REQUEST, &mistake.to_string())),
@@ -269,7 +269,7 @@ async fn stream_rows(
         .get("last-event-id")
         .and_then(|id| id.to_str().ok()?.parse().ok());
     let after = last.or(query.after);
-    let state = Follower {
+    let state = ListFollower {
         after: after.unwrap_or_else(|| *inspector.history.newest().borrow()),
         view,
         inspector,
@@ -285,7 +285,7 @@ async fn stream_rows(
 }
 
 /// An open page.
-struct Follower {
+struct ListFollower {
     view: Arc<AgentView>,
     inspector: InspectorView,
     /// Filter as the page has it.
@@ -298,14 +298,14 @@ struct Follower {
     charts_at: Instant,
 }
 
-fn follow(state: Follower) -> impl Stream<Item = Result<Event, Infallible>> {
+fn follow(state: ListFollower) -> impl Stream<Item = Result<Event, Infallible>> {
     stream::unfold(state, |mut state| async move {
         let event = state.next().await?;
         Some((Ok(event), state))
     })
 }
 
-impl Follower {
+impl ListFollower {
     /// Returns the next event; `None` when the agent stops, or the history fails.
     async fn next(&mut self) -> Option<Event> {
         let history = self.inspector.history.clone();
@@ -355,7 +355,7 @@ impl Follower {
 async fn clear(
     State(view): State<Arc<AgentView>>,
     Extension(caller): Extension<Caller>,
-) -> Result<Redirect, PageError> {
+) -> Result<Redirect, InspectorApiError> {
     view.clear_history(caller).await?;
     Ok(Redirect::to("/"))
 }

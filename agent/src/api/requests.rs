@@ -12,7 +12,7 @@ use hookward_observe::audit::Actor;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::inspector::PageError;
+use super::inspector::InspectorApiError;
 use super::inspector::export;
 use super::inspector::request::Wish;
 use super::status::AgentView;
@@ -56,7 +56,7 @@ pub(super) struct RequestPage {
 pub(super) async fn list(
     State(view): State<Arc<AgentView>>,
     Query(query): Query<RequestsQuery>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let filter = match Filter::parse(&query.filter, view.clock.now()) {
         Ok(filter) => filter,
         Err(mistake) => return Ok(problem(StatusCode::BAD_REQUEST, &mistake.to_string())),
@@ -81,7 +81,7 @@ pub(super) async fn list(
 pub(super) async fn one(
     State(view): State<Arc<AgentView>>,
     Path(number): Path<i64>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let detail = view.captured(number).await?;
     Ok(Json(export::line(&detail)).into_response())
 }
@@ -134,7 +134,7 @@ pub(super) async fn send(
     Extension(caller): Extension<Caller>,
     Path(number): Path<i64>,
     Json(edits): Json<Edits>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let detail = view.captured(number).await?;
     let mut draft = match Restored::of(&detail) {
         Ok(restored) => restored.draft,
@@ -166,7 +166,7 @@ pub(super) async fn send(
 pub(super) async fn clear(
     State(view): State<Arc<AgentView>>,
     Extension(caller): Extension<Caller>,
-) -> Result<Json<Done>, PageError> {
+) -> Result<Json<Done>, InspectorApiError> {
     let removed = view.clear_history(caller).await?;
     let message = format!("{removed} requests are deleted");
     Ok(Json(Done { message }))

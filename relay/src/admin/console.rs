@@ -22,7 +22,7 @@ use hookward_pages::serve::with_assets;
 use hookward_pages::site::Site;
 use serde::Deserialize;
 
-use self::confirmation::Confirmation;
+use self::confirmation::ConfirmationPage;
 use self::start_page::StartPage;
 use super::overview::Overview;
 use crate::storage::StorageError;
@@ -75,7 +75,7 @@ pub(super) fn router() -> Router<Arc<Overview>> {
 }
 
 /// Failure of a page.
-enum PageError {
+enum ConsoleError {
     NoAgent,
     NoTunnel,
     NoDelivery,
@@ -91,19 +91,19 @@ enum PageError {
     Template(askama::Error),
 }
 
-impl From<StorageError> for PageError {
+impl From<StorageError> for ConsoleError {
     fn from(error: StorageError) -> Self {
         Self::Storage(error)
     }
 }
 
-impl From<askama::Error> for PageError {
+impl From<askama::Error> for ConsoleError {
     fn from(error: askama::Error) -> Self {
         Self::Template(error)
     }
 }
 
-impl IntoResponse for PageError {
+impl IntoResponse for ConsoleError {
     fn into_response(self) -> Response {
         let (status, detail) = match &self {
             Self::NoAgent => (StatusCode::NOT_FOUND, "there is no agent of this name"),
@@ -141,28 +141,28 @@ impl IntoResponse for PageError {
 }
 
 /// Returns a whole page with this content, below a page of the navigation.
-fn page(title: &str, current: &str, content: &impl Template) -> Result<Html<String>, PageError> {
+fn page(title: &str, current: &str, content: &impl Template) -> Result<Html<String>, ConsoleError> {
     Ok(Html(CONSOLE.page(title, current, &[], content)?))
 }
 
-async fn show(State(overview): State<Arc<Overview>>) -> Result<Html<String>, PageError> {
+async fn show(State(overview): State<Arc<Overview>>) -> Result<Html<String>, ConsoleError> {
     page("Overview", OVERVIEW, &StartPage::read(&overview).await?)
 }
 
 /// Returns the name of an agent that exists.
-async fn existing(overview: &Overview, name: &str) -> Result<AgentName, PageError> {
+async fn existing(overview: &Overview, name: &str) -> Result<AgentName, ConsoleError> {
     let agents = overview.agents().await?;
     let exists = agents.iter().any(|agent| agent.name == name);
     let name = AgentName::parse(name).filter(|_| exists);
-    name.ok_or(PageError::NoAgent)
+    name.ok_or(ConsoleError::NoAgent)
 }
 
 async fn confirm_revoke(
     State(overview): State<Arc<Overview>>,
     Path(name): Path<String>,
-) -> Result<Html<String>, PageError> {
+) -> Result<Html<String>, ConsoleError> {
     let name = existing(&overview, &name).await?;
-    let confirmation = Confirmation {
+    let confirmation = ConfirmationPage {
         question: format!("Revoke agent {name}?"),
         consequence: "The relay withdraws its credentials and join tokens. Its sessions end within \
                       seconds. It keeps its hosts, which answer 503 until it joins with a new token."
@@ -170,7 +170,7 @@ async fn confirm_revoke(
         action: format!("/agents/{name}/revoke"),
         button: "Revoke",
         back: OVERVIEW.to_owned(),
-        ..Confirmation::default()
+        ..ConfirmationPage::default()
     };
     page("Revoke", OVERVIEW, &confirmation)
 }
@@ -179,11 +179,11 @@ async fn revoke(
     State(overview): State<Arc<Overview>>,
     Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
-) -> Result<Redirect, PageError> {
-    let name = AgentName::parse(&name).ok_or(PageError::NoAgent)?;
+) -> Result<Redirect, ConsoleError> {
+    let name = AgentName::parse(&name).ok_or(ConsoleError::NoAgent)?;
     match overview.revoke(&name, caller).await? {
         true => Ok(Redirect::to(OVERVIEW)),
-        false => Err(PageError::NoAgent),
+        false => Err(ConsoleError::NoAgent),
     }
 }
 
@@ -193,8 +193,10 @@ struct RunForm {
     started_ms: u64,
 }
 
-async fn confirm_drain(State(overview): State<Arc<Overview>>) -> Result<Html<String>, PageError> {
-    let confirmation = Confirmation {
+async fn confirm_drain(
+    State(overview): State<Arc<Overview>>,
+) -> Result<Html<String>, ConsoleError> {
+    let confirmation = ConfirmationPage {
         question: "Stop the relay?".to_owned(),
         consequence: format!(
             "The relay accepts no new requests, waits at most {} s for those in flight, now {}, and \
@@ -207,7 +209,7 @@ async fn confirm_drain(State(overview): State<Arc<Overview>>) -> Result<Html<Str
         fields: vec![("started_ms", overview.started.0.0.to_string())],
         button: "Stop",
         back: OVERVIEW.to_owned(),
-        ..Confirmation::default()
+        ..ConfirmationPage::default()
     };
     page("Stop", OVERVIEW, &confirmation)
 }
@@ -225,9 +227,9 @@ async fn drain(
     State(overview): State<Arc<Overview>>,
     Extension(caller): Extension<Caller>,
     Form(form): Form<RunForm>,
-) -> Result<(StatusCode, Html<String>), PageError> {
+) -> Result<(StatusCode, Html<String>), ConsoleError> {
     if form.started_ms != overview.started.0.0 {
-        return Err(PageError::Restarted);
+        return Err(ConsoleError::Restarted);
     }
     overview.drain(caller);
     Ok((StatusCode::ACCEPTED, page("Stop", OVERVIEW, &Stopping)?))

@@ -9,18 +9,18 @@ use hookward_core::reason::Check;
 
 use crate::observe::outcome::{RequestOutcome, Verdict};
 
-/// Minutes that are kept.
-pub(crate) const MINUTES: usize = 60;
+/// Number of minutes that are kept.
+const MINUTES: usize = 60;
 
 /// Counts of each of the last [`MINUTES`].
 #[derive(Default)]
-pub(crate) struct Activity {
+pub(crate) struct LastHour {
     // A std mutex: it guards counters, and nothing waits while it is held.
-    minutes: Mutex<Minutes>,
+    minutes: Mutex<MinuteRing>,
 }
 
 #[derive(Default)]
-struct Minutes {
+struct MinuteRing {
     /// Number of the newest minute since the epoch.
     newest: u64,
     /// Counts, the newest minute last.
@@ -95,7 +95,7 @@ fn bucket_of(duration: Duration) -> usize {
     ((micros.log2() * BUCKETS_PER_DOUBLING) as usize).min(BUCKETS - 1)
 }
 
-impl Activity {
+impl LastHour {
     /// Counts the outcome of a request in a minute since the epoch.
     pub(super) fn request(&self, outcome: &RequestOutcome, minute: u64) {
         let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,14 +106,14 @@ impl Activity {
     }
 
     /// Returns the counts of the last hour, the oldest minute first.
-    pub(crate) fn last_hour(&self, minute: u64) -> Vec<MinuteCounts> {
+    pub(crate) fn counts(&self, minute: u64) -> Vec<MinuteCounts> {
         let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
         minutes.advance(minute);
         minutes.counts.iter().cloned().collect()
     }
 }
 
-impl Minutes {
+impl MinuteRing {
     /// Adds minutes until this one. A clock that was set back stays in the newest minute.
     fn advance(&mut self, minute: u64) {
         let missing = match self.counts.is_empty() {
@@ -154,7 +154,7 @@ mod tests {
             let refusal = Refusal::new(check, hookward_core::reason::Code::Overloaded, "no");
             outcome(Verdict::Refused(refusal), Duration::ZERO)
         };
-        let activity = Activity::default();
+        let activity = LastHour::default();
         activity.request(&refused(Check::Signature), 1000);
         activity.request(&refused(Check::Signature), 1000);
         activity.request(&refused(Check::Token), 1002);
@@ -162,16 +162,13 @@ mod tests {
         activity.request(&refused(Check::Token), 1001);
 
         let signatures = |minute| {
-            let hour = activity.last_hour(minute);
+            let hour = activity.counts(minute);
             assert_eq!(hour.len(), MINUTES);
             let counts = hour.iter().map(|minute| minute.refusals(Check::Signature));
             counts.collect::<Vec<_>>()
         };
         assert_eq!(signatures(1002)[MINUTES - 3..], [2, 0, 0]);
-        assert_eq!(
-            activity.last_hour(1002)[MINUTES - 1].refusals(Check::Token),
-            2
-        );
+        assert_eq!(activity.counts(1002)[MINUTES - 1].refusals(Check::Token), 2);
         assert_eq!(signatures(1059)[0], 2);
         assert_eq!(signatures(1060).iter().sum::<u64>(), 0);
         assert_eq!(signatures(9_000_000).iter().sum::<u64>(), 0);
@@ -179,7 +176,7 @@ mod tests {
 
     #[test]
     fn percentiles_are_exact_to_a_fifth() {
-        let activity = Activity::default();
+        let activity = LastHour::default();
         for millis in 1..=100 {
             let upstream = UpstreamResult {
                 took: Duration::ZERO,
@@ -188,7 +185,7 @@ mod tests {
             let forwarded = outcome(Verdict::Forwarded(upstream), Duration::from_millis(millis));
             activity.request(&forwarded, 5);
         }
-        let hour = activity.last_hour(5);
+        let hour = activity.counts(5);
         let newest = hour.last().unwrap();
         for (part, expected) in [(0.5, 50_000), (0.99, 99_000), (1.0, 100_000)] {
             let found = newest.percentile(part).unwrap();

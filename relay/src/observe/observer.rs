@@ -12,7 +12,7 @@ use hookward_tunnel::protocol::control::{RefusedContent, RefusedRequest};
 use http::StatusCode;
 use serde_json::json;
 
-use crate::observe::activity::{Activity, MinuteCounts};
+use crate::observe::activity::{LastHour, MinuteCounts};
 use crate::observe::audit;
 use crate::observe::clients::{ClientCount, ClientCounts};
 use crate::observe::events::{EventBus, EventStamp, RelayEventKind, RequestRecord, Subscription};
@@ -29,7 +29,7 @@ pub(crate) struct Observer {
     log: RequestLog,
     metrics: RelayMetrics,
     clients: ClientCounts,
-    activity: Activity,
+    hour: LastHour,
     clock: Clock,
     events: EventBus,
 }
@@ -41,7 +41,7 @@ impl Observer {
             log: RequestLog::default(),
             metrics: RelayMetrics::new(),
             clients: ClientCounts::default(),
-            activity: Activity::default(),
+            hour: LastHour::default(),
             clock: clock.clone(),
             events: EventBus::new(clock),
         }
@@ -69,7 +69,7 @@ impl Observer {
 
     /// Returns the counts of each minute of the last hour, the oldest first.
     pub(crate) fn last_hour(&self) -> Vec<MinuteCounts> {
-        self.activity.last_hour(self.minute())
+        self.hour.counts(self.minute())
     }
 
     fn minute(&self) -> u64 {
@@ -144,7 +144,7 @@ impl Observer {
         self.metrics.request(facts, outcome);
         let minute = self.minute();
         self.clients.request(facts, outcome, minute);
-        self.activity.request(outcome, minute);
+        self.hour.request(outcome, minute);
         let stamp = self
             .events
             .publish(|| RelayEventKind::Request(Box::new(record(facts, outcome))));

@@ -13,7 +13,7 @@ use hookward_observe::api::access::problem;
 use hookward_pages::text::date_time;
 use serde_json::{Value, json};
 
-use super::{ListQuery, PageError};
+use super::{InspectorApiError, ListQuery};
 use crate::api::status::AgentView;
 use crate::inspector::filter::Filter;
 use crate::inspector::history::{Detail, History, HistoryError, Message, Page};
@@ -25,7 +25,7 @@ const BATCH: usize = 50;
 pub(super) async fn lines(
     State(view): State<Arc<AgentView>>,
     Query(query): Query<ListQuery>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     export(
         &view,
         &query,
@@ -39,7 +39,7 @@ pub(super) async fn lines(
 pub(super) async fn har(
     State(view): State<Arc<AgentView>>,
     Query(query): Query<ListQuery>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let begin = concat!(
         r#"{"log":{"version":"1.2","creator":{"name":"Hookward","version":""#,
         env!("CARGO_PKG_VERSION"),
@@ -60,7 +60,7 @@ fn export(
     (name, media_type): (&'static str, &'static str),
     [begin, between, end]: [&'static str; 3],
     form: fn(&Detail) -> Value,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let filter = match Filter::parse(&query.filter, view.clock.now()) {
         Ok(filter) => filter,
         Err(mistake) => return Ok(problem(StatusCode::BAD_REQUEST, &mistake.to_string())),

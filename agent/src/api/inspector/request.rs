@@ -12,7 +12,7 @@ use hookward_observe::audit::Actor;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::PageError;
+use super::InspectorApiError;
 use crate::api::status::AgentView;
 use crate::inspector::again::{Draft, Restored};
 use crate::inspector::capture::Source;
@@ -39,7 +39,7 @@ pub(super) async fn show(
     State(view): State<Arc<AgentView>>,
     Path(number): Path<i64>,
     Query(notice): Query<NoticeQuery>,
-) -> Result<Html<String>, PageError> {
+) -> Result<Html<String>, InspectorApiError> {
     let detail = view.captured(number).await?;
     let mut page = request_page(&view, &detail).await?;
     let filter = Filter::parse(&notice.filter, view.clock.now()).unwrap_or_default();
@@ -61,7 +61,7 @@ pub(super) async fn show(
     whole_page(&detail, &page)
 }
 
-async fn request_page(view: &AgentView, detail: &Detail) -> Result<RequestPage, PageError> {
+async fn request_page(view: &AgentView, detail: &Detail) -> Result<RequestPage, InspectorApiError> {
     let stuck = match (Restored::of(detail), view.tunnel(&detail.summary.tunnel)) {
         (Err(error), _) => Some(error.to_string()),
         (_, None) => Some("this agent has not opened its tunnel".to_owned()),
@@ -74,7 +74,7 @@ async fn request_page(view: &AgentView, detail: &Detail) -> Result<RequestPage, 
     Ok(RequestPage::new(detail, stuck, delivery)?)
 }
 
-fn whole_page(detail: &Detail, page: &RequestPage) -> Result<Html<String>, PageError> {
+fn whole_page(detail: &Detail, page: &RequestPage) -> Result<Html<String>, InspectorApiError> {
     let title = format!("{} {}", detail.summary.method, detail.summary.path);
     Ok(Html(INSPECTOR.page(
         &title,
@@ -88,7 +88,7 @@ fn whole_page(detail: &Detail, page: &RequestPage) -> Result<Html<String>, PageE
 pub(super) async fn raw(
     State(view): State<Arc<AgentView>>,
     Path(number): Path<i64>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let detail = view.captured(number).await?;
     if !detail.request.is_whole {
         let reason = "the history does not have the whole request";
@@ -109,7 +109,7 @@ pub(super) async fn raw(
 pub(super) async fn edit(
     State(view): State<Arc<AgentView>>,
     Path(number): Path<i64>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let detail = view.captured(number).await?;
     let restored = match Restored::of(&detail) {
         Ok(restored) => restored,
@@ -181,7 +181,7 @@ pub(super) async fn send(
     Extension(caller): Extension<Caller>,
     Path(number): Path<i64>,
     Form(form): Form<SendForm>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let detail = view.captured(number).await?;
     let is_edited = form.edited.is_some();
     let signs = form.sign.is_some();
@@ -245,7 +245,7 @@ pub(crate) struct SentRequest {
 
 impl AgentView {
     /// Returns a stored delivery: its state at the relay, and the attempts in the history.
-    async fn delivery(&self, id: &str) -> Result<DeliveryView, PageError> {
+    async fn delivery(&self, id: &str) -> Result<DeliveryView, InspectorApiError> {
         let attempts = self.inspector()?.history.attempts(id.to_owned()).await?;
         let path = format!("/api/v1/deliveries/{id}");
         let answer = self.call_relay("GET", &path).await;
@@ -314,7 +314,7 @@ pub(super) async fn redeliver(
     State(view): State<Arc<AgentView>>,
     Extension(caller): Extension<Caller>,
     Path(number): Path<i64>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let detail = view.captured(number).await?;
     let Some(id) = &detail.summary.delivery else {
         let reason = "the webhook was not stored; send it again instead";

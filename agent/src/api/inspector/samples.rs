@@ -12,7 +12,7 @@ use hookward_observe::api::access::{Caller, problem};
 use hookward_observe::audit::Actor;
 use serde::Deserialize;
 
-use super::PageError;
+use super::InspectorApiError;
 use super::request::Wish;
 use crate::api::status::AgentView;
 use crate::exchange::TunnelBinding;
@@ -22,7 +22,9 @@ use crate::inspector::pages::edit::EditPage;
 use crate::inspector::pages::samples::{SampleGroup, SamplesPage};
 use crate::inspector::pages::{INSPECTOR, SAMPLES};
 
-pub(super) async fn list(State(view): State<Arc<AgentView>>) -> Result<Html<String>, PageError> {
+pub(super) async fn list(
+    State(view): State<Arc<AgentView>>,
+) -> Result<Html<String>, InspectorApiError> {
     let tunnels = view.opened();
     let verified = |sample: &Sample| {
         tunnels
@@ -93,7 +95,7 @@ fn find(query: &SampleQuery) -> Option<&'static Sample> {
 pub(super) async fn edit(
     State(view): State<Arc<AgentView>>,
     Query(query): Query<SampleQuery>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let Some(sample) = find(&query) else {
         return Ok(problem(StatusCode::NOT_FOUND, "there is no such sample"));
     };
@@ -172,7 +174,7 @@ pub(super) async fn send(
     State(view): State<Arc<AgentView>>,
     Extension(caller): Extension<Caller>,
     Form(form): Form<SampleForm>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let signs = form.sign.is_some();
     let draft = Draft {
         method: form.method,

@@ -14,7 +14,7 @@ use hookward_pages::text::date_time;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::inspector::PageError;
+use crate::api::inspector::InspectorApiError;
 use crate::api::inspector::request::Wish;
 use crate::api::status::AgentView;
 use crate::inspector::again::Restored;
@@ -45,7 +45,7 @@ pub(in crate::api) struct RequestsQuery {
 pub(in crate::api) async fn requests(
     State(view): State<Arc<AgentView>>,
     Query(query): Query<RequestsQuery>,
-) -> Result<Json<Value>, PageError> {
+) -> Result<Json<Value>, InspectorApiError> {
     let history = &view.inspector()?.history;
     let filter = query.tunnel_name.as_deref().map(Filter::of_tunnel);
     let limit = query.limit.unwrap_or(REQUESTS).min(MAX_REQUESTS);
@@ -80,13 +80,14 @@ pub(in crate::api) async fn requests(
 pub(in crate::api) async fn request(
     State(view): State<Arc<AgentView>>,
     Path(id): Path<String>,
-) -> Result<Json<Value>, PageError> {
+) -> Result<Json<Value>, InspectorApiError> {
     Ok(Json(shape(&find(&view, id).await?)))
 }
 
-async fn find(view: &AgentView, id: String) -> Result<Detail, PageError> {
+async fn find(view: &AgentView, id: String) -> Result<Detail, InspectorApiError> {
     let number = view.inspector()?.history.number_of(id).await?;
-    view.captured(number.ok_or(PageError::NotFound)?).await
+    view.captured(number.ok_or(InspectorApiError::NotFound)?)
+        .await
 }
 
 /// A request to send again.
@@ -109,7 +110,7 @@ pub(in crate::api) async fn send_again(
     State(view): State<Arc<AgentView>>,
     Extension(caller): Extension<Caller>,
     Json(replay): Json<ReplayRequest>,
-) -> Result<Response, PageError> {
+) -> Result<Response, InspectorApiError> {
     let detail = find(&view, replay.id).await?;
     let draft = match Restored::of(&detail) {
         Ok(restored) => restored.draft,
@@ -133,7 +134,7 @@ pub(in crate::api) async fn send_again(
 pub(in crate::api) async fn clear(
     State(view): State<Arc<AgentView>>,
     Extension(caller): Extension<Caller>,
-) -> Result<StatusCode, PageError> {
+) -> Result<StatusCode, InspectorApiError> {
     view.clear_history(caller).await?;
     Ok(StatusCode::NO_CONTENT)
 }

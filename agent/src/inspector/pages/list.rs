@@ -26,7 +26,7 @@ pub(crate) struct RequestsPage {
     pub mistake: Option<String>,
     /// Charts in HTML.
     pub charts: String,
-    pub rows: Vec<Row>,
+    pub rows: Vec<ListItem>,
     /// Number of the newest request, from which on the page follows.
     pub newest: i64,
     /// Number before which there may be more requests.
@@ -56,12 +56,12 @@ pub(crate) struct TunnelCard {
 /// Some rows of the list.
 #[derive(Template)]
 #[template(path = "rows.html")]
-pub(crate) struct Rows {
-    pub rows: Vec<Row>,
+pub(crate) struct ListItems {
+    pub rows: Vec<ListItem>,
 }
 
 /// A row of the list.
-pub(crate) struct Row {
+pub(crate) struct ListItem {
     number: i64,
     /// Query of the links, which keeps the filter.
     query: String,
@@ -81,7 +81,7 @@ pub(crate) struct Row {
     source: Option<String>,
 }
 
-impl Row {
+impl ListItem {
     /// Creates a row of a filtered list, as it is at a time.
     pub(crate) fn new(summary: Summary, now: UnixMillis, filter: &str) -> Self {
         let sender = [summary.provider, summary.event];

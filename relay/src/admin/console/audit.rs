@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::{AUDIT, CONSOLE, PageError};
+use super::{AUDIT, CONSOLE, ConsoleError};
 use crate::admin::overview::Overview;
 
 /// Pause between two messages with new rows, so that a flood needs few.
@@ -45,14 +45,14 @@ struct AuditPage {
 /// Records in HTML, the newest first.
 #[derive(Template)]
 #[template(path = "audit_rows.html")]
-struct Rows {
+struct AuditItems {
     /// Number of records before these that the page has missed.
     missed: u64,
-    rows: Vec<Row>,
+    rows: Vec<AuditItem>,
 }
 
 /// A record.
-struct Row {
+struct AuditItem {
     time: String,
     event: String,
     class: &'static str,
@@ -72,7 +72,7 @@ const SUBJECT: [&str; 10] = [
 /// Fields that are the reason of a record.
 const REASON: [&str; 3] = ["check", "code", "reason"];
 
-impl Row {
+impl AuditItem {
     fn new(record: &RecentRecord) -> Self {
         let fields: Value = serde_json::from_str(&record.line).unwrap_or_default();
         let details = fields.get("details").unwrap_or(&Value::Null);
@@ -115,20 +115,20 @@ fn rows_of(records: &[RecentRecord], filter: &str, missed: u64) -> askama::Resul
         .iter()
         .rev()
         .filter(|record| record.line.to_lowercase().contains(&filter));
-    let rows: Vec<_> = matching.map(Row::new).collect();
+    let rows: Vec<_> = matching.map(AuditItem::new).collect();
     match rows.is_empty() && missed == 0 {
         true => Ok(String::new()),
-        false => Rows { missed, rows }.render(),
+        false => AuditItems { missed, rows }.render(),
     }
 }
 
 pub(super) async fn show(
     State(overview): State<Arc<Overview>>,
     Query(query): Query<TailQuery>,
-) -> Result<Html<String>, PageError> {
+) -> Result<Html<String>, ConsoleError> {
     let log = overview.edge.observer.audit();
     if log.is_off() {
-        return Err(PageError::NoAuditLog);
+        return Err(ConsoleError::NoAuditLog);
     }
     let records = log.recent(0);
     let content = AuditPage {
@@ -149,13 +149,13 @@ pub(super) async fn stream(
     State(overview): State<Arc<Overview>>,
     Query(query): Query<TailQuery>,
     headers: HeaderMap,
-) -> Result<Response, PageError> {
+) -> Result<Response, ConsoleError> {
     let log = overview.edge.observer.audit();
-    let newest = log.newest().ok_or(PageError::NoAuditLog)?;
+    let newest = log.newest().ok_or(ConsoleError::NoAuditLog)?;
     // After a lost connection, the browser sends the last id.
     let last = headers.get("last-event-id");
     let last = last.and_then(|id| id.to_str().ok()?.parse().ok());
-    let follower = Follower {
+    let follower = AuditFollower {
         after: last.or(query.after).unwrap_or_else(|| *newest.borrow()),
         overview,
         newest,
@@ -171,7 +171,7 @@ pub(super) async fn stream(
 }
 
 /// An open page.
-struct Follower {
+struct AuditFollower {
     overview: Arc<Overview>,
     newest: watch::Receiver<u64>,
     filter: String,
@@ -181,7 +181,7 @@ struct Follower {
     rows_at: Instant,
 }
 
-impl Follower {
+impl AuditFollower {
     /// Returns the next rows; `None` when the relay stops.
     async fn next(&mut self) -> Option<Event> {
         loop {

@@ -5,7 +5,7 @@ use askama::Template;
 /// The question, with its form.
 #[derive(Template, Default)]
 #[template(path = "confirmation.html")]
-pub(super) struct Confirmation {
+pub(super) struct ConfirmationPage {
     pub question: String,
     pub consequence: String,
     /// Names and values that describe the object of the action.

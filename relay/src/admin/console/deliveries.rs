@@ -12,8 +12,8 @@ use hookward_pages::text::{bytes, counted, date_time, visible};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::confirmation::Confirmation;
-use super::{DELIVERIES, PageError, page};
+use super::confirmation::ConfirmationPage;
+use super::{ConsoleError, DELIVERIES, page};
 use crate::admin::overview::Overview;
 use crate::delivery::Requester;
 use crate::storage::deliveries::{Change, DeliveryFilter, DeliveryState};
@@ -29,7 +29,7 @@ const RATE: u64 = 50;
 
 /// Part of the list.
 #[derive(Deserialize, Default)]
-pub(super) struct ListQuery {
+pub(super) struct DeliveryListQuery {
     #[serde(default)]
     state: String,
     #[serde(default)]
@@ -38,15 +38,15 @@ pub(super) struct ListQuery {
     before: Option<i64>,
 }
 
-impl ListQuery {
-    fn filter(&self) -> Result<DeliveryFilter, PageError> {
+impl DeliveryListQuery {
+    fn filter(&self) -> Result<DeliveryFilter, ConsoleError> {
         let mut known = DeliveryState::ALL.into_iter();
         let state = match self.state.as_str() {
             "" => None,
             name => Some(
                 known
                     .find(|known| known.as_str() == name)
-                    .ok_or(PageError::NoState)?,
+                    .ok_or(ConsoleError::NoState)?,
             ),
         };
         Ok(DeliveryFilter {
@@ -80,7 +80,7 @@ struct DeliveriesPage {
     /// `true` if the attempts of the tunnel are paused.
     is_paused: bool,
     states: [&'static str; 4],
-    rows: Vec<Row>,
+    rows: Vec<DeliveryListItem>,
     /// Number before which the next page begins.
     older: Option<i64>,
     /// Changes of many deliveries, the newest first.
@@ -113,7 +113,7 @@ impl DeliveriesPage {
 }
 
 /// A line of the list.
-struct Row {
+struct DeliveryListItem {
     id: Uuid,
     received: String,
     tunnel: String,
@@ -126,7 +126,7 @@ struct Row {
     has_content: bool,
 }
 
-impl From<DeliveryStatus> for Row {
+impl From<DeliveryStatus> for DeliveryListItem {
     fn from(delivery: DeliveryStatus) -> Self {
         Self {
             id: delivery.id,
@@ -192,8 +192,8 @@ fn job_in_words(job: &JobStatus) -> String {
 /// Returns the list, newest first.
 pub(super) async fn list(
     State(overview): State<Arc<Overview>>,
-    Query(query): Query<ListQuery>,
-) -> Result<Html<String>, PageError> {
+    Query(query): Query<DeliveryListQuery>,
+) -> Result<Html<String>, ConsoleError> {
     let filter = query.filter()?;
     let deliveries = &overview.edge.deliveries;
     let store = deliveries.store();
@@ -210,7 +210,7 @@ pub(super) async fn list(
         rows: found
             .rows
             .into_iter()
-            .map(|row| Row::from(DeliveryStatus::from(row)))
+            .map(|row| DeliveryListItem::from(DeliveryStatus::from(row)))
             .collect(),
         jobs: jobs
             .map(|job| job_in_words(&JobStatus::from(&**job)))
@@ -229,12 +229,12 @@ pub(super) struct TunnelForm {
 /// Asks before all dead letters are redelivered.
 pub(super) async fn confirm_redeliver(
     Query(form): Query<TunnelForm>,
-) -> Result<Html<String>, PageError> {
+) -> Result<Html<String>, ConsoleError> {
     let of = match form.tunnel.as_str() {
         "" => "all tunnels",
         tunnel => tunnel,
     };
-    let confirmation = Confirmation {
+    let confirmation = ConfirmationPage {
         question: "Redeliver the dead letters?".to_owned(),
         consequence: format!(
             "The relay sends every dead letter of {of} to its application again, up to {RATE} a second."
@@ -243,7 +243,7 @@ pub(super) async fn confirm_redeliver(
         back: list_of(&form.tunnel, DeliveryState::Dead.as_str()),
         fields: vec![("tunnel", form.tunnel)],
         button: "Redeliver",
-        ..Confirmation::default()
+        ..ConfirmationPage::default()
     };
     page("Redeliver", DELIVERIES, &confirmation)
 }
@@ -253,8 +253,8 @@ pub(super) async fn redeliver(
     State(overview): State<Arc<Overview>>,
     Extension(caller): Extension<Caller>,
     Form(form): Form<TunnelForm>,
-) -> Result<Redirect, PageError> {
-    let query = ListQuery {
+) -> Result<Redirect, ConsoleError> {
+    let query = DeliveryListQuery {
         state: DeliveryState::Dead.as_str().to_owned(),
         tunnel: form.tunnel.clone(),
         before: None,
@@ -263,7 +263,7 @@ pub(super) async fn redeliver(
     let deliveries = &overview.edge.deliveries;
     match deliveries.change(query.filter()?, Change::Redeliver, RATE, requester) {
         Some(_) => Ok(Redirect::to(&list_of(&form.tunnel, ""))),
-        None => Err(PageError::Busy),
+        None => Err(ConsoleError::Busy),
     }
 }
 
@@ -272,7 +272,7 @@ pub(super) async fn pause(
     State(overview): State<Arc<Overview>>,
     Extension(caller): Extension<Caller>,
     Form(form): Form<TunnelForm>,
-) -> Result<Redirect, PageError> {
+) -> Result<Redirect, ConsoleError> {
     set_paused(&overview, form, true, caller).await
 }
 
@@ -281,7 +281,7 @@ pub(super) async fn resume(
     State(overview): State<Arc<Overview>>,
     Extension(caller): Extension<Caller>,
     Form(form): Form<TunnelForm>,
-) -> Result<Redirect, PageError> {
+) -> Result<Redirect, ConsoleError> {
     set_paused(&overview, form, false, caller).await
 }
 
@@ -290,10 +290,10 @@ async fn set_paused(
     form: TunnelForm,
     is_paused: bool,
     caller: Caller,
-) -> Result<Redirect, PageError> {
+) -> Result<Redirect, ConsoleError> {
     let known = overview.edge.registry.find(&form.tunnel);
     if known.is_none() {
-        return Err(PageError::NoTunnel);
+        return Err(ConsoleError::NoTunnel);
     }
     let requester = Requester::administrator(Actor::api(caller));
     let deliveries = &overview.edge.deliveries;

@@ -12,9 +12,9 @@ use hookward_pages::text::{bytes, date_time, visible};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::confirmation::Confirmation;
+use super::confirmation::ConfirmationPage;
 use super::deliveries::{class_of, event_of, result_of};
-use super::{DELIVERIES, PageError, page};
+use super::{ConsoleError, DELIVERIES, page};
 use crate::admin::deliveries::content;
 use crate::admin::overview::Overview;
 use crate::delivery::{ChangeResult, Requester};
@@ -23,7 +23,7 @@ use crate::storage::deliveries::{Change, DeliveryFilter};
 /// The page.
 #[derive(Template)]
 #[template(path = "delivery.html")]
-struct DeliveryPage {
+struct DeliveryDetailPage {
     /// Result of an act.
     notice: Option<&'static str>,
     id: Uuid,
@@ -32,12 +32,12 @@ struct DeliveryPage {
     /// `true` while it can be delivered.
     has_content: bool,
     facts: Vec<(&'static str, String)>,
-    request: Option<Message>,
-    response: Option<Message>,
+    request: Option<MessageText>,
+    response: Option<MessageText>,
 }
 
 /// A request or a response.
-struct Message {
+struct MessageText {
     start_line: String,
     fields: Vec<(String, String)>,
     body: String,
@@ -45,10 +45,10 @@ struct Message {
     size: Option<String>,
 }
 
-impl DeliveryPage {
+impl DeliveryDetailPage {
     fn new(content: DeliveryContent, notice: Option<&'static str>) -> Self {
         let text = |text: &str| visible(text).into_owned();
-        let request = content.request.map(|request| Message {
+        let request = content.request.map(|request| MessageText {
             start_line: text(&format!(
                 "{} {} from {}",
                 request.method, request.path, request.client
@@ -61,7 +61,7 @@ impl DeliveryPage {
             body: text(&request.body),
             size: Some(bytes(request.body_bytes)),
         });
-        let response = content.response.map(|response| Message {
+        let response = content.response.map(|response| MessageText {
             start_line: text(&response.head),
             fields: Vec::new(),
             body: text(&response.body),
@@ -95,7 +95,7 @@ fn facts(delivery: &DeliveryStatus) -> Vec<(&'static str, String)> {
 
 /// Result of an act, which a page shows.
 #[derive(Deserialize)]
-pub(super) struct NoticeQuery {
+pub(super) struct ActQuery {
     #[serde(rename = "done", default)]
     act: String,
 }
@@ -104,8 +104,8 @@ pub(super) async fn show(
     State(overview): State<Arc<Overview>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<Uuid>,
-    Query(query): Query<NoticeQuery>,
-) -> Result<Html<String>, PageError> {
+    Query(query): Query<ActQuery>,
+) -> Result<Html<String>, ConsoleError> {
     let requester = Requester::administrator(Actor::api(caller));
     let edge = &overview.edge;
     let content = content(&edge.deliveries, &edge.observer, &requester, id).await?;
@@ -114,12 +114,16 @@ pub(super) async fn show(
         "drop" => Some("The relay has deleted its content, and makes no further attempt."),
         _ => None,
     };
-    let content = content.ok_or(PageError::NoDelivery)?;
-    page("Delivery", DELIVERIES, &DeliveryPage::new(content, notice))
+    let content = content.ok_or(ConsoleError::NoDelivery)?;
+    page(
+        "Delivery",
+        DELIVERIES,
+        &DeliveryDetailPage::new(content, notice),
+    )
 }
 
 /// Returns a delivery without its content.
-async fn find(overview: &Overview, id: Uuid) -> Result<DeliveryStatus, PageError> {
+async fn find(overview: &Overview, id: Uuid) -> Result<DeliveryStatus, ConsoleError> {
     let filter = DeliveryFilter {
         id: Some(id),
         ..DeliveryFilter::default()
@@ -131,16 +135,17 @@ async fn find(overview: &Overview, id: Uuid) -> Result<DeliveryStatus, PageError
         .page(filter, None, 1)
         .await?;
     let row = found.rows.into_iter().next();
-    row.map(DeliveryStatus::from).ok_or(PageError::NoDelivery)
+    row.map(DeliveryStatus::from)
+        .ok_or(ConsoleError::NoDelivery)
 }
 
 /// Asks before a webhook is redelivered that the application has accepted.
 pub(super) async fn confirm_redeliver(
     State(overview): State<Arc<Overview>>,
     Path(id): Path<Uuid>,
-) -> Result<Html<String>, PageError> {
+) -> Result<Html<String>, ConsoleError> {
     let delivery = find(&overview, id).await?;
-    let confirmation = Confirmation {
+    let confirmation = ConfirmationPage {
         question: "Redeliver this webhook?".to_owned(),
         consequence: match delivery.state.as_str() {
             "delivered" => "The application has accepted it, and gets it once more.",
@@ -151,7 +156,7 @@ pub(super) async fn confirm_redeliver(
         action: format!("/deliveries/{id}/redeliver"),
         button: "Redeliver",
         back: format!("/deliveries/{id}"),
-        ..Confirmation::default()
+        ..ConfirmationPage::default()
     };
     page("Redeliver", DELIVERIES, &confirmation)
 }
@@ -161,7 +166,7 @@ pub(super) async fn redeliver(
     State(overview): State<Arc<Overview>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<Uuid>,
-) -> Result<Redirect, PageError> {
+) -> Result<Redirect, ConsoleError> {
     change(&overview, id, Change::Redeliver, caller).await?;
     Ok(Redirect::to(&format!("/deliveries/{id}?done=redeliver")))
 }
@@ -170,9 +175,9 @@ pub(super) async fn redeliver(
 pub(super) async fn confirm_drop(
     State(overview): State<Arc<Overview>>,
     Path(id): Path<Uuid>,
-) -> Result<Html<String>, PageError> {
+) -> Result<Html<String>, ConsoleError> {
     let delivery = find(&overview, id).await?;
-    let confirmation = Confirmation {
+    let confirmation = ConfirmationPage {
         question: "Drop this delivery?".to_owned(),
         consequence: match delivery.state.as_str() {
             "pending" => {
@@ -186,7 +191,7 @@ pub(super) async fn confirm_drop(
         action: format!("/deliveries/{id}/drop"),
         button: "Drop",
         back: format!("/deliveries/{id}"),
-        ..Confirmation::default()
+        ..ConfirmationPage::default()
     };
     page("Drop", DELIVERIES, &confirmation)
 }
@@ -196,7 +201,7 @@ pub(super) async fn drop(
     State(overview): State<Arc<Overview>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<Uuid>,
-) -> Result<Redirect, PageError> {
+) -> Result<Redirect, ConsoleError> {
     change(&overview, id, Change::Drop, caller).await?;
     // The row is deleted, too, once it is older than the history.
     match find(&overview, id).await {
@@ -210,12 +215,12 @@ async fn change(
     id: Uuid,
     change: Change,
     caller: Caller,
-) -> Result<(), PageError> {
+) -> Result<(), ConsoleError> {
     let requester = Requester::administrator(Actor::api(caller));
     let deliveries = &overview.edge.deliveries;
     match deliveries.change_one(id, change, &requester).await? {
         ChangeResult::Changed => Ok(()),
-        ChangeResult::Unchanged => Err(PageError::Unchanged),
-        ChangeResult::NotFound => Err(PageError::NoDelivery),
+        ChangeResult::Unchanged => Err(ConsoleError::Unchanged),
+        ChangeResult::NotFound => Err(ConsoleError::NoDelivery),
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct StartPage {
 
 impl StartPage {
     /// Reads the state.
-    pub(super) async fn read(overview: &Arc<Overview>) -> Result<Self, super::PageError> {
+    pub(super) async fn read(overview: &Arc<Overview>) -> Result<Self, super::ConsoleError> {
         let mut status = overview.status().await?;
         let mut tunnels = overview.tunnels_of(&status.agents);
         let mut sets = overview.address_sets();
