@@ -9,6 +9,7 @@ pub(crate) mod capture;
 mod curl;
 pub(crate) mod filter;
 pub(crate) mod history;
+pub(crate) mod message;
 pub(crate) mod pages;
 pub(crate) mod policy;
 mod record;

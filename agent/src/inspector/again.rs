@@ -68,21 +68,17 @@ impl Restored {
             return Err(DraftError::CutOff(request.body.len(), request.body_bytes));
         }
 
-        let head = String::from_utf8_lossy(&request.head);
-        let mut lines = head.lines();
-        let mut start = lines.next().unwrap_or_default().split(' ');
-        let (method, target) = (start.next(), start.next());
+        let head = request.parts();
+        let method = head.start_line.split(' ').next();
         let mut missing = Vec::new();
-        let target = without_redacted(target.unwrap_or("/"), &mut missing);
+        let target = without_redacted(head.target().unwrap_or("/"), &mut missing);
 
         let mut fields = String::new();
-        for line in lines {
-            let (name, value) = line.split_once(": ").unwrap_or((line, ""));
+        for (name, value) in &head.fields {
             if value == REDACTED {
-                missing.push(name.to_owned());
+                missing.push(name.clone());
             } else if !is_computed(name) {
-                fields.push_str(line);
-                fields.push('\n');
+                fields.push_str(&format!("{name}: {value}\n"));
             }
         }
         if request.is_redacted {

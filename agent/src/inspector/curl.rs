@@ -2,30 +2,27 @@
 
 use hookward_core::text::is_invisible;
 
-use super::history::Message;
+use super::message::StoredMessage;
 
 /// Returns the command that sends a request to its public host; `None` if a command cannot. Redacted
 /// values stay redacted.
-pub(super) fn command(request: &Message, host: &str) -> Option<String> {
-    let head = String::from_utf8_lossy(&request.head);
-    let mut lines = head.split("\r\n").filter(|line| !line.is_empty());
-    let mut start = lines.next().unwrap_or_default().split(' ');
-    let method = start.next().unwrap_or("POST");
+pub(super) fn command(request: &StoredMessage, host: &str) -> Option<String> {
+    let head = request.parts();
+    let method = head.start_line.split(' ').next().unwrap_or("POST");
     // Otherwise it would name another host.
-    let target = start.next().filter(|target| target.starts_with('/'))?;
+    let target = head.target().filter(|target| target.starts_with('/'))?;
 
     let mut parts = vec![format!(
         "curl --globoff --path-as-is -X {} {}",
         quoted(method),
         quoted(&format!("https://{}{target}", request.authority(host)))
     )];
-    for line in lines {
-        let name = line.split(':').next().unwrap_or_default();
+    for (name, value) in &head.fields {
         let is_computed = ["host", "content-length", "transfer-encoding", "connection"]
             .iter()
             .any(|computed| name.eq_ignore_ascii_case(computed));
         if !is_computed {
-            parts.push(format!("-H {}", quoted(line)));
+            parts.push(format!("-H {}", quoted(&format!("{name}: {value}"))));
         }
     }
     if !request.body.is_empty() {
@@ -64,11 +61,11 @@ mod tests {
 
     #[test]
     fn a_shell_reads_the_request() {
-        let request = Message {
+        let request = StoredMessage {
             head: b"POST /a?b='c' HTTP/1.1\r\nHost: h.example.com:8443\r\nX-A: it's\r\nContent-Length: 3\r\n"
                 .to_vec(),
             body: b"{\"a\": \"$(id) `id` 'x'\"}".to_vec(),
-            ..Message::default()
+            ..StoredMessage::default()
         };
         assert_eq!(
             command(&request, "h.example.com").unwrap(),
@@ -76,9 +73,9 @@ mod tests {
              --data-raw '{\"a\": \"$(id) `id` '\\''x'\\''\"}'"
         );
         assert_eq!(quoted("a\u{202e}"), "\"$(printf 'a\\342\\200\\256')\"");
-        let foreign = Message {
+        let foreign = StoredMessage {
             head: b"POST @evil.example/x HTTP/1.1\r\n".to_vec(),
-            ..Message::default()
+            ..StoredMessage::default()
         };
         assert_eq!(command(&foreign, "h.example.com"), None);
         assert_eq!(quoted("a\x1b'%"), "\"$(printf 'a\\033\\047%%')\"");

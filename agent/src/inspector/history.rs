@@ -4,6 +4,7 @@
 mod read;
 mod write;
 
+use super::message::StoredMessage;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,8 +79,8 @@ pub(super) struct Record {
     pub delivery: Option<Uuid>,
     pub source: Source,
     pub timing: Timing,
-    pub request: Message,
-    pub response: Option<Message>,
+    pub request: StoredMessage,
+    pub response: Option<StoredMessage>,
     pub explanation: Option<Explanation>,
     /// Memory of the request, until it is written.
     pub _charge: Option<Charge>,
@@ -90,61 +91,6 @@ pub(super) struct Record {
 pub(crate) enum RecordedBy {
     Agent,
     Relay,
-}
-
-/// A request or a response, in the form of HTTP/1.1.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Message {
-    /// First line and header fields; empty if they are not known.
-    pub head: Vec<u8>,
-    /// Beginning of the body.
-    pub body: Vec<u8>,
-    /// Size of the whole body, in bytes.
-    pub body_bytes: u64,
-    /// `true` if `body` is the whole body.
-    pub is_whole: bool,
-    /// `true` if secrets were removed from the body.
-    pub is_redacted: bool,
-}
-
-impl Message {
-    /// Returns the host of a request with its port, if its field `Host` names this host.
-    pub(crate) fn authority(&self, host: &str) -> String {
-        let head = String::from_utf8_lossy(&self.head);
-        let mut fields = head.lines().filter_map(|line| line.split_once(": "));
-        let field = fields.find(|(name, _)| name.eq_ignore_ascii_case("host"));
-        let port = field.and_then(|(_, value)| {
-            let port = value.strip_prefix(host)?.strip_prefix(':')?;
-            port.bytes()
-                .all(|byte| byte.is_ascii_digit())
-                .then_some(port)
-        });
-        match port {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
-        }
-    }
-
-    /// Returns a request in the form of HTTP/1.1, with the length of the body that was kept.
-    pub(crate) fn to_http(&self) -> Vec<u8> {
-        let mut lines = self.head.split_inclusive(|byte| *byte == b'\n');
-        let is_computed = |line: &&[u8]| {
-            let line = line.to_ascii_lowercase();
-            line.starts_with(b"content-length:") || line.starts_with(b"transfer-encoding:")
-        };
-        let mut http: Vec<u8> = lines
-            .by_ref()
-            .filter(|line| !is_computed(line))
-            .flatten()
-            .copied()
-            .collect();
-        if !self.body.is_empty() {
-            http.extend_from_slice(format!("Content-Length: {}\r\n", self.body.len()).as_bytes());
-        }
-        http.extend_from_slice(b"\r\n");
-        http.extend_from_slice(&self.body);
-        http
-    }
 }
 
 /// Failure to read or change the history.

@@ -23,7 +23,8 @@ use super::capture::{
     BODY_BYTES, BodySample, Captured, CapturedExchange, CapturedRefusal, CapturedRequest, Dropped,
     Source, Timing,
 };
-use super::history::{HistoryQueue, Message, Record, RecordedBy};
+use super::history::{HistoryQueue, Record, RecordedBy};
+use super::message::StoredMessage;
 use super::policy::InspectedPolicy;
 use super::redact::Redacted;
 use crate::events::RequestResult;
@@ -273,7 +274,7 @@ impl Recorder {
 /// Explanation of a request by the policy, and its form without secrets.
 #[derive(Default)]
 struct Inspected {
-    request: Message,
+    request: StoredMessage,
     explanation: Option<Explanation>,
     route: Option<String>,
     provider: Option<String>,
@@ -345,7 +346,7 @@ fn message(
     redacted: &mut Redacted<'_>,
     (start_line, headers, case): (Vec<u8>, &HeaderMap, &HeaderCase),
     body: &BodySample,
-) -> Message {
+) -> StoredMessage {
     let mut written = case.names();
     let mut head = start_line;
     head.extend_from_slice(b"\r\n");
@@ -362,7 +363,7 @@ fn message(
         .get(header::CONTENT_ENCODING)
         .is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
     if is_compressed {
-        return Message {
+        return StoredMessage {
             head,
             body: Vec::new(),
             body_bytes: body.total,
@@ -377,7 +378,7 @@ fn message(
         .unwrap_or_default()
         .to_ascii_lowercase();
     let shown = redacted.body(&kind, &body.kept, !body.is_whole());
-    Message {
+    StoredMessage {
         head,
         is_redacted: matches!(shown, Cow::Owned(_)),
         body: shown.into_owned(),

@@ -134,7 +134,8 @@ fn toml_text(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inspector::history::{Message, Summary};
+    use crate::inspector::history::Summary;
+    use crate::inspector::message::StoredMessage;
 
     fn rule(method: &str, path: &str, body: &str) -> Option<Rule> {
         Rule::of(&Detail {
@@ -145,10 +146,10 @@ mod tests {
                 event: Some("push".to_owned()),
                 ..Summary::default()
             },
-            request: Message {
+            request: StoredMessage {
                 body: body.as_bytes().to_vec(),
                 is_whole: true,
-                ..Message::default()
+                ..StoredMessage::default()
             },
             response: None,
             explanation: None,

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use super::{InspectorApiError, ListQuery};
 use crate::api::status::AgentView;
 use crate::inspector::filter::Filter;
-use crate::inspector::history::{Detail, History, HistoryError, Message, Page};
+use crate::inspector::history::{Detail, History, HistoryError, Page};
+use crate::inspector::message::{HeadParts, StoredMessage};
 
 /// Number of requests that are read at once.
 const BATCH: usize = 50;
@@ -157,29 +158,18 @@ pub(in crate::api) fn line(detail: &Detail) -> Value {
 }
 
 /// Returns a message: fields in order, and the body as text or in Base64.
-fn message(message: &Message) -> Value {
-    let (start_line, fields) = parts(message);
+fn message(message: &StoredMessage) -> Value {
+    let head = message.parts();
     let (text, encoding) = content(&message.body);
     json!({
-        "start_line": start_line,
-        "headers": fields,
+        "start_line": head.start_line,
+        "headers": head.fields,
         "body": text,
         "body_encoding": encoding,
         "body_bytes": message.body_bytes,
         "is_whole": message.is_whole,
         "is_redacted": message.is_redacted,
     })
-}
-
-fn parts(message: &Message) -> (String, Vec<(String, String)>) {
-    let head = String::from_utf8_lossy(&message.head);
-    let mut lines = head.split("\r\n").filter(|line| !line.is_empty());
-    let start_line = lines.next().unwrap_or_default().to_owned();
-    let fields = lines.map(|line| {
-        let (name, value) = line.split_once(": ").unwrap_or((line, ""));
-        (name.to_owned(), value.to_owned())
-    });
-    (start_line, fields.collect())
 }
 
 fn content(body: &[u8]) -> (String, Option<&'static str>) {
@@ -199,24 +189,16 @@ fn entry(detail: &Detail) -> Value {
             .map(|(name, value)| json!({ "name": name, "value": value }))
             .collect()
     };
-    let media_type = |fields: &[(String, String)]| {
-        let field = fields
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
-        field.map_or(String::new(), |(_, value)| value.clone())
-    };
+    let media_type = |head: &HeadParts| head.field("content-type").unwrap_or_default().to_owned();
 
-    let (start_line, fields) = parts(&detail.request);
-    let target = start_line
-        .split(' ')
-        .nth(1)
-        .unwrap_or(&summary.path)
-        .to_owned();
+    let head = detail.request.parts();
+    let target = head.target().unwrap_or(&summary.path).to_owned();
     let (text, encoding) = content(&detail.request.body);
     let post_data = (!detail.request.body.is_empty()).then(|| {
-        json!({ "mimeType": media_type(&fields), "text": text, "params": [], "encoding": encoding })
+        json!({ "mimeType": media_type(&head), "text": text, "params": [], "encoding": encoding })
     });
-    let (answer_line, answer_fields) = detail.response.as_ref().map(parts).unwrap_or_default();
+    let response = detail.response.as_ref();
+    let answer_head = response.map(StoredMessage::parts).unwrap_or_default();
     let (answer, answer_encoding) = detail
         .response
         .as_ref()
@@ -233,7 +215,7 @@ fn entry(detail: &Detail) -> Value {
             "url": format!("https://{}{target}", detail.request.authority(&summary.tunnel)),
             "httpVersion": "HTTP/1.1",
             "cookies": [],
-            "headers": pairs(fields),
+            "headers": pairs(head.fields),
             "queryString": [],
             "postData": post_data,
             "headersSize": detail.request.head.len() + 2,
@@ -241,16 +223,16 @@ fn entry(detail: &Detail) -> Value {
         },
         "response": {
             "status": summary.status.unwrap_or(0),
-            "statusText": answer_line.splitn(3, ' ').nth(2).unwrap_or_default(),
+            "statusText": answer_head.start_line.splitn(3, ' ').nth(2).unwrap_or_default(),
             "httpVersion": "HTTP/1.1",
             "cookies": [],
             "content": {
                 "size": answer_bytes,
-                "mimeType": media_type(&answer_fields),
+                "mimeType": media_type(&answer_head),
                 "text": answer,
                 "encoding": answer_encoding,
             },
-            "headers": pairs(answer_fields),
+            "headers": pairs(answer_head.fields),
             "redirectURL": "",
             "headersSize": -1,
             "bodySize": answer_bytes,

@@ -20,7 +20,7 @@ use crate::api::status::AgentView;
 use crate::inspector::again::Restored;
 use crate::inspector::capture::Source;
 use crate::inspector::filter::Filter;
-use crate::inspector::history::{Detail, Message, Page};
+use crate::inspector::history::{Detail, Page};
 
 /// Number of requests in a list, as of ngrok.
 const REQUESTS: usize = 50;
@@ -141,19 +141,15 @@ pub(in crate::api) async fn clear(
 
 fn shape(detail: &Detail) -> Value {
     let summary = &detail.summary;
-    let (start_line, headers) = parts(&detail.request);
-    let uri = start_line
-        .split(' ')
-        .nth(1)
-        .unwrap_or(&summary.path)
-        .to_owned();
+    let head = detail.request.parts();
+    let uri = head.target().unwrap_or(&summary.path).to_owned();
     let response = detail.response.as_ref().map(|response| {
-        let (line, headers) = parts(response);
+        let head = response.parts();
         json!({
-            "status": line.split_once(' ').map_or("", |(_, status)| status),
+            "status": head.start_line.split_once(' ').map_or("", |(_, status)| status),
             "status_code": summary.status,
             "proto": "HTTP/1.1",
-            "headers": headers,
+            "headers": by_name(head.fields),
             "raw": BASE64.encode(&[response.head.as_slice(), b"\r\n", &response.body].concat()),
         })
     });
@@ -168,7 +164,7 @@ fn shape(detail: &Detail) -> Value {
         "request": {
             "method": summary.method,
             "proto": "HTTP/1.1",
-            "headers": headers,
+            "headers": by_name(head.fields),
             "uri": uri,
             "raw": BASE64.encode(&detail.request.to_http()),
         },
@@ -176,18 +172,11 @@ fn shape(detail: &Detail) -> Value {
     })
 }
 
-/// Returns the first line of a message, and its fields by their names.
-fn parts(message: &Message) -> (String, BTreeMap<String, Vec<String>>) {
-    let head = String::from_utf8_lossy(&message.head);
-    let mut lines = head.split("\r\n").filter(|line| !line.is_empty());
-    let start_line = lines.next().unwrap_or_default().to_owned();
-    let mut fields = BTreeMap::<_, Vec<_>>::new();
-    for line in lines {
-        let (name, value) = line.split_once(": ").unwrap_or((line, ""));
-        fields
-            .entry(name.to_owned())
-            .or_default()
-            .push(value.to_owned());
+/// Returns header fields by their names.
+fn by_name(fields: Vec<(String, String)>) -> BTreeMap<String, Vec<String>> {
+    let mut by_name = BTreeMap::<_, Vec<_>>::new();
+    for (name, value) in fields {
+        by_name.entry(name).or_default().push(value);
     }
-    (start_line, fields)
+    by_name
 }

@@ -9,8 +9,9 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params_from_iter};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{History, HistoryError, Message};
+use super::{History, HistoryError};
 use crate::inspector::filter::Filter;
+use crate::inspector::message::StoredMessage;
 
 /// Columns of a [`Summary`], in its order.
 const SUMMARY: &str = "r.number, r.at_ms, r.id, r.by, r.tunnel, r.client, r.method, r.path, r.verdict, \
@@ -77,8 +78,8 @@ pub(crate) struct Summary {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Detail {
     pub summary: Summary,
-    pub request: Message,
-    pub response: Option<Message>,
+    pub request: StoredMessage,
+    pub response: Option<StoredMessage>,
     pub explanation: Option<Explanation>,
 }
 
@@ -201,7 +202,7 @@ fn detail(db: &Connection, number: i64) -> rusqlite::Result<Option<Detail>> {
 }
 
 /// Reads a message from five columns; `None` without a head.
-fn message(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Message>> {
+fn message(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<StoredMessage>> {
     let Some(head) = row.get::<_, Option<Vec<u8>>>(first)? else {
         return Ok(None);
     };
@@ -209,7 +210,7 @@ fn message(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Message>> {
     let body_bytes = row.get::<_, Option<i64>>(first + 2)?.unwrap_or_default();
     let body_bytes = u64::try_from(body_bytes).unwrap_or_default();
     let flag = |column| row.get::<_, Option<bool>>(column);
-    Ok(Some(Message {
+    Ok(Some(StoredMessage {
         head,
         body,
         body_bytes,

@@ -8,8 +8,9 @@ use hookward_runtime::sqlite::{self, SqliteError};
 use rusqlite::{Connection, Transaction, params};
 use tokio::sync::{oneshot, watch};
 
-use super::{KEPT_MS, KEPT_OTHERS, KEPT_REFUSED, Message, Record, RecordedBy, open_or_set_aside};
+use super::{KEPT_MS, KEPT_OTHERS, KEPT_REFUSED, Record, RecordedBy, open_or_set_aside};
 use crate::inspector::capture::{Dropped, Source};
+use crate::inspector::message::StoredMessage;
 
 /// Maximum number of old requests that one commit removes.
 const SWEEP_REQUESTS: i64 = 512;
@@ -164,7 +165,7 @@ impl Work for HistoryWork {
 
 /// Returns the size of a record, in bytes.
 fn size_of(record: &Record) -> usize {
-    let message = |message: &Message| message.head.len() + message.body.len();
+    let message = |message: &StoredMessage| message.head.len() + message.body.len();
     let texts = [
         Some(&record.method),
         Some(&record.path),
@@ -344,7 +345,7 @@ mod tests {
                 total: Duration::from_millis(1),
                 ..Timing::default()
             },
-            request: Message {
+            request: StoredMessage {
                 head: b"POST /hooks HTTP/1.1\r\n".to_vec(),
                 body: vec![b'x'; body],
                 body_bytes: body as u64,

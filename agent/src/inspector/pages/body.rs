@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess};
 use serde_json::value::RawValue;
 
-use crate::inspector::history::Message;
+use crate::inspector::message::StoredMessage;
 
 /// Maximum depth of a JSON tree; deeper values are shown as text.
 const MAX_DEPTH: usize = 40;
@@ -58,8 +58,12 @@ struct Part {
 }
 
 impl BodyView {
-    pub(super) fn of(message: &Message) -> askama::Result<Self> {
-        let content_type = header(message, "content-type").unwrap_or_default();
+    pub(super) fn of(message: &StoredMessage) -> askama::Result<Self> {
+        let content_type = message
+            .parts()
+            .field("content-type")
+            .unwrap_or_default()
+            .to_owned();
         let body = &message.body;
         let text = std::str::from_utf8(body).ok();
         let form = form_of(&content_type, body, text)?;
@@ -78,17 +82,6 @@ impl BodyView {
             has_more_hex: shown.len() < body.len(),
         })
     }
-}
-
-/// Returns the first value of a header field.
-pub(super) fn header(message: &Message, wanted: &str) -> Option<String> {
-    let head = String::from_utf8_lossy(&message.head);
-    let mut fields = head
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_once(": "));
-    let (_, value) = fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted))?;
-    Some(value.to_owned())
 }
 
 fn form_of(content_type: &str, body: &[u8], text: Option<&str>) -> askama::Result<BodyForm> {
@@ -282,7 +275,7 @@ mod tests {
     use super::*;
 
     fn view(content_type: &str, body: &[u8]) -> String {
-        let message = Message {
+        let message = StoredMessage {
             head: format!("POST / HTTP/1.1\r\nContent-Type: {content_type}\r\n").into_bytes(),
             body: body.to_vec(),
             body_bytes: body.len() as u64,

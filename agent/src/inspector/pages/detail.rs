@@ -10,7 +10,8 @@ use super::list::query_of;
 use super::verdict_class;
 use crate::inspector::capture::BODY_BYTES;
 use crate::inspector::curl;
-use crate::inspector::history::{Detail, Message, Summary};
+use crate::inspector::history::{Detail, Summary};
+use crate::inspector::message::StoredMessage;
 use crate::inspector::redact::REDACTED;
 use crate::inspector::rule::Rule;
 
@@ -193,7 +194,7 @@ impl RequestPage {
     }
 }
 
-fn unexplained(request: Option<&Message>) -> String {
+fn unexplained(request: Option<&StoredMessage>) -> String {
     match request {
         None => {
             "The relay reported only the reason: it checked no more, or the agent did not ask for \
@@ -268,12 +269,9 @@ fn phases(detail: &Detail) -> Vec<Phase> {
 }
 
 impl MessageView {
-    fn of(message: &Message) -> askama::Result<Self> {
-        let head = String::from_utf8_lossy(&message.head);
-        let mut lines = head.split("\r\n").filter(|line| !line.is_empty());
-        let start_line = visible(lines.next().unwrap_or_default()).into_owned();
-        let fields = lines.map(|line| {
-            let (name, value) = line.split_once(": ").unwrap_or((line, ""));
+    fn of(message: &StoredMessage) -> askama::Result<Self> {
+        let head = message.parts();
+        let fields = head.fields.iter().map(|(name, value)| {
             (
                 visible(name).into_owned(),
                 visible(value).into_owned(),
@@ -281,7 +279,7 @@ impl MessageView {
             )
         });
         Ok(Self {
-            start_line,
+            start_line: visible(&head.start_line).into_owned(),
             fields: fields.collect(),
             body: BodyView::of(message)?.render()?,
         })

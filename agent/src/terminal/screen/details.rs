@@ -6,7 +6,8 @@ use ratatui::style::Stylize as _;
 use ratatui::text::Line;
 
 use super::requests::wrapped;
-use crate::inspector::history::{Detail, Message};
+use crate::inspector::history::Detail;
+use crate::inspector::message::StoredMessage;
 
 /// Maximum number of lines of a body.
 const BODY_LINES: usize = 200;
@@ -115,7 +116,7 @@ impl Details {
     }
 }
 
-fn lines_of_body(message: &Message, add: &mut impl FnMut(&str, bool)) {
+fn lines_of_body(message: &StoredMessage, add: &mut impl FnMut(&str, bool)) {
     if message.body_bytes == 0 {
         return;
     }
