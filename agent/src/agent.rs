@@ -130,7 +130,11 @@ impl SharedResources {
 }
 
 /// Compiles a policy, for the relay and for the agent's own gate.
-fn policy_offer(policy: &Policy, clock: &Clock) -> Result<Arc<PolicyOffer>, Diagnostics> {
+fn policy_offer(
+    policy: &Policy,
+    capture: &Capture,
+    clock: &Clock,
+) -> Result<Arc<PolicyOffer>, Diagnostics> {
     let gate = Gate::compile(policy, Side::Agent, clock.now()).map_err(|mistakes| {
         Diagnostics(
             mistakes
@@ -139,7 +143,7 @@ fn policy_offer(policy: &Policy, clock: &Clock) -> Result<Arc<PolicyOffer>, Diag
                 .collect(),
         )
     })?;
-    let inspected = InspectedPolicy::new(policy, clock.now());
+    let inspected = InspectedPolicy::new(policy, capture.redacted(), clock.now());
     Ok(Arc::new(PolicyOffer::new(
         policy.for_relay(),
         gate,
@@ -199,7 +203,8 @@ impl Agent {
 
         let (mut policies, mut tunnels) = (Vec::new(), Vec::new());
         for tunnel in settings.tunnels {
-            let (sender, wanted) = watch::channel(policy_offer(&tunnel.policy, &clock)?);
+            let (sender, wanted) =
+                watch::channel(policy_offer(&tunnel.policy, &resources.capture, &clock)?);
             let handler = resources.handler(tunnel.application, tunnel.pairing);
             tasks.spawn(Arc::clone(&handler).report_counts(stop.clone()));
             policies.push(sender);
@@ -265,11 +270,14 @@ impl Agent {
     /// # Errors
     /// All reasons why the policy is unusable.
     pub fn replace_policy(&self, tunnel: usize, policy: &Policy) -> Result<(), Diagnostics> {
-        let offer = policy_offer(policy, &self.clock)?;
-        if let Some(wanted) = self.policies.get(tunnel) {
-            // An agent that has ended ignores it.
-            let _ = wanted.send(offer);
-        }
+        let (Some(wanted), Some(known)) =
+            (self.policies.get(tunnel), self.context.tunnels.get(tunnel))
+        else {
+            return Ok(());
+        };
+        let offer = policy_offer(policy, &known.handler.capture, &self.clock)?;
+        // An agent that has ended ignores it.
+        let _ = wanted.send(offer);
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use hookward_runtime::sqlite::SqliteError;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use self::capture::{Capture, Dropped};
+use self::capture::{Capture, CaptureOptions, Dropped};
 use self::history::History;
 use self::record::Recorder;
 
@@ -51,15 +51,18 @@ pub(crate) struct Inspector {
 }
 
 impl Inspector {
-    /// Opens the history in a file, and starts to record. Without `refused`, requests that a gate
-    /// refuses are not kept.
+    /// Opens the history in a file, and starts to record.
     ///
     /// # Errors
     /// [`InspectorError`].
-    pub(crate) fn open(path: &Path, refused: bool, clock: Clock) -> Result<Self, InspectorError> {
+    pub(crate) fn open(
+        path: &Path,
+        options: CaptureOptions,
+        clock: Clock,
+    ) -> Result<Self, InspectorError> {
         let dropped = Dropped::default();
         let history = History::open(path, clock.clone(), dropped.clone())?;
-        let (capture, captured) = Capture::new(refused, dropped.clone());
+        let (capture, captured) = Capture::new(options, dropped.clone());
         let recorder = Recorder::new(history.queue(), clock, dropped);
         let (done, ended) = oneshot::channel();
         std::thread::Builder::new()

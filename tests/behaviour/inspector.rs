@@ -31,7 +31,7 @@ fn contains(bytes: &[u8], text: &str) -> bool {
 
 #[tokio::test]
 async fn requests_are_kept_without_secrets() {
-    let mut agent = InspectedAgent::start_with(&[], |_| {
+    let mut agent = InspectedAgent::start_with(&["--redact", "Customer-Id"], |_| {
         let cookie = ("Set-Cookie", "session=cookie-of-the-application".to_owned());
         Reply::Full(
             200,
@@ -41,12 +41,13 @@ async fn requests_are_kept_without_secrets() {
     })
     .await;
     let body = format!(
-        r#"{{"ref":"refs/heads/main","nested":{{"password":"password-in-json"}},"echo":"{SECRET}"}}"#
+        r#"{{"ref":"refs/heads/main","customer-id":"customer-in-json","nested":{{"password":"password-in-json"}},"echo":"{SECRET}"}}"#
     );
     let fields = [
         ("Authorization", "Bearer credentials-of-the-sender"),
         ("Cookie", "a=cookie-of-the-sender"),
         ("X-Api-Key", "key-of-the-sender"),
+        ("Customer-Id", "customer-in-a-field"),
     ];
     let target = format!("{PATH}?access_token=token-in-the-query&kept=visible-in-the-query");
     assert_eq!(agent.push_with(&target, &fields, &body).await, 200);
@@ -71,6 +72,8 @@ async fn requests_are_kept_without_secrets() {
         "credentials-of-the-sender",
         "cookie-of-the-sender",
         "key-of-the-sender",
+        "customer-in-json",
+        "customer-in-a-field",
         "token-in-the-query",
         "password-in-json",
         SECRET,

@@ -4,6 +4,7 @@ use hookward_core::reason::Reason;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use hookward_tunnel::transport::Transport;
 
@@ -79,6 +80,15 @@ pub(crate) struct OutputArgs {
         default_value_t
     )]
     pub(crate) capture_refused: CaptureRefused,
+
+    /// Header field, parameter or JSON member whose value the inspector must not keep
+    #[arg(
+        hide_short_help = true,
+        long,
+        value_name = "NAME",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
+    pub(crate) redact: Vec<String>,
 }
 
 /// Handling of refused requests in the inspector.

@@ -46,8 +46,17 @@ struct CaptureQueue {
     // A std mutex: it guards a short list, and nothing waits while it is held.
     rate: Mutex<Quota<()>>,
     memory: Arc<AtomicUsize>,
-    skips_refused: bool,
+    options: CaptureOptions,
     dropped: Dropped,
+}
+
+/// Settings of a capture.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct CaptureOptions {
+    /// `true` to keep requests that a gate refuses.
+    pub refused: bool,
+    /// Names of header fields, parameters and JSON members whose values are not kept, in lower case.
+    pub redacted: Vec<String>,
 }
 
 /// Number of requests that are not kept; clones share it.
@@ -227,15 +236,14 @@ impl Drop for Charge {
 }
 
 impl Capture {
-    /// Creates a capture, and the receiver of what it captures. Without `refused`, requests that a
-    /// gate refuses are left out.
-    pub(super) fn new(refused: bool, dropped: Dropped) -> (Self, Receiver<Captured>) {
+    /// Creates a capture, and the receiver of what it captures.
+    pub(super) fn new(options: CaptureOptions, dropped: Dropped) -> (Self, Receiver<Captured>) {
         let (sender, receiver) = sync_channel(QUEUE_LENGTH);
         let queue = CaptureQueue {
             captured: sender,
             rate: Mutex::new(Quota::new(REQUESTS_PER_SECOND)),
             memory: Arc::default(),
-            skips_refused: !refused,
+            options,
             dropped,
         };
         (Self(Some(Arc::new(queue))), receiver)
@@ -249,7 +257,13 @@ impl Capture {
 
     /// Returns `true` if requests that a gate refuses are captured.
     pub(crate) fn captures_refused(&self) -> bool {
-        self.0.as_ref().is_some_and(|queue| !queue.skips_refused)
+        self.0.as_ref().is_some_and(|queue| queue.options.refused)
+    }
+
+    /// Returns the names whose values are not kept, beside those that the policy names.
+    pub(crate) fn redacted(&self) -> &[String] {
+        let queue = self.0.as_ref();
+        queue.map_or(&[], |queue| &queue.options.redacted)
     }
 
     /// Begins to capture an exchange of a tunnel.
@@ -311,7 +325,7 @@ impl Capture {
         at: UnixMillis,
         (origin, policy): (&Arc<str>, &Arc<InspectedPolicy>),
     ) {
-        let Some(queue) = self.0.as_ref().filter(|queue| !queue.skips_refused) else {
+        let Some(queue) = self.0.as_ref().filter(|queue| queue.options.refused) else {
             return;
         };
         if refused.note {
@@ -457,7 +471,7 @@ impl Drop for TapInner {
         exchange.timing.total = self.since.elapsed();
         // Only a permit tells that it is not a stranger's.
         let is_permitted = exchange.timing.gate.is_some();
-        if is_permitted || !self.queue.skips_refused {
+        if is_permitted || self.queue.options.refused {
             self.queue.send(Captured::Exchange(exchange));
         }
     }

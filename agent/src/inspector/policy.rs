@@ -22,12 +22,12 @@ pub(crate) struct InspectedPolicy {
 }
 
 impl InspectedPolicy {
-    /// Prepares a policy that is valid at this time.
-    pub(crate) fn new(policy: &Policy, now: UnixMillis) -> Self {
+    /// Prepares a policy that is valid at this time. Values with the names of `redacted` are not kept.
+    pub(crate) fn new(policy: &Policy, redacted: &[String], now: UnixMillis) -> Self {
         let whole = with_all_secrets(policy.clone());
         Self {
             gate: Gate::compile(&whole, Side::Relay, now).ok().map(Arc::new),
-            redaction: Redaction::of(policy),
+            redaction: Redaction::of(policy, redacted),
             policy: policy.clone(),
         }
     }

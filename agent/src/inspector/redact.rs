@@ -51,8 +51,8 @@ pub(crate) struct Redaction {
 }
 
 impl Redaction {
-    /// Returns the rules for a policy.
-    pub(super) fn of(policy: &Policy) -> Self {
+    /// Returns the rules for a policy, and for further names in lower case.
+    pub(super) fn of(policy: &Policy, names: &[String]) -> Self {
         let signing = policy.signing_secrets().flat_map(parts);
         let allowed = policy
             .secret_values()
@@ -60,9 +60,9 @@ impl Redaction {
             .filter_map(|value| Secret::new(value.into_bytes()));
         let long = |secret: &Secret| secret.expose().len() >= SEARCHED_BYTES;
         let mut rules = Self {
-            headers: BTreeSet::new(),
-            fields: BTreeSet::new(),
-            members: BTreeSet::new(),
+            headers: names.iter().cloned().collect(),
+            fields: names.iter().cloned().collect(),
+            members: names.iter().cloned().collect(),
             secrets: signing
                 .chain(allowed)
                 .filter(long)
@@ -357,7 +357,7 @@ mod tests {
             }],
             ..Accept::default()
         });
-        Redaction::of(&Policy::new(vec![route]))
+        Redaction::of(&Policy::new(vec![route]), &["customer".to_owned()])
     }
 
     fn text(bytes: Cow<'_, [u8]>) -> String {
@@ -381,6 +381,7 @@ mod tests {
             "x-webhook-secret",
             "x-auth",
             "x-session-id",
+            "customer",
         ] {
             assert_eq!(header(name, "abc"), REDACTED, "{name}");
         }

@@ -18,7 +18,7 @@ use crate::commands::CommandError;
 use crate::config::state_dir::StateDir;
 use crate::events::{self, Event, EventSink, EventStream};
 use crate::inspector::Inspector;
-use crate::inspector::capture::Capture;
+use crate::inspector::capture::{Capture, CaptureOptions};
 use crate::observe::AgentObserver;
 use crate::terminal::screen::ScreenSource;
 use crate::terminal::{self, Shown};
@@ -162,9 +162,16 @@ fn inspector(args: &OutputArgs, state: &StateDir, clock: &Clock) -> Option<Inspe
     if args.inspect == InspectListen::Off {
         return None;
     }
-    let captures_refused = args.capture_refused == CaptureRefused::On;
     let path = state.path().join(HISTORY);
-    let opened = Inspector::open(&path, captures_refused, clock.clone());
+    let options = CaptureOptions {
+        refused: args.capture_refused == CaptureRefused::On,
+        redacted: args
+            .redact
+            .iter()
+            .map(|name| name.to_ascii_lowercase())
+            .collect(),
+    };
+    let opened = Inspector::open(&path, options, clock.clone());
     opened
         .inspect_err(|error| tracing::warn!(%error, "the inspector keeps no requests"))
         .ok()

@@ -46,7 +46,7 @@ fn offer() -> Arc<PolicyOffer> {
         .unwrap()
         .policy;
     let gate = Gate::compile(&policy, Side::Agent, now).unwrap();
-    let inspected = InspectedPolicy::new(&policy, now);
+    let inspected = InspectedPolicy::new(&policy, &[], now);
     Arc::new(PolicyOffer::new(policy, gate, inspected))
 }
 
