@@ -77,11 +77,6 @@ pub(crate) enum FilterError {
     Is(String),
     #[error("{0}: has no value")]
     Empty(String),
-    #[error(
-        "the inspector (o) finds that; keys here are method, path, status, provider, event, verdict, \
-             check, client, since and until"
-    )]
-    NeedsHistory,
 }
 
 impl Filter {
@@ -260,7 +255,8 @@ impl Condition {
             Self::Text(text) => {
                 let parameter = bind(like(text));
                 let columns = [
-                    "path", "client", "provider", "event", "reason", "route", "id", "method",
+                    "path", "client", "provider", "event", "verdict", "reason", "route", "id",
+                    "method",
                 ];
                 let columns = columns
                     .iter()

@@ -208,6 +208,9 @@ impl Screen {
         {
             self.snapshot = source.snapshot();
             self.snapshot_at = Some(Instant::now());
+            if matches!(self.mode, Mode::List) {
+                self.search();
+            }
             self.messages
                 .retain(|message| !message.is_note || message.moment.elapsed() < NOTE_TIME);
         }

@@ -287,7 +287,7 @@ async fn set_paused(
     if !endpoint.is_some_and(|endpoint| requester.owner().is_none() || is_visible(endpoint.owner)) {
         return problem(StatusCode::NOT_FOUND, "there is no tunnel with this host");
     }
-    match api.deliveries.pause(tunnel, paused, &requester).await {
+    match api.deliveries.pause(tunnel, paused, requester).await {
         Ok(()) => done(&match paused {
             true => format!("{tunnel}: stored webhooks wait until they are resumed"),
             false => format!("{tunnel}: stored webhooks are delivered"),

@@ -125,12 +125,8 @@ impl Deliveries {
             .jobs
             .add(change, filter.owner, self.0.parts.clock.now())?;
         let audit = self.0.parts.observer.audit();
-        let requested = match change {
-            Change::Redeliver => "deliveries_redeliver_requested",
-            Change::Drop => "deliveries_drop_requested",
-        };
         let details = json!({ "job": job.number, "filter": filter.summary() });
-        requester.record(audit, requested, details);
+        requester.record(audit, change.requested_event(), details);
 
         let (deliveries, running) = (self.clone(), Arc::clone(&job));
         self.0.parts.tasks.spawn(async move {

@@ -105,21 +105,28 @@ impl Screen {
         let filter = self.requests.filter();
         match (&self.mode, self.requests.paused()) {
             (Mode::Details(_), _) => {
-                return "Left, Right next  r again  o inspector  Esc closes".to_owned();
+                let keys = "Left, Right next  r again  Esc closes";
+                return format!("{}{keys}", self.position());
             }
             (Mode::Log, _) => return "log  Esc closes".to_owned(),
             _ => {}
         }
         match (&self.mode, self.requests.paused()) {
-            (Mode::Filter, _) if self.requests.mistake().is_some() => {
-                let mistake = self.requests.mistake();
-                let mistake = mistake.map(ToString::to_string).unwrap_or_default();
-                format!("filter: {filter}_   {mistake}")
-            }
             (Mode::Filter, _) => format!("filter: {filter}_   Enter keeps it, Esc clears it"),
             (_, Some(waiting)) => format!("paused, {waiting} held back; p continues"),
-            _ if !filter.is_empty() => format!("filter: {filter}   Esc clears it"),
-            _ => "Enter details  c copy URL  / filter  ? help  q quit".to_owned(),
+            _ if !filter.is_empty() => {
+                format!("{}filter: {filter}   Esc clears it", self.position())
+            }
+            _ => format!(
+                "{}Enter details  c copy URL  ? help  q quit",
+                self.position()
+            ),
         }
+    }
+
+    /// Returns the place of the selected row, if there is one.
+    fn position(&self) -> String {
+        let position = self.requests.position();
+        position.map_or_else(String::new, |(at, all)| format!("{at} of {all}  "))
     }
 }

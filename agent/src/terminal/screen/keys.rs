@@ -65,8 +65,9 @@ impl Screen {
                 KeyCode::Char('o') => return Some(Action::OpenInspector),
                 KeyCode::Left | KeyCode::Right => {
                     let step = if key.code == KeyCode::Left { -1 } else { 1 };
-                    self.requests.scroll(step);
-                    return Some(Action::Details);
+                    let id = details.detail.summary.id.clone();
+                    let is_other = self.requests.select_beside(&id, step);
+                    return is_other.then_some(Action::Details);
                 }
                 KeyCode::Esc | KeyCode::Enter | KeyCode::Backspace | KeyCode::Char('q' | 'x') => {
                     self.mode = Mode::List;
@@ -93,7 +94,6 @@ impl Screen {
             KeyCode::Char('l') => self.mode = Mode::Log,
             KeyCode::Esc => {
                 self.requests.edit_filter(self.clock.now(), String::clear);
-                self.requests.select(false);
             }
             KeyCode::Down => self.requests.scroll(1),
             KeyCode::Up => self.requests.scroll(-1),
@@ -108,7 +108,12 @@ impl Screen {
 
     fn press_in_filter(&mut self, key: KeyCode) {
         match key {
-            KeyCode::Enter => self.mode = Mode::List,
+            // A filter with a mistake would select nothing.
+            KeyCode::Enter if self.requests.has_mistake() => {}
+            KeyCode::Enter => {
+                self.mode = Mode::List;
+                self.search();
+            }
             KeyCode::Esc => {
                 self.requests.edit_filter(self.clock.now(), String::clear);
                 self.mode = Mode::List;
@@ -124,6 +129,17 @@ impl Screen {
         }
     }
 
+    /// Searches the history, if the filter needs it.
+    pub(super) fn search(&mut self) {
+        let (Some(source), Some(terms)) = (&self.source, self.requests.history_terms()) else {
+            return;
+        };
+        match source.matching(terms) {
+            Ok(ids) => self.requests.show_found(ids),
+            Err(reason) => self.result = Some((reason, Instant::now())),
+        }
+    }
+
     /// Opens the selected request.
     pub(super) fn open_details(&mut self) {
         match self.find_detail() {
@@ -135,9 +151,8 @@ impl Screen {
 
     /// Returns the selected request, or the first one.
     fn find_detail(&mut self) -> Option<Result<Detail, String>> {
-        self.requests.select(true);
-        let (source, id) = (self.source.as_ref()?, self.requests.selected()?);
-        Some(source.detail(&id))
+        let id = self.requests.selected_id()?;
+        Some(self.source.as_ref()?.detail(&id))
     }
 
     /// Sends the selected or opened request again.

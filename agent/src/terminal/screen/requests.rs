@@ -1,6 +1,7 @@
 //! The list of requests: newest first, in aligned columns, with a filter, a pause and scrolling.
 
-use std::collections::VecDeque;
+use std::cell::Cell;
+use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
 use hookward_core::clock::UnixMillis;
@@ -24,15 +25,59 @@ pub(super) struct RequestList {
     rows: VecDeque<Row>,
     /// Rows that arrived during the pause, oldest first; `None` without a pause.
     waiting: Option<VecDeque<Row>>,
-    /// Filter of visible rows, as the user writes it.
-    filter: String,
-    /// The last filter without a mistake, and the mistake of the present one.
+    filter: ListFilter,
+    /// Position of the selected row among the matching ones; `None` to follow the newest.
+    selected: Option<usize>,
+    /// Position of the first visible row among the matching ones, which drawing adjusts.
+    top: Cell<usize>,
+}
+
+/// Filter of the list.
+#[derive(Default)]
+struct ListFilter {
+    /// The filter as the user writes it.
+    text: String,
     terms: Filter,
     mistake: Option<FilterError>,
-    /// Number of matching rows above the first visible one.
-    scrolled: usize,
-    /// `true` while the first visible row is marked as the selected one.
-    is_selecting: bool,
+    /// Ids of the requests that the history finds, for terms that need it.
+    found: Option<HashSet<String>>,
+}
+
+impl ListFilter {
+    fn parse(text: String, now: UnixMillis) -> Self {
+        let parsed = Filter::parse(&text, now);
+        let (terms, mistake) = match parsed {
+            Ok(terms) => (terms, None),
+            Err(mistake) => (Filter::default(), Some(mistake)),
+        };
+        Self {
+            text,
+            terms,
+            mistake,
+            found: None,
+        }
+    }
+
+    fn selects(&self, row: &Row) -> bool {
+        if self.mistake.is_some() {
+            return false;
+        }
+        match &self.found {
+            Some(found) => row.id.as_ref().is_some_and(|id| found.contains(id)),
+            None => !self.terms.needs_history() && row.matches(&self.terms),
+        }
+    }
+
+    /// Returns the sentence in place of rows, if none is visible.
+    fn explanation(&self) -> String {
+        match &self.mistake {
+            Some(mistake) => mistake.to_string(),
+            None if self.terms.needs_history() && self.found.is_none() => {
+                "Enter searches the history of the inspector.".to_owned()
+            }
+            None => "No request matches the filter.".to_owned(),
+        }
+    }
 }
 
 impl RequestList {
@@ -46,11 +91,18 @@ impl RequestList {
             return;
         }
 
-        // The rows that the user has scrolled to stay in place.
-        if self.scrolled > 0 && row.matches(&self.terms) {
-            let first = self.matching().nth(self.scrolled);
-            let above = first.is_none_or(|first| first.moment <= row.moment);
-            self.scrolled += usize::from(above);
+        // The rows that the user looks at stay in place.
+        if let Some(selected) = self.selected
+            && self.filter.selects(&row)
+        {
+            let is_above = |at: usize| {
+                let shown = self.matching().nth(at);
+                shown.is_none_or(|shown| shown.moment <= row.moment)
+            };
+            let top = self.top.get();
+            let (moves, scrolls) = (is_above(selected), is_above(top));
+            self.selected = Some(selected + usize::from(moves));
+            self.top.set(top + usize::from(scrolls));
         }
 
         let place = self
@@ -60,10 +112,13 @@ impl RequestList {
             .unwrap_or(self.rows.len());
         self.rows.insert(place, row);
         self.rows.truncate(MAX_ROWS);
+        self.clamp();
+    }
 
-        // The oldest rows, which the user may have scrolled to, are gone.
+    /// Moves the selection to the last row, if the selected one is gone.
+    fn clamp(&mut self) {
         let last = self.matching().count().saturating_sub(1);
-        self.scrolled = self.scrolled.min(last);
+        self.selected = self.selected.map(|selected| selected.min(last));
     }
 
     /// Holds new rows back, or shows those that were held back and returns to the newest row.
@@ -71,7 +126,7 @@ impl RequestList {
         match self.waiting.take() {
             None => self.waiting = Some(VecDeque::new()),
             Some(waiting) => {
-                self.scrolled = 0;
+                self.follow();
                 waiting.into_iter().for_each(|row| self.insert(row));
             }
         }
@@ -82,44 +137,83 @@ impl RequestList {
         self.waiting.as_ref().map(VecDeque::len)
     }
 
-    /// Returns the filter of visible rows.
+    /// Returns the filter as the user writes it.
     pub(super) fn filter(&self) -> &str {
-        &self.filter
+        &self.filter.text
     }
 
-    /// Returns the mistake of the filter, which selects as before it then.
-    pub(super) const fn mistake(&self) -> Option<&FilterError> {
-        self.mistake.as_ref()
+    /// Returns `true` if the filter has a mistake, and so selects nothing.
+    pub(super) const fn has_mistake(&self) -> bool {
+        self.filter.mistake.is_some()
+    }
+
+    /// Returns the terms of the filter, if only the history finds what they select.
+    pub(super) fn history_terms(&self) -> Option<&Filter> {
+        let terms = &self.filter.terms;
+        (!self.has_mistake() && terms.needs_history()).then_some(terms)
     }
 
     /// Changes the filter, and returns to the newest row.
     pub(super) fn edit_filter(&mut self, now: UnixMillis, edit: impl FnOnce(&mut String)) {
-        edit(&mut self.filter);
-        self.mistake = match Filter::parse_for_terminal(&self.filter, now) {
-            Ok(terms) => {
-                self.terms = terms;
-                None
-            }
-            Err(mistake) => Some(mistake),
-        };
-        self.scrolled = 0;
+        let mut text = std::mem::take(&mut self.filter.text);
+        edit(&mut text);
+        self.filter = ListFilter::parse(text, now);
+        self.follow();
     }
 
-    /// Scrolls by this number of rows; positive numbers lead to older ones.
+    /// Shows what the history finds for the filter.
+    pub(super) fn show_found(&mut self, ids: HashSet<String>) {
+        self.filter.found = Some(ids);
+        self.clamp();
+    }
+
+    /// Selects no row, and follows the newest.
+    pub(super) fn follow(&mut self) {
+        self.selected = None;
+        self.top.set(0);
+    }
+
+    /// Moves the selection by this number of rows; positive numbers lead to older ones.
     pub(super) fn scroll(&mut self, rows: isize) {
         let last = self.matching().count().saturating_sub(1);
-        self.scrolled = self.scrolled.saturating_add_signed(rows).min(last);
-        self.is_selecting = true;
+        let selected = match self.selected {
+            Some(selected) => selected.saturating_add_signed(rows),
+            // The first step selects the newest row.
+            None => 0_usize.saturating_add_signed(rows - rows.signum()),
+        };
+        self.selected = Some(selected.min(last));
     }
 
-    /// Marks the first visible row as the selected one, or not.
-    pub(super) fn select(&mut self, is_selecting: bool) {
-        self.is_selecting = is_selecting;
+    /// Selects the next row with a request, beside that of the request `id`: the older one if `step`
+    /// is positive. Returns `false` at the end.
+    pub(super) fn select_beside(&mut self, id: &str, step: isize) -> bool {
+        let ids: Vec<_> = self.matching().map(|row| row.id.as_deref()).collect();
+        let Some(mut at) = ids.iter().position(|known| *known == Some(id)) else {
+            return false;
+        };
+        while let Some(next) = at.checked_add_signed(step) {
+            match ids.get(next) {
+                Some(Some(_)) => {
+                    self.selected = Some(next);
+                    return true;
+                }
+                Some(None) => at = next,
+                None => return false,
+            }
+        }
+        false
     }
 
-    /// Returns the id of the selected request.
-    pub(super) fn selected(&self) -> Option<String> {
-        self.matching().nth(self.scrolled)?.id.clone()
+    /// Returns the id of the selected request. Selects the newest row, if none is selected.
+    pub(super) fn selected_id(&mut self) -> Option<String> {
+        let selected = *self.selected.get_or_insert(0);
+        self.matching().nth(selected)?.id.clone()
+    }
+
+    /// Returns the position of the selected row, from 1, and the number of all.
+    pub(super) fn position(&self) -> Option<(usize, usize)> {
+        let selected = self.selected?;
+        Some((selected + 1, self.matching().count()))
     }
 
     /// Adds the provider and the event to a request's row.
@@ -133,7 +227,7 @@ impl RequestList {
     }
 
     fn matching(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(|row| row.matches(&self.terms))
+        self.rows.iter().filter(|row| self.filter.selects(row))
     }
 
     /// Returns the lines that fill an area of this size.
@@ -144,19 +238,42 @@ impl RequestList {
 
         let columns = Columns::of(width);
         let mut lines = vec![Line::from(columns.title()).dim()];
-        for (number, row) in self.matching().skip(self.scrolled).enumerate() {
+        let top = self.first_visible(&columns, (width, height.saturating_sub(1)));
+        for (number, row) in self.matching().enumerate().skip(top) {
             if lines.len() >= height {
                 break;
             }
-            let is_selected = number == 0 && self.is_selecting;
+            let is_selected = self.selected == Some(number);
             lines.extend(row.lines(&columns, width, is_selected));
         }
 
         if lines.len() == 1 {
-            lines.push(Line::from("No request matches the filter."));
+            let explanation = wrapped(&self.filter.explanation(), width);
+            lines.extend(explanation.into_iter().map(Line::from));
         }
         lines.truncate(height);
         lines
+    }
+
+    /// Returns the position of the first visible row: near the one before, and so that the selected row
+    /// is visible.
+    fn first_visible(&self, columns: &Columns, (width, height): (usize, usize)) -> usize {
+        let Some(selected) = self.selected else {
+            return 0;
+        };
+        let rows: Vec<_> = self.matching().take(selected + 1).collect();
+        let mut room = height;
+        let fits = |row: &&&Row| {
+            let lines = row.lines(columns, width, false).len();
+            let has_room = room >= lines;
+            room = room.saturating_sub(lines);
+            has_room
+        };
+        let visible = rows.iter().rev().take_while(fits).count().max(1);
+        let lowest = (selected + 1).saturating_sub(visible);
+        let top = self.top.get().clamp(lowest, selected);
+        self.top.set(top);
+        top
     }
 }
 
@@ -360,7 +477,7 @@ fn relay_verdict_of(refused: &RefusedRequest) -> (Style, &'static str, String) {
 const OBSERVED: &str = "observed";
 
 /// Maximum number of rows to keep, about 0.5 KB each.
-const MAX_ROWS: usize = 1_000;
+pub(super) const MAX_ROWS: usize = 1_000;
 
 /// Breaks a text into lines of at most `width` characters, between words where possible.
 pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
@@ -398,7 +515,7 @@ mod tests {
 
     fn refusal(path: &str, client: &str) -> Row {
         let refused = RefusedRequest {
-            id: String::new(),
+            id: format!("of {path}"),
             host: "h.example".to_owned(),
             method: "POST".to_owned(),
             path: path.to_owned(),
@@ -463,53 +580,100 @@ mod tests {
         let mut list = RequestList::default();
         list.insert(refusal("/git/push", "192.0.2.1"));
         list.insert(refusal("/jira", "192.0.2.77"));
+        let set = |list: &mut RequestList, filter: &str| {
+            list.edit_filter(UnixMillis(0), |text| *text = filter.to_owned());
+        };
 
         for (filter, count) in [
             ("", 2),
             ("check:token -path:jira", 1),
             ("status:4xx", 2),
-            ("status:x", 2),
             ("PUSH", 1),
             ("2.77", 1),
             ("refused", 2),
             ("none", 0),
+            // A mistake, and terms that the rows cannot answer.
+            ("status:x", 0),
+            ("body:x", 0),
         ] {
-            list.edit_filter(UnixMillis(0), |text| *text = filter.to_owned());
+            set(&mut list, filter);
             assert_eq!(list.matching().count(), count, "{filter}");
         }
+        assert!(text(&list, 80, 10)[1].contains("Enter searches the history"));
+        list.show_found(HashSet::from(["of /jira".to_owned()]));
+        assert_eq!(list.matching().count(), 1);
+
+        set(&mut list, "none");
         assert!(text(&list, 80, 10)[1].contains("No request matches"));
+        set(&mut list, "status:x");
+        assert!(text(&list, 80, 10)[1].contains("is not a status"));
     }
 
     #[test]
-    fn a_pause_holds_rows_back_and_scrolling_keeps_its_place() {
+    fn a_selected_row_stays_selected_and_visible() {
         let mut list = RequestList::default();
         for number in 0..10 {
             list.insert(refusal(&format!("/at-{number}"), "192.0.2.1"));
         }
+        // Two lines for each row: four fit.
+        let shown = |list: &RequestList| text(list, 80, 9);
 
-        list.scroll(2);
         list.toggle_pause();
         list.insert(refusal("/paused", "192.0.2.1"));
         assert_eq!(list.paused(), Some(1));
-        assert!(!text(&list, 80, 40).concat().contains("/paused"));
+        assert!(!shown(&list).concat().contains("/paused"));
         list.toggle_pause();
-        assert!(text(&list, 80, 40)[1].contains("/paused"));
+        assert!(shown(&list)[1].contains("/paused"));
 
-        list.scroll(3);
-        let first = text(&list, 80, 40)[1].clone();
+        // The first step selects the newest row; the fifth scrolls.
+        list.scroll(1);
+        assert_eq!(list.position(), Some((1, 11)));
+        assert_eq!(list.selected_id().as_deref(), Some("of /paused"));
+        for _ in 0..4 {
+            list.scroll(1);
+        }
+        assert_eq!(list.selected_id().as_deref(), Some("of /at-6"));
+        assert!(shown(&list)[1].contains("/at-9") && shown(&list)[7].contains("/at-6"));
+
+        let before = shown(&list);
         list.insert(refusal("/newer", "192.0.2.1"));
-        assert_eq!(text(&list, 80, 40)[1], first);
-
-        // A refusal that arrives late stands below the row, and does not move it.
+        assert_eq!(shown(&list), before);
+        // A refusal that arrives late stands below the rows, and does not move them.
         let mut late = refusal("/late", "192.0.2.1");
         late.moment = list.rows.back().unwrap().moment;
         list.insert(late);
-        assert_eq!(text(&list, 80, 40)[1], first);
+        assert_eq!(shown(&list), before);
 
+        // Upwards, the list scrolls only when it must.
+        list.scroll(-1);
+        assert_eq!(shown(&list)[1], before[1]);
         list.scroll(isize::MIN);
-        assert!(text(&list, 80, 40)[1].contains("/newer"));
+        assert!(shown(&list)[1].contains("/newer"));
         list.scroll(isize::MAX);
-        assert!(text(&list, 80, 40)[1].contains("/at-0"));
+        assert!(shown(&list).concat().contains("/at-0"));
+        list.follow();
+        assert!(shown(&list)[1].contains("/newer"));
+    }
+
+    #[test]
+    fn the_requests_beside_one_are_found_by_its_id() {
+        let mut list = RequestList::default();
+        for number in 0..3 {
+            list.insert(refusal(&format!("/at-{number}"), "192.0.2.1"));
+        }
+        let summary = Event::RefusedSummary(vec![(Check::Token, 7)]);
+        list.insert(Row::of(&summary.into(), false).unwrap());
+        list.insert(refusal("/newest", "192.0.2.1"));
+
+        let mut next = |id: &str, step| {
+            let found = list.select_beside(id, step);
+            found.then(|| list.selected_id().unwrap())
+        };
+        assert_eq!(next("of /newest", 1).as_deref(), Some("of /at-2"));
+        assert_eq!(next("of /at-2", -1).as_deref(), Some("of /newest"));
+        assert_eq!(next("of /newest", -1), None);
+        assert_eq!(next("of /at-0", 1), None);
+        assert_eq!(next("unknown", 1), None);
     }
 
     #[test]
@@ -522,7 +686,7 @@ mod tests {
 
         list.scroll(isize::MAX);
         list.insert(refusal("/a", "192.0.2.1"));
-        assert!(text(&list, 80, 10)[1].contains("/a"), "the oldest one left");
+        assert_eq!(list.position(), Some((MAX_ROWS, MAX_ROWS)));
 
         list.toggle_pause();
         for _ in 0..=MAX_ROWS {

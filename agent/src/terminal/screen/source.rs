@@ -1,7 +1,7 @@
 //! State of the agent that the screen reads beside the events: connections, durations, protection,
 //! and captured requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use hookward_gate::policy::summary::Summary;
 use hookward_observe::audit::Actor;
 use tokio::runtime::Handle;
 
+use super::requests::MAX_ROWS;
 use crate::api::status::AgentView;
 use crate::inspector::again::Restored;
 use crate::inspector::capture::Source;
@@ -89,6 +90,21 @@ impl ScreenSource {
             (!sender.is_empty()).then(|| (summary.id, sender.join(" ")))
         });
         (senders.collect(), last)
+    }
+
+    /// Returns the ids of the requests that match a filter, as many as the screen shows.
+    ///
+    /// # Errors
+    /// The reason, for the user.
+    pub(super) fn matching(&self, filter: &Filter) -> Result<HashSet<String>, String> {
+        let view = self.view.upgrade();
+        let Some(inspector) = view.as_ref().and_then(|view| view.inspector.as_ref()) else {
+            return Err("the inspector keeps no requests (--inspect off)".to_owned());
+        };
+        let found = inspector.history.list(filter, Page::Newest, MAX_ROWS);
+        let found = self.runtime.block_on(found);
+        let found = found.map_err(|error| error.to_string())?;
+        Ok(found.into_iter().map(|summary| summary.id).collect())
     }
 
     /// Returns the number of the newest request of the history.

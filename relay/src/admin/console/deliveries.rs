@@ -297,8 +297,6 @@ async fn set_paused(
     }
     let requester = Requester::administrator(Actor::api(caller));
     let deliveries = &overview.edge.deliveries;
-    deliveries
-        .pause(&form.tunnel, is_paused, &requester)
-        .await?;
+    deliveries.pause(&form.tunnel, is_paused, requester).await?;
     Ok(Redirect::to(&list_of(&form.tunnel, "")))
 }

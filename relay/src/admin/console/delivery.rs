@@ -206,7 +206,8 @@ pub(super) async fn drop(
     // The row is deleted, too, once it is older than the history.
     match find(&overview, id).await {
         Ok(_) => Ok(Redirect::to(&format!("/deliveries/{id}?done=drop"))),
-        Err(_) => Ok(Redirect::to(DELIVERIES)),
+        Err(ConsoleError::NoDelivery) => Ok(Redirect::to(DELIVERIES)),
+        Err(error) => Err(error),
     }
 }
 
@@ -218,7 +219,7 @@ async fn change(
 ) -> Result<(), ConsoleError> {
     let requester = Requester::administrator(Actor::api(caller));
     let deliveries = &overview.edge.deliveries;
-    match deliveries.change_one(id, change, &requester).await? {
+    match deliveries.change_one(id, change, requester).await? {
         ChangeResult::Changed => Ok(()),
         ChangeResult::Unchanged => Err(ConsoleError::Unchanged),
         ChangeResult::NotFound => Err(ConsoleError::NoDelivery),

@@ -334,6 +334,14 @@ pub(crate) enum Change {
 }
 
 impl Change {
+    /// Returns the name of the record of a request for a change.
+    pub(crate) const fn requested_event(self) -> &'static str {
+        match self {
+            Self::Redeliver => "deliveries_redeliver_requested",
+            Self::Drop => "deliveries_drop_requested",
+        }
+    }
+
     /// Returns the name of the record of an applied change.
     pub(crate) const fn event(self) -> &'static str {
         match self {
