@@ -6,7 +6,7 @@ use axum::extract::{Extension, FromRef, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
-use hookward_observe::api::access::{self, Access, Caller, Guard, problem};
+use hookward_observe::api::access::{self, Access, Caller, Guard, ProtectedPages, problem};
 use hookward_observe::metrics::{self, CONTENT_TYPE, ProcessSnapshot};
 use hookward_pages::serve::show_errors;
 use prometheus_client::registry::Registry;
@@ -99,9 +99,13 @@ pub(super) fn router(view: Arc<AgentView>, guard: &Arc<Guard>, is_local: bool) -
             .layer(middleware::from_fn_with_state(access, access::check))
     };
     let read = match is_local {
-        true => Access::own_user(guard).for_pages(INSPECTOR.product),
-        false => Access::full(guard).for_pages(INSPECTOR.product),
-    };
+        true => Access::own_user(guard),
+        false => Access::full(guard),
+    }
+    .for_pages(ProtectedPages {
+        product: INSPECTOR.product,
+        links: INSPECTOR.links,
+    });
     protect(health, Access::open(guard))
         .merge(protect(ngrok.merge(inspector::router()), read))
         .merge(protect(private, Access::full(guard)))

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router, middleware};
 use hookward_core::names::AgentName;
-use hookward_observe::api::access::{self, Access, Caller, Guard, problem};
+use hookward_observe::api::access::{self, Access, Caller, Guard, ProtectedPages, problem};
 use hookward_observe::api::deliveries::Done;
 use hookward_observe::metrics::{self, CONTENT_TYPE, ProcessSnapshot};
 use hookward_pages::serve::show_errors;
@@ -104,6 +104,10 @@ pub(super) fn routers(overview: Arc<Overview>, guard: &Arc<Guard>) -> Routers {
     let pages = console::router().with_state(Arc::clone(&api.overview));
     let private = private.with_state(api).merge(deliveries);
 
+    let protected = ProtectedPages {
+        product: CONSOLE.product,
+        links: CONSOLE.links,
+    };
     let protect = |router: Router, access: Access| {
         router.layer(middleware::from_fn_with_state(access, access::check))
     };
@@ -114,10 +118,7 @@ pub(super) fn routers(overview: Arc<Overview>, guard: &Arc<Guard>) -> Routers {
         admin: protect(health, Access::open(guard))
             .merge(protect(scrape, Access::metrics(guard)))
             .merge(protect(private, Access::full(guard)))
-            .merge(protect(
-                pages,
-                Access::full(guard).for_pages(CONSOLE.product),
-            ))
+            .merge(protect(pages, Access::full(guard).for_pages(protected)))
             .fallback(|| async { problem(StatusCode::NOT_FOUND, "see /api/v1/openapi.json") })
             .layer(middleware::from_fn_with_state(&CONSOLE, show_errors)),
     }

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::assets::page_headers;
 use crate::site::Site;
+use crate::text::visible;
 
 /// Adds the embedded files of a site to its pages, and to all of them the header fields that protect
 /// them in a browser.
@@ -33,8 +34,15 @@ where
 }
 
 async fn protect(mut response: Response) -> Response {
-    response.headers_mut().extend(page_headers());
+    add_page_headers(response.headers_mut());
     response
+}
+
+fn add_page_headers(headers: &mut HeaderMap) {
+    // Browsers ignore some of these fields if they are repeated.
+    for (name, value) in page_headers() {
+        headers.insert(name, value);
+    }
 }
 
 /// An error.
@@ -71,6 +79,12 @@ pub async fn show_errors(
     let detail = problem.and_then(|problem| Some(problem.get("detail")?.as_str()?.to_owned()));
     let detail = detail.unwrap_or_else(|| String::from_utf8_lossy(&text).trim().to_owned());
     let title = status.canonical_reason().unwrap_or("Error");
+    let detail = match (detail.is_empty(), status) {
+        (true, StatusCode::METHOD_NOT_ALLOWED) => {
+            "this page is only the result of a form".to_owned()
+        }
+        _ => visible(&detail).into_owned(),
+    };
     let content = ErrorPage {
         title,
         detail: &sentence(&detail),
@@ -82,7 +96,7 @@ pub async fn show_errors(
     parts.headers.remove(header::CONTENT_LENGTH);
     let html_type = HeaderValue::from_static("text/html; charset=utf-8");
     parts.headers.insert(header::CONTENT_TYPE, html_type);
-    parts.headers.extend(page_headers());
+    add_page_headers(&mut parts.headers);
     Response::from_parts(parts, Body::from(html))
 }
 

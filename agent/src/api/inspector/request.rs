@@ -6,8 +6,9 @@ use std::sync::Arc;
 use axum::extract::{Extension, Form, Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Redirect, Response};
+use hookward_gate::policy::SignatureCheck;
 use hookward_observe::api::access::{Caller, problem};
-use hookward_observe::api::deliveries::DeliveryContent;
+use hookward_observe::api::deliveries::DeliveryPage;
 use hookward_observe::audit::Actor;
 use serde::Deserialize;
 use serde_json::json;
@@ -30,9 +31,11 @@ pub(super) struct NoticeQuery {
     filter: String,
     #[serde(default)]
     sent: bool,
-    signed: Option<String>,
-    /// Message of the relay.
-    relay: Option<String>,
+    /// Names of the checks whose signature the request has.
+    #[serde(default)]
+    signed: String,
+    #[serde(default)]
+    redelivered: bool,
 }
 
 pub(super) async fn show(
@@ -49,17 +52,43 @@ pub(super) async fn show(
     page.newer = number_of(next(Page::After(number)).await?);
     page.older = number_of(next(Page::Before(number)).await?);
     page.filter = notice.filter;
-    page.notice = notice.relay;
+    if notice.redelivered {
+        page.notice = Some("The relay delivers the webhook again.".to_owned());
+    }
     if notice.sent {
-        let signed = notice.signed.filter(|signed| !signed.is_empty());
-        let signed = signed.map(|by| format!(", with a new signature as {by} makes it"));
-        page.notice = Some(format!(
-            "Sent to the application{}.",
-            signed.unwrap_or_default()
-        ));
+        let signed = signed_by(&view, &detail, &notice.signed);
+        page.notice = Some(format!("Sent to the application{signed}."));
     }
     whole_page(&detail, &page)
 }
+
+/// Returns the part of a notice on new signatures. A link may have any text, so that only names of the
+/// tunnel's own checks are shown.
+fn signed_by(view: &AgentView, detail: &Detail, names: &str) -> String {
+    let Some(tunnel) = view.tunnel(&detail.summary.tunnel) else {
+        return String::new();
+    };
+    let policy = tunnel.gate.policy();
+    let rules = policy.policy.routes.iter().flat_map(|route| &route.accept);
+    let checks: Vec<_> = rules
+        .flat_map(|rule| &rule.verify)
+        .map(SignatureCheck::title)
+        .collect();
+    let names: Vec<_> = names
+        .split(SIGNED_BY)
+        .filter(|name| checks.iter().any(|check| check == name))
+        .collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!(
+            ", with a new signature as {} makes it",
+            names.join(SIGNED_BY)
+        ),
+    }
+}
+
+/// Separator of the names of checks.
+pub(super) const SIGNED_BY: &str = " and ";
 
 async fn request_page(view: &AgentView, detail: &Detail) -> Result<RequestPage, InspectorApiError> {
     let stuck = match (Restored::of(detail), view.tunnel(&detail.summary.tunnel)) {
@@ -203,7 +232,7 @@ pub(super) async fn send(
     match view.send(draft.clone(), wish, Actor::api(caller)).await {
         Ok(sent) => {
             let target = sent.number.unwrap_or(number);
-            let signed = sent.signed_by.join(" and ");
+            let signed = sent.signed_by.join(SIGNED_BY);
             let query = [("sent", "true"), ("signed", &signed)];
             let query = serde_urlencoded::to_string(query).unwrap_or_default();
             let target = format!("/requests/{target}?{query}");
@@ -247,11 +276,15 @@ impl AgentView {
     /// Returns a stored delivery: its state at the relay, and the attempts in the history.
     async fn delivery(&self, id: &str) -> Result<DeliveryView, InspectorApiError> {
         let attempts = self.inspector()?.history.attempts(id.to_owned()).await?;
-        let path = format!("/api/v1/deliveries/{id}");
+        // Without the content, whose display the relay would record.
+        let path = format!("/api/v1/deliveries?id={id}");
         let answer = self.call_relay("GET", &path).await;
         let state = match answer {
-            Ok((StatusCode::OK, body)) => match serde_json::from_str::<DeliveryContent>(&body) {
-                Ok(content) => Ok(content.delivery.state),
+            Ok((StatusCode::OK, body)) => match serde_json::from_str::<DeliveryPage>(&body) {
+                Ok(page) => match page.deliveries.into_iter().next() {
+                    Some(delivery) => Ok(delivery.state),
+                    None => Err("the relay no longer has it".to_owned()),
+                },
                 Err(error) => Err(error.to_string()),
             },
             Ok((status, _)) => Err(format!("the relay does not show it: {status}")),
@@ -323,9 +356,8 @@ pub(super) async fn redeliver(
     let target = format!("/api/v1/deliveries/redeliver?id={id}");
     match view.change_at_relay("POST", &target, caller).await {
         Ok((status, _)) if status.is_success() => {
-            let query = [("relay", "The relay delivers the webhook again.")];
-            let query = serde_urlencoded::to_string(query).unwrap_or_default();
-            Ok(Redirect::to(&format!("/requests/{number}?{query}")).into_response())
+            let place = format!("/requests/{number}?redelivered=true");
+            Ok(Redirect::to(&place).into_response())
         }
         Ok((status, body)) => {
             let mut page = request_page(&view, &detail).await?;

@@ -13,7 +13,7 @@ use hookward_observe::audit::Actor;
 use serde::Deserialize;
 
 use super::InspectorApiError;
-use super::request::Wish;
+use super::request::{SIGNED_BY, Wish};
 use crate::api::status::AgentView;
 use crate::exchange::TunnelBinding;
 use crate::inspector::again::Draft;
@@ -192,7 +192,12 @@ pub(super) async fn send(
     match view.send(draft.clone(), wish, Actor::api(caller)).await {
         Ok(sent) => {
             let place = match sent.number {
-                Some(number) => format!("/requests/{number}?sent=true"),
+                Some(number) => {
+                    let signed = sent.signed_by.join(SIGNED_BY);
+                    let query = [("sent", "true"), ("signed", &signed)];
+                    let query = serde_urlencoded::to_string(query).unwrap_or_default();
+                    format!("/requests/{number}?{query}")
+                }
                 None => "/".to_owned(),
             };
             Ok(Redirect::to(&place).into_response())

@@ -5,7 +5,7 @@
 //! socket is protected by its mode instead.
 //! A page of another site must not reach the API through the user's browser, so the `Host` of a
 //! request is an address or `localhost` (DNS rebinding), and its `Origin`, if there is one, is the
-//! same host (CSRF).
+//! same host (CSRF). Other sites can only link to the pages of a navigation.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -72,8 +72,17 @@ pub struct Access {
     needs: Needs,
     /// `true` for a listener that has a name in the network.
     has_name: bool,
-    /// Name of the pages, for which a browser asks for the token; `None` for programs.
-    pages_of: Option<&'static str>,
+    /// Pages, for which a browser asks for the token; `None` for programs.
+    pages: Option<ProtectedPages>,
+}
+
+/// Pages that need the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProtectedPages {
+    /// Name of the pages, such as `Hookward inspector`.
+    pub product: &'static str,
+    /// Paths to which other sites can link, each with its name: pages without an act.
+    pub links: &'static [(&'static str, &'static str)],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,16 +125,15 @@ impl Access {
             guard: Arc::clone(guard),
             needs,
             has_name: false,
-            pages_of: None,
+            pages: None,
         }
     }
 
-    /// Lets a browser ask for the token, under this name, and lets links of other sites lead to the
-    /// pages.
+    /// Lets a browser ask for the token of these pages.
     #[must_use]
-    pub fn for_pages(self, product: &'static str) -> Self {
+    pub fn for_pages(self, pages: ProtectedPages) -> Self {
         Self {
-            pages_of: Some(product),
+            pages: Some(pages),
             ..self
         }
     }
@@ -156,11 +164,14 @@ impl Access {
         is_full || needs == Needs::Metrics && self.guard.tokens.metrics.matches(&token)
     }
 
-    /// Checks that no foreign page sends the request. Links of other sites lead to pages.
+    /// Checks that no foreign page sends the request. Links of other sites lead to some pages.
     fn check_source(&self, request: &Request) -> Result<(), &'static str> {
         let headers = request.headers();
         check_host(headers, self.has_name)?;
-        match self.pages_of.is_some() && is_link(request.method(), headers) {
+        let path = request.uri().path();
+        let mut linked = self.pages.iter().flat_map(|pages| pages.links);
+        let is_linked = linked.any(|(linked, _)| *linked == path);
+        match is_linked && is_link(request.method(), headers) {
             true => Ok(()),
             false => check_origin(headers, self.has_name),
         }
@@ -213,21 +224,24 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
         && let Err(reason) = access.check_source(&request)
     {
         access.record_refusal(&request, "origin");
-        return problem(StatusCode::FORBIDDEN, reason);
-    }
-    if access.is_known(caller, headers)
-        && let Some(slot) = request.extensions().get::<Arc<Slot>>()
-    {
-        slot.mark_known();
+        return private(problem(StatusCode::FORBIDDEN, reason));
     }
     let user = request.extensions().get::<LocalUser>();
     let is_own = access.needs == Needs::OwnUser && user.is_some_and(|user| user.is_own());
     if !is_own && !access.grants(access.needs, caller, headers) {
         access.record_refusal(&request, "token");
-        return unauthorized(access.pages_of);
+        return private(unauthorized(access.pages));
     }
+    if access.needs != Needs::Nothing
+        && let Some(slot) = request.extensions().get::<Arc<Slot>>()
+    {
+        slot.mark_known();
+    }
+    private(next.run(request).await)
+}
 
-    let mut response = next.run(request).await;
+/// Adds the fields that keep a response out of caches and out of other sites.
+fn private(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(
         header::CACHE_CONTROL,
@@ -235,14 +249,18 @@ pub async fn check(State(access): State<Access>, request: Request, next: Next) -
     );
     let nosniff = header::HeaderValue::from_static("nosniff");
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    headers.insert(
+        header::HeaderName::from_static("cross-origin-resource-policy"),
+        header::HeaderValue::from_static("same-origin"),
+    );
     response
 }
 
 /// Returns the response to a request without access.
-fn unauthorized(pages_of: Option<&'static str>) -> Response {
+fn unauthorized(pages: Option<ProtectedPages>) -> Response {
     // A browser keeps the answer for this port alone, and forgets it at its end.
-    let (challenge, detail) = match pages_of {
-        Some(product) => (
+    let (challenge, detail) = match pages {
+        Some(ProtectedPages { product, .. }) => (
             format!(
                 "Basic realm=\"{product}: any name, and the token as password\", charset=\"UTF-8\""
             ),
@@ -269,6 +287,7 @@ fn is_link(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::GET
         && is("sec-fetch-mode", "navigate")
         && is("sec-fetch-dest", "document")
+        && is("sec-fetch-user", "?1")
         && !headers.contains_key(header::ORIGIN)
 }
 
@@ -311,14 +330,14 @@ fn check_origin(headers: &HeaderMap, has_name: bool) -> Result<(), &'static str>
 /// Returns `true` for `localhost` and IP addresses, with or without a port: names that no foreign
 /// DNS server resolves.
 fn is_local_name(host: &str) -> bool {
-    if host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
-        return true;
-    }
     let bracketed = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
-    if bracketed.is_some_and(|host| host.parse::<IpAddr>().is_ok()) {
-        return true;
+    let address = host.parse::<SocketAddr>().map(|address| address.ip());
+    let address = address.or_else(|_| bracketed.unwrap_or(host).parse::<IpAddr>());
+    if let Ok(address) = address {
+        // Browsers send no fetch metadata to these, which lead to this machine, too.
+        return !address.is_unspecified();
     }
     let (name, port) = host.split_once(':').unwrap_or((host, "0"));
     name.eq_ignore_ascii_case("localhost") && port.parse::<u16>().is_ok()
@@ -430,6 +449,9 @@ mod tests {
             "127.0.0.1.nip.io",
             "localhost:x",
             "[evil]",
+            "0.0.0.0:4041",
+            "[::]:4041",
+            "[::]",
         ] {
             assert!(!is_local_name(host), "{host}");
         }
@@ -458,16 +480,18 @@ mod tests {
 
     #[test]
     fn links_of_other_sites_lead_to_pages() {
-        let passes = |method: Method, dest: &str| {
+        let passes = |method: Method, dest: &str, user: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("sec-fetch-site", "cross-site".parse().unwrap());
             headers.insert("sec-fetch-mode", "navigate".parse().unwrap());
             headers.insert("sec-fetch-dest", dest.parse().unwrap());
+            headers.insert("sec-fetch-user", user.parse().unwrap());
             is_link(&method, &headers)
         };
-        assert!(passes(Method::GET, "document"));
-        assert!(!passes(Method::POST, "document"));
-        assert!(!passes(Method::GET, "iframe"));
+        assert!(passes(Method::GET, "document", "?1"));
+        assert!(!passes(Method::GET, "document", "?0"));
+        assert!(!passes(Method::POST, "document", "?1"));
+        assert!(!passes(Method::GET, "iframe", "?1"));
     }
 
     #[test]

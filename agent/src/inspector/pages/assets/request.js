@@ -1,7 +1,8 @@
 // Keys of a request's page.
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  // A key that is held down since the page before is not meant for this one.
+  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.target.matches?.("input, textarea, select")) return;
   if (event.key === "r") document.querySelector("#again")?.requestSubmit();
   if (event.key === "e") document.querySelector("#edit")?.click();
