@@ -126,12 +126,30 @@ async fn the_console_is_for_its_own_pages() {
         ("Sec-Fetch-Site", "cross-site"),
         ("Sec-Fetch-Mode", "navigate"),
         ("Sec-Fetch-Dest", "document"),
+        ("Sec-Fetch-User", "?1"),
     ];
-    assert_eq!(private.call("GET", "/", &link).await.status, 200);
-    assert_eq!(private.call("POST", "/drain", &link).await.status, 403);
-    // The API is for programs.
-    let api = private.call("GET", "/api/v1/agents", &link).await;
-    assert_eq!(api.status, 403);
+    for path in ["/", "/deliveries", "/audit"] {
+        assert_eq!(private.call("GET", path, &link).await.status, 200, "{path}");
+        let by_script = private.call("GET", path, &link[..4]).await;
+        assert_eq!(by_script.status, 403, "{path}");
+    }
+    // Nothing on which the next click would act, and no API.
+    for (method, path) in [
+        ("POST", "/drain"),
+        ("GET", "/drain"),
+        ("GET", "/agents/flexdeploy/revoke"),
+        ("GET", "/deliveries/redeliver"),
+        ("GET", "/audit/stream"),
+        ("GET", "/api/v1/agents"),
+    ] {
+        assert_eq!(
+            private.call(method, path, &link).await.status,
+            403,
+            "{path}"
+        );
+    }
+    let any = [known, ("Host", "0.0.0.0:4041")];
+    assert_eq!(private.call("GET", "/", &any).await.status, 403);
 
     let html = ("Accept", "text/html,application/xhtml+xml");
     for (path, status) in [
@@ -144,7 +162,8 @@ async fn the_console_is_for_its_own_pages() {
         let page = private.call("GET", path, &[known, html]).await;
         assert_eq!(page.status, status, "{path}");
         assert!(page.body.contains("Back to the start page"), "{page:?}");
-        assert!(page.head.contains("content-security-policy"), "{page:?}");
+        assert_eq!(page.head.matches("cross-origin-opener-policy").count(), 1);
+        assert_eq!(page.head.matches("content-security-policy").count(), 1);
         let text = private.call("GET", path, &[known]).await;
         assert!(!text.body.contains("<html"), "{text:?}");
     }
@@ -288,14 +307,51 @@ async fn the_console_follows_the_audit_log() {
     assert_shows(&none, &["No record of the last 200 matches"]);
 
     // A new record arrives without another request, and the filter holds for it.
-    let bearer = format!("Bearer {}", private.token);
-    let mut stream = off(move || {
+    let stream = follow(&private, "event:refused", None).await;
+    private.stage.edge.post(PREFIX, &[], b"{}").await;
+    let (mut stream, skipped) = read_until(stream, "event: position").await;
+    assert!(!skipped.contains(">forwarded<"), "{skipped}");
+    private.stage.edge.get("/later").await;
+    let rows;
+    (stream, rows) = read_until(stream, "/later").await;
+    drop(stream);
+    assert!(rows.contains("event: rows"), "{rows}");
+    assert!(!rows.contains(">forwarded<"), "{rows}");
+
+    // A page that reconnects gets what it missed, also if its number is of another run.
+    for last in [0, 1_000_000] {
+        let stream = follow(&private, "", Some(last)).await;
+        let (_, rows) = read_until(stream, "/later").await;
+        assert!(!rows.contains("did not follow"), "{rows}");
+    }
+}
+
+/// Reads lines of a stream until one contains a text. Returns them.
+async fn read_until(
+    mut stream: BufReader<TcpStream>,
+    text: &'static str,
+) -> (BufReader<TcpStream>, String) {
+    off(move || {
+        let mut lines = String::new();
+        while !lines.contains(text) {
+            assert!(stream.read_line(&mut lines).unwrap() > 0, "{lines}");
+        }
+        (stream, lines)
+    })
+    .await
+}
+
+/// Opens the stream of the audit log, after the record with this number.
+async fn follow(private: &Private, filter: &str, last: Option<u64>) -> BufReader<TcpStream> {
+    let (admin, token) = (private.admin, private.token.clone());
+    let last = last.map_or_else(String::new, |last| format!("Last-Event-ID: {last}\r\n"));
+    let head = format!(
+        "GET /audit/stream?filter={filter} HTTP/1.1\r\nHost: {admin}\r\n{last}\
+         Authorization: Bearer {token}\r\n\r\n"
+    );
+    off(move || {
         let mut stream = TcpStream::connect(admin).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let head = format!(
-            "GET /audit/stream?filter=%22refused%22 HTTP/1.1\r\nHost: {admin}\r\n\
-             Authorization: {bearer}\r\n\r\n"
-        );
         stream.write_all(head.as_bytes()).unwrap();
         let mut stream = BufReader::new(stream);
         let mut line = String::new();
@@ -305,17 +361,5 @@ async fn the_console_follows_the_audit_log() {
         }
         stream
     })
-    .await;
-    private.stage.edge.post(PREFIX, &[], b"{}").await;
-    private.stage.edge.get("/later").await;
-    let rows = off(move || {
-        let mut rows = String::new();
-        while !rows.contains("/later") {
-            assert!(stream.read_line(&mut rows).unwrap() > 0, "{rows}");
-        }
-        rows
-    })
-    .await;
-    assert!(rows.contains("event: rows"), "{rows}");
-    assert!(!rows.contains(">forwarded<"), "{rows}");
+    .await
 }

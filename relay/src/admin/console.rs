@@ -2,6 +2,7 @@
 //! log, and ask before they revoke, drop or stop.
 
 mod audit;
+mod audit_filter;
 mod confirmation;
 mod deliveries;
 mod delivery;
@@ -87,6 +88,7 @@ enum ConsoleError {
     /// Too many changes are in progress.
     Busy,
     NoAuditLog,
+    LongFilter,
     Storage(StorageError),
     Template(askama::Error),
 }
@@ -129,6 +131,7 @@ impl IntoResponse for ConsoleError {
                 StatusCode::NOT_FOUND,
                 "this relay has no audit log: name a sink in [audit]",
             ),
+            Self::LongFilter => (StatusCode::BAD_REQUEST, "a filter has at most 256 bytes"),
             Self::Storage(error) => {
                 return problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
             }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::observe::{RelayEvent, RelayEventKind, RequestRecord, Subscription, SubscriptionItem};
 
 /// Interval of comments that keep a quiet stream open.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Returns the events from now on. A slow reader loses the oldest, and learns how many.
 pub(super) fn stream(

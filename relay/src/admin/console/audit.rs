@@ -10,23 +10,25 @@ use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse as _, Response};
 use futures_util::stream::unfold;
-use hookward_observe::audit::RecentRecord;
+use hookward_observe::audit::{AuditLog, RecentRecord};
 use hookward_pages::text::visible;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::audit_filter::AuditFilter;
 use super::{AUDIT, CONSOLE, ConsoleError};
+use crate::admin::events::KEEP_ALIVE;
 use crate::admin::overview::Overview;
 
-/// Pause between two messages with new rows, so that a flood needs few.
+/// Pause between two messages, so that a flood needs few.
 const ROWS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Position in the log, and the filter.
 #[derive(Deserialize)]
 pub(super) struct TailQuery {
-    /// Text that each record has, in any case.
+    /// Words and terms, all of which must match.
     #[serde(default)]
     filter: String,
     /// Number of the last record that the page has.
@@ -70,19 +72,14 @@ const SUBJECT: [&str; 10] = [
 ];
 
 /// Fields that are the reason of a record.
-const REASON: [&str; 3] = ["check", "code", "reason"];
+const REASON: [&str; 5] = ["check", "code", "reason", "filter", "details"];
 
 impl AuditItem {
-    fn new(record: &RecentRecord) -> Self {
-        let fields: Value = serde_json::from_str(&record.line).unwrap_or_default();
-        let details = fields.get("details").unwrap_or(&Value::Null);
-        let text = |name: &&str| {
-            let value = fields.get(*name).or_else(|| details.get(*name))?;
-            match value {
-                Value::String(text) => Some(visible(text).into_owned()),
-                Value::Null => None,
-                other => Some(visible(&other.to_string()).into_owned()),
-            }
+    fn new(record: Map<String, Value>) -> Self {
+        let text = |name: &&str| match record.get(*name)? {
+            Value::String(text) => Some(visible(text).into_owned()),
+            Value::Null => None,
+            other => Some(visible(&other.to_string()).into_owned()),
         };
         let texts = |names: &[&str]| names.iter().filter_map(text).collect::<Vec<_>>();
         let event = text(&"event").unwrap_or_default();
@@ -92,7 +89,9 @@ impl AuditItem {
             event,
             subject: texts(&SUBJECT).join(" · "),
             reason: texts(&REASON).join(": "),
-            json: visible(&record.line).into_owned(),
+            json: serde_json::to_string_pretty(&record)
+                .map(|json| visible(&json).into_owned())
+                .unwrap_or_default(),
         }
     }
 }
@@ -101,24 +100,35 @@ impl AuditItem {
 fn class_of(event: &str) -> &'static str {
     match event {
         "forwarded" | "answered" | "stored" | "delivered" => "good",
-        "refused" | "api_refused" | "dead_letter" => "bad",
-        event if event.ends_with("failed") || event.ends_with("lost") => "bad",
+        "refused" | "dead_letter" | "audit_gap" | "audit_deleted" | "audit_emptied" => "bad",
+        event
+            if ["_failed", "_lost", "_refused"]
+                .iter()
+                .any(|end| event.ends_with(end)) =>
+        {
+            "bad"
+        }
         _ => "",
     }
 }
 
 /// Returns these records in HTML, as far as they match. `missed` is the number of records before them
 /// that the page has missed.
-fn rows_of(records: &[RecentRecord], filter: &str, missed: u64) -> askama::Result<String> {
-    let filter = filter.to_lowercase();
-    let matching = records
-        .iter()
-        .rev()
-        .filter(|record| record.line.to_lowercase().contains(&filter));
-    let rows: Vec<_> = matching.map(AuditItem::new).collect();
+fn rows_of(records: &[RecentRecord], filter: &AuditFilter, missed: u64) -> askama::Result<String> {
+    let parsed = records.iter().rev().filter_map(|record| {
+        let fields = serde_json::from_str::<Map<String, Value>>(&record.line);
+        fields.ok().filter(|fields| filter.matches(fields))
+    });
+    let rows: Vec<_> = parsed.map(AuditItem::new).collect();
     match rows.is_empty() && missed == 0 {
         true => Ok(String::new()),
         false => AuditItems { missed, rows }.render(),
+    }
+}
+
+impl TailQuery {
+    fn parsed(&self) -> Result<AuditFilter, ConsoleError> {
+        AuditFilter::parse(&self.filter).ok_or(ConsoleError::LongFilter)
     }
 }
 
@@ -127,14 +137,12 @@ pub(super) async fn show(
     Query(query): Query<TailQuery>,
 ) -> Result<Html<String>, ConsoleError> {
     let log = overview.edge.observer.audit();
-    if log.is_off() {
-        return Err(ConsoleError::NoAuditLog);
-    }
-    let records = log.recent(0);
+    let newest = log.newest().ok_or(ConsoleError::NoAuditLog)?;
+    let newest = *newest.borrow();
     let content = AuditPage {
-        newest: records.last().map_or(0, |record| record.seq),
-        rows: rows_of(&records, &query.filter, 0)?,
-        filter: query.filter,
+        newest,
+        rows: rows_of(&log.recent(0), &query.parsed()?, 0)?,
+        filter: visible(&query.filter).into_owned(),
     };
     Ok(Html(CONSOLE.page(
         "Audit log",
@@ -150,63 +158,61 @@ pub(super) async fn stream(
     Query(query): Query<TailQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ConsoleError> {
-    let log = overview.edge.observer.audit();
+    let log = overview.edge.observer.audit().clone();
     let newest = log.newest().ok_or(ConsoleError::NoAuditLog)?;
     // After a lost connection, the browser sends the last id.
     let last = headers.get("last-event-id");
     let last = last.and_then(|id| id.to_str().ok()?.parse().ok());
     let follower = AuditFollower {
         after: last.or(query.after).unwrap_or_else(|| *newest.borrow()),
-        overview,
+        filter: query.parsed()?,
+        log,
         newest,
-        filter: query.filter,
         rows_at: Instant::now(),
     };
     let events = unfold(follower, |mut follower| async move {
         let event = follower.next().await?;
         Some((Ok::<_, Infallible>(event), follower))
     });
-    let events = Sse::new(events).keep_alive(KeepAlive::default());
-    Ok(events.into_response())
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+    Ok(Sse::new(events).keep_alive(keep_alive).into_response())
 }
 
-/// An open page.
+/// An open page. The listener closes its connection when the relay stops.
 struct AuditFollower {
-    overview: Arc<Overview>,
+    log: AuditLog,
     newest: watch::Receiver<u64>,
-    filter: String,
-    /// Number of the last record that the page has.
+    filter: AuditFilter,
+    /// Number of the last record that the page knows of.
     after: u64,
-    /// Earliest time of the next rows.
+    /// Earliest time of the next message.
     rows_at: Instant,
 }
 
 impl AuditFollower {
-    /// Returns the next rows; `None` when the relay stops.
+    /// Returns the next rows, or the position of the page if none matches; `None` when the log ends.
     async fn next(&mut self) -> Option<Event> {
         loop {
             let newest = *self.newest.borrow_and_update();
-            // A file that was exchanged may begin again.
-            self.after = self.after.min(newest);
+            if newest < self.after {
+                // A log without a file begins again with the program.
+                self.after = 0;
+            }
             if newest > self.after {
                 sleep_until(self.rows_at).await;
                 self.rows_at = Instant::now() + ROWS_INTERVAL;
-                let records = self.overview.edge.observer.audit().recent(self.after);
-                let first = records.first().map_or(newest, |record| record.seq);
+                let records = self.log.recent(self.after);
+                let first = records.first().map_or(newest + 1, |record| record.seq);
                 let missed = first.saturating_sub(self.after + 1);
                 self.after = records.last().map_or(newest, |record| record.seq);
                 let rows = rows_of(&records, &self.filter, missed).ok()?;
-                if rows.is_empty() {
-                    continue;
-                }
-                let event = Event::default().event("rows").id(self.after.to_string());
-                return Some(event.data(rows));
+                let event = Event::default().id(self.after.to_string());
+                return Some(match rows.is_empty() {
+                    true => event.event("position").data("no record matches"),
+                    false => event.event("rows").data(rows),
+                });
             }
-
-            tokio::select! {
-                changed = self.newest.changed() => changed.ok()?,
-                () = self.overview.stop.cancelled() => return None,
-            }
+            self.newest.changed().await.ok()?;
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+use super::chain::ChainFields;
 use super::queue::lock;
 
 /// A record as the sinks have it.
@@ -39,31 +40,39 @@ impl Default for RecentRecords {
 }
 
 impl RecentRecords {
-    /// Adds lines, each with a line feed. The last one has the number `last`.
+    /// Adds new lines, each with a line feed. The last one has the number `last`, as has the last record
+    /// without lines.
     pub(super) fn add(&self, lines: &[u8], last: u64) {
-        let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
-        if lines.is_empty() {
-            return;
-        }
-        let newest_first = lines.rsplit(|byte| *byte == b'\n').take(RECORDS);
-        let added: Vec<_> = (0..last + 1)
-            .rev()
-            .zip(newest_first)
-            .map(|(seq, line)| RecentRecord {
-                seq,
+        let newest_first = (0..=last).rev().zip(last_lines(lines));
+        let added = newest_first.map(|(seq, line)| RecentRecord {
+            seq,
+            line: String::from_utf8_lossy(line).into(),
+        });
+        self.extend(added.collect(), last);
+    }
+
+    /// Adds lines of an earlier run. The chain may have gaps, and each line has its number.
+    pub(super) fn restore(&self, lines: &[u8], last: u64) {
+        let record = |line: &[u8]| {
+            let fields: ChainFields = serde_json::from_slice(line).ok()?;
+            Some(RecentRecord {
+                seq: fields.seq,
                 line: String::from_utf8_lossy(line).into(),
             })
-            .collect();
+        };
+        self.extend(last_lines(lines).filter_map(record).collect(), last);
+    }
 
+    fn extend(&self, newest_first: Vec<RecentRecord>, last: u64) {
         let mut records = lock(&self.records);
-        records.extend(added.into_iter().rev());
+        records.extend(newest_first.into_iter().rev());
         let mut bytes: usize = records.iter().map(|record| record.line.len()).sum();
         while (records.len() > RECORDS || bytes > RECENT_BYTES)
             && let Some(oldest) = records.pop_front()
         {
             bytes -= oldest.line.len();
         }
-        drop(records);
+        // With the lock, so that no reader has records beyond the newest number.
         self.newest.send_replace(last);
     }
 
@@ -78,6 +87,13 @@ impl RecentRecords {
     pub(super) fn newest(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
     }
+}
+
+/// Returns the last lines that are kept, the newest first.
+fn last_lines(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
+    let newest_first = lines.rsplit(|byte| *byte == b'\n').take(RECORDS);
+    newest_first.filter(|line| !line.is_empty())
 }
 
 #[cfg(test)]
@@ -103,8 +119,17 @@ mod tests {
         assert_eq!(lines(0).len(), RECORDS);
         assert_eq!(lines(1002), [(1003, "999".to_owned())]);
 
+        // An earlier run had a gap after its first record.
+        let recent = RecentRecords::default();
+        let record =
+            |seq| format!("{{\"seq\":{seq},\"prev\":\"\",\"time\":\"\",\"event\":\"\"}}\n");
+        recent.restore((record(3) + &record(7)).as_bytes(), 9);
+        let seqs: Vec<_> = recent.after(0).iter().map(|record| record.seq).collect();
+        assert_eq!((seqs, *recent.newest().borrow()), (vec![3, 7], 9));
+
+        let recent = RecentRecords::default();
         let large = "x".repeat(RECENT_BYTES / 2 + 1);
-        recent.add(format!("{large}\n{large}\n").as_bytes(), 1005);
-        assert_eq!(lines(0).len(), 1);
+        recent.add(format!("{large}\n{large}\n").as_bytes(), 2);
+        assert_eq!(recent.after(0).len(), 1);
     }
 }

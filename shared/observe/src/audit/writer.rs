@@ -130,7 +130,7 @@ impl Writer {
         }) = opened
         {
             writer.file = Some(file);
-            writer.shared.recent.add(&last, head.seq);
+            writer.shared.recent.restore(&last, head.seq);
             writer.note_opened(torn, missing);
         }
         writer.shared.publish(writer.head, &[]);

@@ -1,4 +1,4 @@
-// New records of the audit log, and the button that stops them.
+// New records of the audit log, and the button that holds them back.
 
 import { showLocalTimes } from "/assets/time.js";
 
@@ -8,9 +8,12 @@ const pause = document.querySelector("#pause");
 const filter = document.querySelector("#filter").defaultValue;
 const MAX_ROWS = 1000;
 
-let after = list.dataset.newest;
+// Interval in which a screen reader hears the state at most once, in milliseconds.
+const STATE_INTERVAL = 2000;
+
 let received = 0;
-let stream = null;
+let held = null;
+let problem = "";
 
 function rowsOf(html) {
   // The server has escaped the rows; a template runs no scripts.
@@ -20,37 +23,45 @@ function rowsOf(html) {
   return [...template.content.querySelectorAll("li")];
 }
 
-function follow() {
-  stream = new EventSource(`/audit/stream?${new URLSearchParams({ filter, after })}`);
-  stream.addEventListener("rows", (event) => {
-    const rows = rowsOf(event.data);
-    for (const row of rows) row.classList.add("new");
-    list.prepend(...rows);
-    while (list.children.length > MAX_ROWS) list.lastElementChild.remove();
-    document.querySelector("#empty").hidden = true;
-    after = event.lastEventId;
-    received += rows.length;
-    state.textContent = `live, ${received} new`;
-  });
-  stream.addEventListener("open", () => {
-    state.textContent = `live, ${received} new`;
-  });
-  stream.addEventListener("error", () => {
-    state.textContent = "not connected to the relay; trying again";
-  });
+function show(rows) {
+  for (const row of rows) row.classList.add("new");
+  list.prepend(...rows);
+  while (list.children.length > MAX_ROWS) list.lastElementChild.remove();
+  document.querySelector("#empty").hidden = true;
+  received += rows.filter((row) => row.querySelector("details")).length;
 }
+
+function describe() {
+  const text = problem || (held ? `paused, ${held.length} held back` : `live, ${received} new`);
+  if (state.textContent !== text) state.textContent = text;
+}
+
+const newest = list.dataset.newest;
+const stream = new EventSource(`/audit/stream?${new URLSearchParams({ filter, after: newest })}`);
+stream.addEventListener("rows", (event) => {
+  const rows = rowsOf(event.data);
+  if (held) held = [...rows, ...held].slice(0, MAX_ROWS);
+  else show(rows);
+});
+stream.addEventListener("open", () => {
+  problem = "";
+  describe();
+});
+stream.addEventListener("error", () => {
+  const isOver = stream.readyState === EventSource.CLOSED;
+  problem = isOver ? "not connected to the relay: reload the page" : "not connected to the relay; trying again";
+  describe();
+});
+setInterval(describe, STATE_INTERVAL);
 
 pause.hidden = false;
 pause.addEventListener("click", () => {
-  const isPaused = stream !== null;
-  if (isPaused) {
-    stream.close();
-    stream = null;
-    state.textContent = "paused";
+  if (held) {
+    show(held);
+    held = null;
   } else {
-    follow();
+    held = [];
   }
-  pause.textContent = isPaused ? "Resume" : "Pause";
+  pause.textContent = held ? "Resume" : "Pause";
+  describe();
 });
-
-follow();
