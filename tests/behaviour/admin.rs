@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -78,6 +78,11 @@ pub(super) async fn private(application: &Application) -> Private {
 }
 
 impl Private {
+    /// Returns the path of the audit log.
+    pub(super) fn audit_log(&self) -> PathBuf {
+        self.dir.path().join("audit.log")
+    }
+
     /// Returns a resource for the token of everything.
     pub(super) async fn get(&self, path: &str) -> Response {
         let (admin, path, token) = (self.admin, path.to_owned(), self.token.clone());
@@ -250,7 +255,7 @@ async fn nothing_is_told_without_the_token() {
         assert_eq!(answer.status, 401, "{bad}");
     }
 
-    let path = private.dir.path().join("audit.log");
+    let path = private.audit_log();
     let is_refused = |line: &str| line.contains("api_refused") && line.contains("DELETE");
     eventually("the refused call has a record", || {
         let audit = std::fs::read_to_string(&path).unwrap();

@@ -321,7 +321,7 @@ async fn the_console_asks_before_it_revokes() {
     click(&browser, "main a[href='/']").await;
     click(&browser, "a[href='/agents/flexdeploy/revoke']").await;
     click(&browser, "form[action='/agents/flexdeploy/revoke'] button").await;
-    browser.shows("no credential").await;
+    browser.shows("Agent flexdeploy is revoked").await;
     browser.close().await;
 }
 

@@ -29,6 +29,27 @@ async fn post(private: &Private, path: &str, form: &str) -> Response {
     .await
 }
 
+/// The audit log has each of these acts, of the administrator.
+async fn assert_recorded(private: &Private, acts: &[&'static str]) {
+    let path = private.audit_log();
+    let acts = acts.to_vec();
+    off(move || {
+        for act in acts {
+            let is_recorded = |line: &str| {
+                let record = serde_json::from_str::<serde_json::Value>(line).unwrap();
+                record["event"] == act && record["actor"] == "admin API, token from 127.0.0.1"
+            };
+            happens(act, || {
+                let log = std::fs::read_to_string(&path).unwrap();
+                log.split_inclusive('\n')
+                    .filter(|line| line.ends_with('\n'))
+                    .any(is_recorded)
+            });
+        }
+    })
+    .await;
+}
+
 #[track_caller]
 fn assert_shows(page: &Response, texts: &[&str]) {
     assert_eq!(page.status, 200, "{page:?}");
@@ -81,6 +102,10 @@ async fn the_console_shows_the_relay_and_asks_before_an_action() {
     // As `agent revoke` does: without a credential, and with its hosts.
     let agent = &private.get("/api/v1/agents").await.json()[0];
     assert_eq!(agent["joined"], false, "{agent}");
+    let page = private.get("/?revoked=flexdeploy").await;
+    assert_shows(&page, &["Agent flexdeploy is revoked"]);
+    let page = private.get("/?revoked=other").await;
+    assert!(!page.body.contains("is revoked"), "{page:?}");
 
     // A page of an earlier run does not stop the relay.
     let earlier = post(&private, "/drain", "started_ms=1").await;
@@ -208,6 +233,8 @@ async fn the_console_redelivers_and_drops() {
     ];
     assert_shows(&page, &shown);
     assert!(!page.body.contains("s3cr3t"), "{page:?}");
+    let lie = private.get(&format!("{path}?done=drop")).await;
+    assert!(!lie.body.contains("has deleted"), "{lie:?}");
     let other = "/deliveries?tunnel=other.example";
     assert!(!private.get(other).await.body.contains(&id));
 
@@ -217,7 +244,7 @@ async fn the_console_redelivers_and_drops() {
     let redelivered = post(&private, &redeliver, "").await;
     assert_eq!(redelivered.status, 303, "{redelivered:?}");
     let notice = private.get(&format!("{path}?done=redeliver")).await;
-    assert_shows(&notice, &["sends it to the application again"]);
+    assert_shows(&notice, &["It is to be delivered again"]);
     eventually("it is delivered again", || {
         application.log.complete().len() == 2
     })
@@ -237,6 +264,14 @@ async fn the_console_redelivers_and_drops() {
         assert_eq!(again.status, 409, "{again:?}");
         assert!(again.body.contains("The delivery has not changed"));
     }
+    let acts = [
+        "delivery_shown",
+        "deliveries_redeliver_requested",
+        "deliveries_redelivered",
+        "deliveries_drop_requested",
+        "deliveries_dropped",
+    ];
+    assert_recorded(&private, &acts).await;
     let unknown = "/deliveries/00000000-0000-0000-0000-000000000000";
     assert_eq!(private.get(unknown).await.status, 404);
     assert_eq!(
@@ -274,6 +309,10 @@ async fn the_console_pauses_a_tunnel_and_redelivers_its_dead_letters() {
         .get(&format!("/deliveries/redeliver?tunnel={HOST}"))
         .await;
     assert_shows(&question, &["Redeliver the dead letters?", HOST]);
+    for mistake in ["", "tunnel=other.example", "tunel=x", "all_tunnels=false"] {
+        let answer = post(&private, "/deliveries/redeliver", mistake).await;
+        assert!([404, 422].contains(&answer.status), "{mistake}: {answer:?}");
+    }
     let started = post(&private, "/deliveries/redeliver", &form).await;
     assert_eq!(started.status, 303);
     let (admin, token) = (private.admin, private.token.clone());
@@ -284,6 +323,14 @@ async fn the_console_pauses_a_tunnel_and_redelivers_its_dead_letters() {
         });
     })
     .await;
+
+    let acts = [
+        "deliveries_paused",
+        "deliveries_resumed",
+        "deliveries_redeliver_requested",
+        "deliveries_redelivered",
+    ];
+    assert_recorded(&private, &acts).await;
 }
 
 #[tokio::test]

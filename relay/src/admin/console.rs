@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::Router;
-use axum::extract::{Extension, Form, Path, State};
+use axum::extract::{Extension, Form, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -20,11 +20,12 @@ use hookward_core::names::AgentName;
 use hookward_observe::api::access::{Caller, problem};
 use hookward_pages::assets::script;
 use hookward_pages::serve::with_assets;
-use hookward_pages::site::Site;
+use hookward_pages::site::{Site, path_with};
 use serde::Deserialize;
 
 use self::confirmation::ConfirmationPage;
 use self::start_page::StartPage;
+use super::deliveries::STATES;
 use super::overview::Overview;
 use crate::storage::StorageError;
 
@@ -36,7 +37,10 @@ pub(super) static CONSOLE: Site = Site {
         (DELIVERIES, "Deliveries"),
         (AUDIT, "Audit log"),
     ],
-    scripts: &[script("audit.js", include_str!("console/assets/audit.js"))],
+    scripts: &[
+        script("audit.js", include_str!("console/assets/audit.js")),
+        script("refresh.js", include_str!("console/assets/refresh.js")),
+    ],
 };
 
 /// Path of the start page.
@@ -111,10 +115,7 @@ impl IntoResponse for ConsoleError {
             Self::NoAgent => (StatusCode::NOT_FOUND, "there is no agent of this name"),
             Self::NoTunnel => (StatusCode::NOT_FOUND, "there is no tunnel with this host"),
             Self::NoDelivery => (StatusCode::NOT_FOUND, "there is no delivery with this id"),
-            Self::NoState => (
-                StatusCode::BAD_REQUEST,
-                "state is pending, delivered, dead or dropped",
-            ),
+            Self::NoState => (StatusCode::BAD_REQUEST, STATES),
             Self::Unchanged => (
                 StatusCode::CONFLICT,
                 "the delivery has not changed: its content is deleted, or it is dropped already",
@@ -145,11 +146,36 @@ impl IntoResponse for ConsoleError {
 
 /// Returns a whole page with this content, below a page of the navigation.
 fn page(title: &str, current: &str, content: &impl Template) -> Result<Html<String>, ConsoleError> {
-    Ok(Html(CONSOLE.page(title, current, &[], content)?))
+    Ok(Html(CONSOLE.page(title, current, &["time.js"], content)?))
 }
 
-async fn show(State(overview): State<Arc<Overview>>) -> Result<Html<String>, ConsoleError> {
-    page("Overview", OVERVIEW, &StartPage::read(&overview).await?)
+/// Returns a page whose element `fresh` a script updates.
+fn live_page(
+    title: &str,
+    current: &str,
+    content: &impl Template,
+) -> Result<Html<String>, ConsoleError> {
+    Ok(Html(CONSOLE.page(
+        title,
+        current,
+        &["refresh.js"],
+        content,
+    )?))
+}
+
+/// Result of an act, which the start page shows.
+#[derive(Deserialize)]
+struct RevokedQuery {
+    /// Name of the agent.
+    revoked: Option<String>,
+}
+
+async fn show(
+    State(overview): State<Arc<Overview>>,
+    Query(query): Query<RevokedQuery>,
+) -> Result<Html<String>, ConsoleError> {
+    let content = StartPage::read(&overview, query.revoked.as_deref()).await?;
+    live_page("Overview", OVERVIEW, &content)
 }
 
 /// Returns the name of an agent that exists.
@@ -185,7 +211,10 @@ async fn revoke(
 ) -> Result<Redirect, ConsoleError> {
     let name = AgentName::parse(&name).ok_or(ConsoleError::NoAgent)?;
     match overview.revoke(&name, caller).await? {
-        true => Ok(Redirect::to(OVERVIEW)),
+        true => Ok(Redirect::to(&path_with(
+            OVERVIEW,
+            &[("revoked", name.as_str())],
+        ))),
         false => Err(ConsoleError::NoAgent),
     }
 }

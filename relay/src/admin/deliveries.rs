@@ -80,10 +80,9 @@ fn filter_of(query: FilterQuery, requester: &Requester) -> Result<DeliveryFilter
     let state = match query.state.as_deref() {
         None => None,
         Some(name) => {
-            let mut known = DeliveryState::ALL.into_iter();
-            let state = known.find(|state| state.as_str() == name);
-            let detail = "state is pending, delivered, dead or dropped";
-            Some(state.ok_or_else(|| Box::new(problem(StatusCode::BAD_REQUEST, detail)))?)
+            let state = DeliveryState::parse(name);
+            let unknown = || Box::new(problem(StatusCode::BAD_REQUEST, STATES));
+            Some(state.ok_or_else(unknown)?)
         }
     };
     let texts = [
@@ -296,6 +295,9 @@ async fn set_paused(
     }
 }
 
+/// Message about a state that does not exist.
+pub(super) const STATES: &str = "state is pending, delivered, dead or dropped";
+
 /// Number of deliveries in a page.
 const PAGE: usize = 100;
 
@@ -303,7 +305,7 @@ const PAGE: usize = 100;
 const LONGEST_PAGE: usize = 1000;
 
 /// Number of changes a second, unless the request names another one.
-const RATE: u64 = 50;
+pub(super) const RATE: u64 = 50;
 
 /// Maximum length of a condition, in bytes: the cost of a search for text grows with it.
-const CONDITION_BYTES: usize = 256;
+pub(super) const CONDITION_BYTES: usize = 256;

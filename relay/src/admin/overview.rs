@@ -171,19 +171,20 @@ impl Overview {
 
     /// Returns the tunnels, by host.
     pub(crate) async fn tunnels(&self) -> Result<Vec<TunnelStatus>, StorageError> {
-        Ok(self.tunnels_of(&self.agents().await?))
+        let rows = self.store.run(Store::list_agents).await?;
+        let hosts = rows.iter().map(|row| (row.name.as_str(), &row.hosts));
+        Ok(self.tunnels_of(hosts))
     }
 
-    /// Returns the tunnels, by host, with these agents as owners.
-    pub(super) fn tunnels_of(&self, agents: &[AgentStatus]) -> Vec<TunnelStatus> {
-        let hosts_of = |agent: &AgentStatus| {
-            let name = agent.name.clone();
-            let hosts = agent.hosts.iter();
-            hosts
-                .map(|host| (host.clone(), name.clone()))
-                .collect::<Vec<_>>()
+    /// Returns the tunnels, by host, with the hosts that each agent owns.
+    pub(super) fn tunnels_of<'a>(
+        &self,
+        agents: impl Iterator<Item = (&'a str, &'a Vec<String>)>,
+    ) -> Vec<TunnelStatus> {
+        let owned = |(name, hosts): (&'a str, &'a Vec<String>)| {
+            hosts.iter().map(move |host| (host.as_str(), name))
         };
-        let owners: BTreeMap<_, _> = agents.iter().flat_map(hosts_of).collect();
+        let owners: BTreeMap<_, _> = agents.flat_map(owned).collect();
         let tunnels = self.edge.registry.tunnels();
         let status = |(host, endpoint): (&HostName, &TunnelEndpoint)| {
             let summary = self.agents.host.in_force.summary(host);
@@ -193,7 +194,7 @@ impl Overview {
                 host: host.to_string(),
                 agent: serving
                     .or_else(|| reserved.map(|owner| owner.to_string()))
-                    .or_else(|| owners.get(host.as_str()).cloned()),
+                    .or_else(|| owners.get(host.as_str()).map(|owner| (*owner).to_owned())),
                 online: !endpoint.is_away(),
                 sessions: endpoint.count() as u64,
                 policy: summary.as_ref().map(|summary| summary.digest.clone()),

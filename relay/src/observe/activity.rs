@@ -21,7 +21,7 @@ pub(crate) struct LastHour {
 
 #[derive(Default)]
 struct MinuteRing {
-    /// Number of the newest minute since the epoch.
+    /// Number of the newest minute.
     newest: u64,
     /// Counts, the newest minute last.
     counts: VecDeque<MinuteCounts>,
@@ -37,11 +37,11 @@ pub(crate) struct MinuteCounts {
     durations: [u32; BUCKETS],
 }
 
-/// Buckets of a duration for each doubling: a percentile is exact to 19 %.
+/// Buckets of a duration for each doubling: a percentile is at most 19 % too high.
 const BUCKETS_PER_DOUBLING: f64 = 4.0;
 
-/// Number of buckets: up to 2²⁷ µs, which is 134 s and longer than any request takes.
-const BUCKETS: usize = 27 * BUCKETS_PER_DOUBLING as usize;
+/// Number of buckets: up to 2³² µs, which is 71 minutes. A route waits at most an hour.
+const BUCKETS: usize = 32 * BUCKETS_PER_DOUBLING as usize;
 
 impl Default for MinuteCounts {
     fn default() -> Self {
@@ -96,7 +96,7 @@ fn bucket_of(duration: Duration) -> usize {
 }
 
 impl LastHour {
-    /// Counts the outcome of a request in a minute since the epoch.
+    /// Counts the outcome of a request in this minute.
     pub(super) fn request(&self, outcome: &RequestOutcome, minute: u64) {
         let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
         minutes.advance(minute);
@@ -114,7 +114,7 @@ impl LastHour {
 }
 
 impl MinuteRing {
-    /// Adds minutes until this one. A clock that was set back stays in the newest minute.
+    /// Adds minutes until this one. Requests that end around a full minute arrive in any order.
     fn advance(&mut self, minute: u64) {
         let missing = match self.counts.is_empty() {
             true => MINUTES as u64,
@@ -158,7 +158,7 @@ mod tests {
         activity.request(&refused(Check::Signature), 1000);
         activity.request(&refused(Check::Signature), 1000);
         activity.request(&refused(Check::Token), 1002);
-        // The clock was set back.
+        // It ended before, and arrives after.
         activity.request(&refused(Check::Token), 1001);
 
         let signatures = |minute| {

@@ -23,6 +23,9 @@ use crate::observe::owner_events::OwnerEvents;
 use crate::observe::request_log::RequestLog;
 use crate::storage::deliveries::{DueDelivery, Outcome, StoreRefusal};
 
+/// Length of a minute, in milliseconds.
+const MINUTE_MS: u64 = 60_000;
+
 /// Observer of requests and sessions. Nothing else reports the outcome of a request.
 pub(crate) struct Observer {
     audit: AuditLog,
@@ -72,8 +75,9 @@ impl Observer {
         self.hour.counts(self.minute())
     }
 
+    /// Returns the number of the present minute, by the clock that nothing sets.
     fn minute(&self) -> u64 {
-        self.clock.now().seconds() / 60
+        self.clock.moment().steady.0 / MINUTE_MS
     }
 
     /// Subscribes to the events from now on.

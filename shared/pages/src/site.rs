@@ -65,3 +65,13 @@ impl Site {
         all.find(|asset| asset.name == name)
     }
 }
+
+/// Returns a path with the parameters that are not empty.
+#[must_use]
+pub fn path_with(path: &str, parameters: &[(&str, &str)]) -> String {
+    let set = parameters.iter().filter(|(_, value)| !value.is_empty());
+    match serde_urlencoded::to_string(set.collect::<Vec<_>>()) {
+        Ok(query) if !query.is_empty() => format!("{path}?{query}"),
+        _ => path.to_owned(),
+    }
+}

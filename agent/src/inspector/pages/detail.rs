@@ -3,10 +3,12 @@
 use askama::Template;
 use hookward_core::reason::Check;
 use hookward_gate::engine::explain::{CheckOutcome, Explanation};
+use hookward_pages::site::path_with;
 use hookward_pages::text::{date_time, duration, visible};
 
+use super::REQUESTS;
 use super::body::BodyView;
-use super::list::query_of;
+use super::list::request_path;
 use super::verdict_class;
 use crate::inspector::capture::BODY_BYTES;
 use crate::inspector::curl;
@@ -188,9 +190,14 @@ impl RequestPage {
 }
 
 impl RequestPage {
-    /// Returns the query that keeps the filter.
-    fn query(&self) -> String {
-        query_of(&self.filter)
+    /// Returns the path of the list.
+    fn list(&self) -> String {
+        path_with(REQUESTS, &[("filter", &self.filter)])
+    }
+
+    /// Returns the path of another request of the list.
+    fn other(&self, number: &i64) -> String {
+        request_path(*number, &self.filter)
     }
 }
 

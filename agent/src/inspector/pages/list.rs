@@ -3,6 +3,7 @@
 use askama::Template;
 use hookward_core::clock::UnixMillis;
 use hookward_pages::chart::{Bars, Lines, Ranking};
+use hookward_pages::site::path_with;
 use hookward_pages::text::{clock, date_time, day_and_minute, duration, visible};
 
 use super::verdict_class;
@@ -63,8 +64,8 @@ pub(crate) struct ListItems {
 /// A row of the list.
 pub(crate) struct ListItem {
     number: i64,
-    /// Query of the links, which keeps the filter.
-    query: String,
+    /// Path of its page, which keeps the filter.
+    link: String,
     clock: String,
     date_time: String,
     method: String,
@@ -92,7 +93,7 @@ impl ListItem {
         });
         Self {
             number: summary.number,
-            query: query_of(filter),
+            link: request_path(summary.number, filter),
             clock: match summary.at_ms / DAY_MS == now.0 / DAY_MS {
                 true => clock(summary.at_ms),
                 false => day_and_minute(summary.at_ms),
@@ -148,11 +149,7 @@ pub(crate) fn charts(activity: &Activity) -> askama::Result<String> {
     Ok(requests.render()? + &durations.render()? + &refusals.render()?)
 }
 
-/// Returns the query that keeps a filter, with its question mark.
-pub(super) fn query_of(filter: &str) -> String {
-    match filter.is_empty() {
-        true => String::new(),
-        false => serde_urlencoded::to_string([("filter", filter)])
-            .map_or_else(|_| String::new(), |query| format!("?{query}")),
-    }
+/// Returns the path of a request's page, which keeps the filter of the list.
+pub(super) fn request_path(number: i64, filter: &str) -> String {
+    path_with(&format!("/requests/{number}"), &[("filter", filter)])
 }

@@ -1,5 +1,6 @@
 //! Page of stored deliveries, and acts on many of them: redelivery of dead letters, pause and resume.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use askama::Template;
@@ -8,12 +9,14 @@ use axum::response::{Html, Redirect};
 use hookward_observe::api::access::Caller;
 use hookward_observe::api::deliveries::{DeliveryStatus, JobStatus};
 use hookward_observe::audit::Actor;
-use hookward_pages::text::{bytes, counted, date_time, visible};
+use hookward_pages::site::path_with;
+use hookward_pages::text::{bytes, clock, counted, date_time, day_and_minute, visible};
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::confirmation::ConfirmationPage;
-use super::{ConsoleError, DELIVERIES, page};
+use super::{ConsoleError, DELIVERIES, live_page, page};
+use crate::admin::deliveries::{CONDITION_BYTES, RATE};
 use crate::admin::overview::Overview;
 use crate::delivery::Requester;
 use crate::storage::deliveries::{Change, DeliveryFilter, DeliveryState};
@@ -23,9 +26,6 @@ const ROWS: usize = 100;
 
 /// Number of jobs that a page shows.
 const JOBS: usize = 3;
-
-/// Dead letters that are redelivered a second: the default of the API.
-const RATE: u64 = 50;
 
 /// Part of the list.
 #[derive(Deserialize, Default)]
@@ -40,15 +40,13 @@ pub(super) struct DeliveryListQuery {
 
 impl DeliveryListQuery {
     fn filter(&self) -> Result<DeliveryFilter, ConsoleError> {
-        let mut known = DeliveryState::ALL.into_iter();
         let state = match self.state.as_str() {
             "" => None,
-            name => Some(
-                known
-                    .find(|known| known.as_str() == name)
-                    .ok_or(ConsoleError::NoState)?,
-            ),
+            name => Some(DeliveryState::parse(name).ok_or(ConsoleError::NoState)?),
         };
+        if self.tunnel.len() > CONDITION_BYTES {
+            return Err(ConsoleError::NoTunnel);
+        }
         Ok(DeliveryFilter {
             state,
             tunnel: Some(self.tunnel.clone()).filter(|tunnel| !tunnel.is_empty()),
@@ -57,16 +55,16 @@ impl DeliveryListQuery {
     }
 }
 
+/// Returns `true` for hosts of tunnels, and of those that have stored webhooks.
+fn is_known(overview: &Overview, tunnel: &str) -> bool {
+    let stored = overview.edge.deliveries.store().tunnels();
+    overview.edge.registry.find(tunnel).is_some()
+        || stored.iter().any(|stored| *stored.host == *tunnel)
+}
+
 /// Returns the path of the list with these conditions.
 fn list_of(tunnel: &str, state: &str) -> String {
-    let conditions = [("tunnel", tunnel), ("state", state)];
-    let conditions = conditions
-        .into_iter()
-        .filter(|(_, value)| !value.is_empty());
-    match serde_urlencoded::to_string(conditions.collect::<Vec<_>>()) {
-        Ok(query) if !query.is_empty() => format!("{DELIVERIES}?{query}"),
-        _ => DELIVERIES.to_owned(),
-    }
+    path_with(DELIVERIES, &[("tunnel", tunnel), ("state", state)])
 }
 
 /// The list.
@@ -77,6 +75,8 @@ struct DeliveriesPage {
     state: String,
     /// Host to which the list is limited; empty for all.
     tunnel: String,
+    /// `true` if there is this tunnel, so that its attempts can be paused.
+    is_known: bool,
     /// `true` if the attempts of the tunnel are paused.
     is_paused: bool,
     states: [&'static str; 4],
@@ -85,6 +85,8 @@ struct DeliveriesPage {
     older: Option<i64>,
     /// Changes of many deliveries, the newest first.
     jobs: Vec<String>,
+    /// Time at which the page was made.
+    made: String,
 }
 
 impl DeliveriesPage {
@@ -100,22 +102,36 @@ impl DeliveriesPage {
         list_of("", &self.state)
     }
 
-    /// Returns the path of the question before all dead letters of the list are redelivered.
-    fn redelivery(&self) -> String {
-        list_of(&self.tunnel, "").replacen(DELIVERIES, "/deliveries/redeliver", 1)
+    fn next(&self, before: &i64) -> String {
+        let before = before.to_string();
+        let conditions = [
+            ("tunnel", self.tunnel.as_str()),
+            ("state", &self.state),
+            ("before", &before),
+        ];
+        path_with(DELIVERIES, &conditions)
     }
 
-    fn next(&self, before: &i64) -> String {
-        let list = self.list(&self.state);
-        let separator = if list.contains('?') { '&' } else { '?' };
-        format!("{list}{separator}before={before}")
+    /// Returns the path of the question before all dead letters of the list are redelivered.
+    fn redelivery(&self) -> String {
+        let path = "/deliveries/redeliver";
+        match self.tunnel.is_empty() {
+            true => path_with(path, &[("all_tunnels", "true")]),
+            false => path_with(path, &[("tunnel", &self.tunnel)]),
+        }
+    }
+
+    fn shown<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        visible(text)
     }
 }
 
 /// A line of the list.
 struct DeliveryListItem {
     id: Uuid,
+    /// Time in UTC, whole and short.
     received: String,
+    received_short: String,
     tunnel: String,
     route: String,
     event: String,
@@ -131,11 +147,12 @@ impl From<DeliveryStatus> for DeliveryListItem {
         Self {
             id: delivery.id,
             received: date_time(delivery.received_ms),
+            received_short: day_and_minute(delivery.received_ms),
             event: event_of(&delivery),
             class: class_of(&delivery),
             result: result_of(&delivery),
             tunnel: delivery.tunnel,
-            route: delivery.route,
+            route: visible(&delivery.route).into_owned(),
             state: delivery.state,
             has_content: delivery.has_content,
         }
@@ -146,7 +163,10 @@ impl From<DeliveryStatus> for DeliveryListItem {
 pub(super) fn event_of(delivery: &DeliveryStatus) -> String {
     let event = [delivery.provider.as_deref(), delivery.event.as_deref()];
     let event: Vec<_> = event.into_iter().flatten().collect();
-    visible(&event.join(" ")).into_owned()
+    match event.is_empty() {
+        true => "webhook".to_owned(),
+        false => visible(&event.join(" ")).into_owned(),
+    }
 }
 
 /// Returns the class of a state: its colour, which is never its only sign.
@@ -186,7 +206,11 @@ fn job_in_words(job: &JobStatus) -> String {
         (true, Some(failure)) => format!("failed: {}", visible(failure)),
     };
     let (change, changed) = (&job.change, job.changed);
-    format!("{change}: {changed} of {} changed, {state}", job.matched)
+    let at = clock(job.started_ms);
+    format!(
+        "{at} UTC, {change}: {changed} of {} changed, {state}",
+        job.matched
+    )
 }
 
 /// Returns the list, newest first.
@@ -202,10 +226,12 @@ pub(super) async fn list(
     let jobs = deliveries.jobs();
     let jobs = jobs.iter().rev().take(JOBS);
     let content = DeliveriesPage {
+        is_known: is_known(&overview, &query.tunnel),
         is_paused: store.is_paused(&query.tunnel),
         state: query.state,
         tunnel: query.tunnel,
         states: DeliveryState::ALL.map(DeliveryState::as_str),
+        made: date_time(overview.clock.now().0),
         older: last.filter(|_| found.has_more),
         rows: found
             .rows
@@ -216,32 +242,58 @@ pub(super) async fn list(
             .map(|job| job_in_words(&JobStatus::from(&**job)))
             .collect(),
     };
-    page("Deliveries", DELIVERIES, &content)
+    live_page("Deliveries", DELIVERIES, &content)
 }
 
-/// Tunnel whose deliveries an act is about; empty for all.
+/// Tunnel whose deliveries an act is about.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct TunnelForm {
-    #[serde(default)]
     tunnel: String,
+}
+
+/// Tunnels whose dead letters are redelivered. A form without fields would be a mistake.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RedeliveryForm {
+    tunnel: Option<String>,
+    all_tunnels: Option<bool>,
+}
+
+impl RedeliveryForm {
+    /// Returns the host of the tunnel, which must exist; `None` for all.
+    fn tunnel(&self, overview: &Overview) -> Result<Option<&str>, ConsoleError> {
+        match (self.tunnel.as_deref(), self.all_tunnels) {
+            (Some(tunnel), None) if is_known(overview, tunnel) => Ok(Some(tunnel)),
+            (None, Some(true)) => Ok(None),
+            _ => Err(ConsoleError::NoTunnel),
+        }
+    }
 }
 
 /// Asks before all dead letters are redelivered.
 pub(super) async fn confirm_redeliver(
-    Query(form): Query<TunnelForm>,
+    State(overview): State<Arc<Overview>>,
+    Query(form): Query<RedeliveryForm>,
 ) -> Result<Html<String>, ConsoleError> {
-    let of = match form.tunnel.as_str() {
-        "" => "all tunnels",
-        tunnel => tunnel,
-    };
+    let tunnel = form.tunnel(&overview)?;
+    let dead = overview.edge.deliveries.store().counts(tunnel).dead;
+    let of = tunnel.map_or_else(
+        || "all tunnels".to_owned(),
+        |tunnel| visible(tunnel).into_owned(),
+    );
     let confirmation = ConfirmationPage {
         question: "Redeliver the dead letters?".to_owned(),
         consequence: format!(
-            "The relay sends every dead letter of {of} to its application again, up to {RATE} a second."
+            "The relay sends {} of {of} to the application again, up to {RATE} a second.",
+            counted(dead, "dead letter")
         ),
         action: "/deliveries/redeliver".to_owned(),
-        back: list_of(&form.tunnel, DeliveryState::Dead.as_str()),
-        fields: vec![("tunnel", form.tunnel)],
+        back: list_of(tunnel.unwrap_or_default(), DeliveryState::Dead.as_str()),
+        fields: vec![match tunnel {
+            Some(tunnel) => ("tunnel", tunnel.to_owned()),
+            None => ("all_tunnels", "true".to_owned()),
+        }],
         button: "Redeliver",
         ..ConfirmationPage::default()
     };
@@ -252,17 +304,18 @@ pub(super) async fn confirm_redeliver(
 pub(super) async fn redeliver(
     State(overview): State<Arc<Overview>>,
     Extension(caller): Extension<Caller>,
-    Form(form): Form<TunnelForm>,
+    Form(form): Form<RedeliveryForm>,
 ) -> Result<Redirect, ConsoleError> {
-    let query = DeliveryListQuery {
-        state: DeliveryState::Dead.as_str().to_owned(),
-        tunnel: form.tunnel.clone(),
-        before: None,
+    let tunnel = form.tunnel(&overview)?;
+    let filter = DeliveryFilter {
+        state: Some(DeliveryState::Dead),
+        tunnel: tunnel.map(str::to_owned),
+        ..DeliveryFilter::default()
     };
     let requester = Requester::administrator(Actor::api(caller));
     let deliveries = &overview.edge.deliveries;
-    match deliveries.change(query.filter()?, Change::Redeliver, RATE, requester) {
-        Some(_) => Ok(Redirect::to(&list_of(&form.tunnel, ""))),
+    match deliveries.change(filter, Change::Redeliver, RATE, requester) {
+        Some(_) => Ok(Redirect::to(&list_of(tunnel.unwrap_or_default(), ""))),
         None => Err(ConsoleError::Busy),
     }
 }

@@ -85,9 +85,9 @@ fn facts(delivery: &DeliveryStatus) -> Vec<(&'static str, String)> {
     let mut facts = vec![
         ("Webhook", event_of(delivery)),
         ("Tunnel", delivery.tunnel.clone()),
-        ("Route", delivery.route.clone()),
+        ("Route", visible(&delivery.route).into_owned()),
         ("Received or redelivered", date_time(delivery.received_ms)),
-        ("Attempts", result_of(delivery)),
+        ("Attempts and result", result_of(delivery)),
     ];
     facts.extend(delivery.ended_ms.map(|at| ("Ended", date_time(at))));
     facts
@@ -109,12 +109,16 @@ pub(super) async fn show(
     let requester = Requester::administrator(Actor::api(caller));
     let edge = &overview.edge;
     let content = content(&edge.deliveries, &edge.observer, &requester, id).await?;
+    let content = content.ok_or(ConsoleError::NoDelivery)?;
+    // A link may name an act that nobody has done.
+    let delivery = &content.delivery;
     let notice = match query.act.as_str() {
-        "redeliver" => Some("The relay sends it to the application again."),
-        "drop" => Some("The relay has deleted its content, and makes no further attempt."),
+        "redeliver" if delivery.redelivered > 0 => Some("It is to be delivered again."),
+        "drop" if !delivery.has_content => {
+            Some("The relay has deleted its content, and makes no further attempt.")
+        }
         _ => None,
     };
-    let content = content.ok_or(ConsoleError::NoDelivery)?;
     page(
         "Delivery",
         DELIVERIES,

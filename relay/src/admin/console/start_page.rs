@@ -27,33 +27,82 @@ const ROWS: usize = 200;
 pub(super) struct StartPage {
     status: RelayStatus,
     tunnels: Vec<TunnelStatus>,
-    sets: Vec<AddressSetStatus>,
+    /// Address sets that rules use, and the others.
+    used_sets: Vec<AddressSetStatus>,
+    other_sets: Vec<AddressSetStatus>,
     /// Charts in HTML.
     charts: String,
-    /// Number of agents and tunnels beyond the rows.
+    /// Result of an act.
+    notice: Option<String>,
+    /// Time at which the page was made.
+    made: String,
+    /// Number of rows beyond those that are shown, of each table.
     more_agents: u64,
     more_tunnels: u64,
+    more_deliveries: u64,
+    more_certificates: u64,
 }
 
 impl StartPage {
     /// Reads the state.
-    pub(super) async fn read(overview: &Arc<Overview>) -> Result<Self, super::ConsoleError> {
+    ///
+    /// # Errors
+    /// The storage's error.
+    pub(super) async fn read(
+        overview: &Arc<Overview>,
+        revoked: Option<&str>,
+    ) -> Result<Self, super::ConsoleError> {
         let mut status = overview.status().await?;
-        let mut tunnels = overview.tunnels_of(&status.agents);
-        let mut sets = overview.address_sets();
-        sets.sort_by_key(|set| !set.is_used);
+        let hosts = status.agents.iter();
+        let hosts = hosts.map(|agent| (agent.name.as_str(), &agent.hosts));
+        let mut tunnels = overview.tunnels_of(hosts);
+        let (used_sets, other_sets) = overview
+            .address_sets()
+            .into_iter()
+            .partition(|set| set.is_used);
+
+        // A link may name an act that nobody has done.
+        let revoked = status.agents.iter().find(|agent| {
+            let is_named = revoked.is_some_and(|revoked| revoked == agent.name);
+            is_named && !agent.joined
+        });
+        let notice = revoked.map(|agent| {
+            let name = &agent.name;
+            format!("Agent {name} is revoked. Its sessions end within seconds.")
+        });
         Ok(Self {
             charts: charts(overview, &status)?,
+            notice,
+            made: date_time(overview.clock.now().0),
             more_agents: limit(&mut status.agents),
             more_tunnels: limit(&mut tunnels),
+            more_deliveries: limit(&mut status.deliveries),
+            more_certificates: limit(&mut status.certificates),
             status,
             tunnels,
-            sets,
+            used_sets,
+            other_sets,
         })
     }
 
     fn counted(&self, count: &u64, noun: &str) -> String {
         counted(*count, noun)
+    }
+
+    /// Returns `true` for agents that had a credential once.
+    fn is_revoked(&self, agent: &AgentStatus) -> bool {
+        !agent.joined && agent.last_seen_ms.is_some()
+    }
+
+    /// Returns the origin of an address set in words.
+    fn origin(&self, set: &AddressSetStatus) -> String {
+        match (set.fetched_ms, set.ranges) {
+            (Some(at), ranges) => {
+                format!("{}, fetched {}", counted(ranges, "range"), date_time(at))
+            }
+            (None, 0) => "not loaded: the relay fetches it once a rule names it".to_owned(),
+            (None, ranges) => format!("{}, built in", counted(ranges, "range")),
+        }
     }
 
     fn at(&self, at_ms: &u64) -> String {
