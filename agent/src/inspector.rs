@@ -14,6 +14,7 @@ pub(crate) mod pages;
 pub(crate) mod policy;
 mod record;
 mod redact;
+pub(crate) mod remedy;
 mod rule;
 
 use std::path::Path;

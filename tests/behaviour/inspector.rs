@@ -126,6 +126,13 @@ async fn a_refusal_is_explained_check_by_check() {
     assert_eq!(outcome("signature").as_deref(), Some("refuse"));
     let html = agent.get("/requests/1").await.body;
     assert!(html.contains("another secret"), "{html}");
+    for advice in [
+        "To let such a request pass",
+        "Let GitHub sign it.",
+        "hookward send --provider github --secret env:GITHUB_SECRET https://",
+    ] {
+        assert!(html.contains(advice), "{advice} is missing in {html}");
+    }
 
     // The download is what `hookward explain` reads.
     let raw = agent.get("/requests/1/raw").await.body;

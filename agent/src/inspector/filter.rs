@@ -20,8 +20,8 @@ const MAX_TERMS: usize = 20;
 /// Maximum length of a filter, in bytes.
 const MAX_BYTES: usize = 1000;
 
-/// Keys, for the error about an unknown one.
-const KEYS: &str = "method, path, status, provider, event, verdict, check, route, client, tunnel, id, \
+/// Keys, for people.
+pub(crate) const KEYS: &str = "method, path, status, provider, event, verdict, check, route, client, tunnel, id, \
                     delivery, by, header, body, since, until, is";
 
 /// Filter of requests.

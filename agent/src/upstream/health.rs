@@ -66,7 +66,7 @@ impl UpstreamHealth {
 
         if self.report(HealthStatus::Unreachable) {
             let what = format!(
-                "the application at {application} is unreachable ({reason}); webhooks get 502"
+                "the application at {application} is unreachable ({reason}); webhooks that the relay does not store get 502"
             );
             self.emit(application, false, what);
             self.fell.notify_one();
@@ -102,7 +102,7 @@ impl UpstreamHealth {
             && self.change(HealthStatus::Healthy, HealthStatus::Unresponsive)
         {
             let what = format!(
-                "the application at {application} has not answered within {} s; webhooks get 504",
+                "the application at {application} has not answered within {} s; webhooks that the relay does not store get 504",
                 patience.as_secs_f64()
             );
             self.emit(application, false, what);

@@ -11,6 +11,7 @@ use hookward_core::names::{AgentName, HostName};
 use hookward_runtime::process::{self, ShutdownSignals};
 
 use crate::Relay;
+use crate::admin;
 use crate::cli::{LogFormat, ServeArgs};
 use crate::commands::CommandError;
 use crate::commands::say;
@@ -39,7 +40,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CommandError> {
     let written = args.clone();
     relay.watch_settings(settings, Arc::new(move || self::settings(&written)))?;
     let first = first_token(&relay, &data_dir.join(TOKEN_FILE), args.log_format)?;
-    announce(&relay, &domain, first, files, args.log_format)?;
+    announce(&relay, (&domain, &data_dir), first, files, args.log_format)?;
 
     tokio::select! {
         () = signals.next() => {}
@@ -97,7 +98,7 @@ fn first_token(
 /// Reports on standard output that the relay is ready.
 fn announce(
     relay: &Relay,
-    domain: &HostName,
+    (domain, data_dir): (&HostName, &Path),
     first: Option<(AgentName, FirstToken)>,
     files: u64,
     format: LogFormat,
@@ -151,6 +152,13 @@ fn announce(
                 relay.edge_address(),
                 relay.tunnel_address(),
             ))?;
+            if let Some(address) = relay.admin_addresses().admin {
+                let token = data_dir.join(admin::TOKEN_FILE);
+                say(&format!(
+                    "console: http://{address} (any name; the password is in {})",
+                    token.display()
+                ))?;
+            }
         }
     }
 

@@ -18,10 +18,11 @@ use crate::api::status::AgentView;
 use crate::inspector::again::{Draft, Restored};
 use crate::inspector::capture::Source;
 use crate::inspector::filter::Filter;
-use crate::inspector::history::{Detail, Page, Summary};
+use crate::inspector::history::{Detail, HistoryError, Page, Summary};
 use crate::inspector::pages::detail::{DeliveryView, RequestPage};
 use crate::inspector::pages::edit::EditPage;
 use crate::inspector::pages::{INSPECTOR, REQUESTS};
+use crate::inspector::remedy::remedies;
 
 /// Result of an action, shown on the page of a request.
 #[derive(Deserialize, Default)]
@@ -45,13 +46,19 @@ pub(super) async fn show(
 ) -> Result<Html<String>, InspectorApiError> {
     let detail = view.captured(number).await?;
     let mut page = request_page(&view, &detail).await?;
-    let filter = Filter::parse(&notice.filter, view.clock.now()).unwrap_or_default();
-    let history = &view.inspector()?.history;
-    let next = async |place| history.list(&filter, place, 1).await;
-    let number_of = |found: Vec<Summary>| found.first().map(|summary| summary.number);
-    page.newer = number_of(next(Page::After(number)).await?);
-    page.older = number_of(next(Page::Before(number)).await?);
-    page.filter = notice.filter;
+    if let Ok(filter) = Filter::parse(&notice.filter, view.clock.now()) {
+        let history = &view.inspector()?.history;
+        let (newer, older) = tokio::join!(
+            history.list(&filter, Page::After(number), 1),
+            history.list(&filter, Page::Before(number), 1),
+        );
+        // A slow search costs the links, not the page.
+        let number_of = |found: Result<Vec<Summary>, HistoryError>| {
+            found.ok()?.first().map(|summary| summary.number)
+        };
+        (page.newer, page.older) = (number_of(newer), number_of(older));
+        page.filter = notice.filter;
+    }
     if notice.redelivered {
         page.notice = Some("The relay delivers the webhook again.".to_owned());
     }
@@ -91,7 +98,8 @@ fn signed_by(view: &AgentView, detail: &Detail, names: &str) -> String {
 pub(super) const SIGNED_BY: &str = " and ";
 
 async fn request_page(view: &AgentView, detail: &Detail) -> Result<RequestPage, InspectorApiError> {
-    let stuck = match (Restored::of(detail), view.tunnel(&detail.summary.tunnel)) {
+    let tunnel = view.tunnel(&detail.summary.tunnel);
+    let stuck = match (Restored::of(detail), &tunnel) {
         (Err(error), _) => Some(error.to_string()),
         (_, None) => Some("this agent has not opened its tunnel".to_owned()),
         (Ok(_), Some(_)) => None,
@@ -100,7 +108,11 @@ async fn request_page(view: &AgentView, detail: &Detail) -> Result<RequestPage, 
         Some(id) => Some(view.delivery(id).await?),
         None => None,
     };
-    Ok(RequestPage::new(detail, stuck, delivery)?)
+    let mut page = RequestPage::new(detail, stuck, delivery)?;
+    if let Some(tunnel) = tunnel {
+        page.remedies = remedies(&tunnel.gate.policy().policy, detail);
+    }
+    Ok(page)
 }
 
 fn whole_page(detail: &Detail, page: &RequestPage) -> Result<Html<String>, InspectorApiError> {

@@ -15,6 +15,7 @@ use crate::inspector::curl;
 use crate::inspector::history::{Detail, Summary};
 use crate::inspector::message::StoredMessage;
 use crate::inspector::redact::REDACTED;
+use crate::inspector::remedy::Remedy;
 use crate::inspector::rule::Rule;
 
 /// Page of a request.
@@ -48,6 +49,8 @@ pub(crate) struct RequestPage {
     /// Reason why it cannot be sent again.
     stuck: Option<String>,
     delivery: Option<DeliveryView>,
+    /// Ways to let the request pass, if it was refused.
+    pub remedies: Vec<Remedy>,
     /// Filter of the list that the user came from.
     pub filter: String,
     /// Numbers of the next requests of that list.
@@ -168,7 +171,14 @@ impl RequestPage {
             notes: explanation
                 .map(|explained| explained.notes.clone())
                 .unwrap_or_default(),
-            checks: explanation.map(checks).unwrap_or_default(),
+            checks: explanation
+                .map(|explained| {
+                    checks(
+                        explained,
+                        summary.source != "sender" && summary.verdict == "forwarded",
+                    )
+                })
+                .unwrap_or_default(),
             unexplained: explanation.is_none().then(|| unexplained(request)),
             phases: phases(detail),
             request: request.map(MessageView::of).transpose()?,
@@ -180,6 +190,7 @@ impl RequestPage {
             rule: Rule::of(detail),
             stuck,
             delivery,
+            remedies: Vec::new(),
             filter: String::new(),
             newer: None,
             older: None,
@@ -215,9 +226,11 @@ fn unexplained(request: Option<&StoredMessage>) -> String {
     }
 }
 
-fn checks(explanation: &Explanation) -> Vec<CheckRow> {
+/// Returns the checks. A request that the user has sent needs no proof of the sender.
+fn checks(explanation: &Explanation, is_by_user: bool) -> Vec<CheckRow> {
     let rows = explanation.checks.iter().map(|step| {
         let (outcome, class) = match step.outcome {
+            CheckOutcome::Refuse if is_by_user => ("not needed: you sent it", "quiet"),
             CheckOutcome::Pass => ("passes", "good"),
             CheckOutcome::Refuse => ("refuses", "bad"),
             CheckOutcome::Observed => ("would refuse", "warn"),

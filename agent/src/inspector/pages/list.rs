@@ -7,6 +7,7 @@ use hookward_pages::site::path_with;
 use hookward_pages::text::{clock, date_time, day_and_minute, duration, visible};
 
 use super::verdict_class;
+use crate::inspector::filter::KEYS;
 use crate::inspector::history::{Activity, Summary};
 
 /// Length of a day, in milliseconds.
@@ -52,6 +53,13 @@ pub(crate) struct TunnelCard {
     /// State of the application.
     pub health: String,
     pub is_healthy: bool,
+}
+
+impl RequestsPage {
+    /// Returns the keys of the filter.
+    fn keys(&self) -> &'static str {
+        KEYS
+    }
 }
 
 /// Some rows of the list.

@@ -1,0 +1,68 @@
+//! Advice on a refused request: what its sender would have to do.
+
+use hookward_core::reason::Check;
+use hookward_gate::policy::{Policy, Route, SignatureCheck};
+use hookward_gate::providers;
+
+use super::history::Detail;
+
+/// A way to let a request pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Remedy {
+    pub text: String,
+    /// Command that sends such a request.
+    pub command: Option<String>,
+}
+
+/// Returns the ways to let a refused request of a tunnel pass.
+pub(crate) fn remedies(policy: &Policy, detail: &Detail) -> Vec<Remedy> {
+    let summary = &detail.summary;
+    if summary.verdict != "refused" {
+        return Vec::new();
+    }
+    let route = summary.route.as_ref();
+    let route = route.and_then(|name| policy.routes.iter().find(|route| route.name == *name));
+    let Some(route) = route else {
+        return Vec::new();
+    };
+    match summary.check.as_deref() {
+        Some(check) if check == Check::Signature.as_str() => signatures(route, detail),
+        Some(check) if check == Check::Token.as_str() => vec![Remedy {
+            text: "Use the webhook URL with its token, as the agent's terminal shows it."
+                .to_owned(),
+            command: None,
+        }],
+        _ => Vec::new(),
+    }
+}
+
+fn signatures(route: &Route, detail: &Detail) -> Vec<Remedy> {
+    let checks = route.accept.iter().flat_map(|rule| &rule.verify);
+    let remedies = checks.map(|check| Remedy {
+        text: setup(check),
+        command: check.provider.as_deref().and_then(|provider| {
+            let secret = &check.secrets.first()?.name;
+            let authority = detail.request.authority(&detail.summary.tunnel);
+            Some(format!(
+                "hookward send --provider {provider} --secret {secret} https://{authority}{}",
+                detail.summary.path
+            ))
+        }),
+    });
+    remedies.collect()
+}
+
+/// Returns how the sender of a check signs its webhooks.
+fn setup(check: &SignatureCheck) -> String {
+    let title = check.title();
+    let row = check.provider.as_deref().and_then(providers::find);
+    let setup = row.and_then(|row| row.setup.as_deref());
+    let secret = check.secrets.first().map(|secret| secret.name.as_str());
+    let secret = secret.map_or(String::new(), |name| {
+        format!(" The secret is that of {name}.")
+    });
+    match setup {
+        Some(setup) => format!("Let {title} sign it. {setup}{secret}"),
+        None => format!("Let {title} sign it.{secret}"),
+    }
+}
