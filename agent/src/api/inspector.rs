@@ -152,7 +152,11 @@ impl AgentView {
                 has_token: binding.as_ref().is_some_and(has_token),
                 url: match &binding {
                     Some(binding) => {
-                        format!("{}{}", tunnel.url, samples::prefix_of(binding))
+                        format!(
+                            "{}{}",
+                            tunnel.url,
+                            binding.gate.policy().policy.webhook_path()
+                        )
                     }
                     None => tunnel.url,
                 },

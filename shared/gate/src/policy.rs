@@ -200,6 +200,18 @@ impl Route {
 }
 
 impl Policy {
+    /// Returns the path of the webhook URL: that of the first route, up to its first wildcard.
+    #[must_use]
+    pub fn webhook_path(&self) -> &str {
+        let route = self.routes.first();
+        let path = route.and_then(|route| route.paths.first());
+        let base = path.and_then(|path| path.split("/*").next());
+        match base.map(|base| base.trim_end_matches('/')) {
+            None | Some("") => "/",
+            Some(base) => base,
+        }
+    }
+
     /// Creates a policy with these routes.
     #[must_use]
     pub fn new(routes: Vec<Route>) -> Self {

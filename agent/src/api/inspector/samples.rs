@@ -148,16 +148,6 @@ pub(super) fn target_of(tunnel: &TunnelBinding, provider: &str) -> String {
     .replace('*', "test")
 }
 
-/// Returns the path of the first route, without its wildcards.
-pub(super) fn prefix_of(tunnel: &TunnelBinding) -> String {
-    let policy = tunnel.gate.policy();
-    let path = policy.policy.routes.first();
-    let path = path.and_then(|route| route.paths.first());
-    let path = path.map_or("", String::as_str);
-    let end = path.find("/*").unwrap_or(path.len());
-    path.get(..end).unwrap_or_default().to_owned()
-}
-
 /// Fields of a sample to send.
 #[derive(Deserialize)]
 pub(super) struct SampleForm {

@@ -133,20 +133,11 @@ fn webhook_path(policy: &Policy, webhook: Option<&str>) -> Result<String, Reason
         .map(|route| route.paths.as_slice())
         .unwrap_or_default();
     let first = paths.first().map_or("/", String::as_str);
-    let base = first
-        .split("/*")
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches('/');
-
+    let base = policy.webhook_path();
     let Some(webhook) = webhook else {
-        return Ok(if base.is_empty() {
-            "/".to_owned()
-        } else {
-            base.to_owned()
-        });
+        return Ok(base.to_owned());
     };
-    let path = format!("{base}/{webhook}");
+    let path = format!("{}/{webhook}", base.trim_end_matches('/'));
     let shaped = !webhook.contains('?')
         && syntax::check(
             path.as_bytes(),
