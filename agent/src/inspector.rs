@@ -13,7 +13,6 @@ pub(crate) mod message;
 pub(crate) mod pages;
 pub(crate) mod policy;
 mod record;
-mod redact;
 pub(crate) mod remedy;
 mod rule;
 

@@ -13,9 +13,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::capture::Source;
 use super::history::Detail;
-use super::redact::{REDACTED, REDACTED_ESCAPED};
 use crate::exchange::TunnelBinding;
 use crate::exchange::owner::OwnerRequest;
+use hookward_gate::redaction::{REDACTED, REDACTED_ESCAPED};
 
 /// A request to send, as its user sees and edits it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use hookward_gate::engine::{Evaluation, Gate, GateState, Request, Side};
 use hookward_gate::inspection::Work;
 use hookward_gate::policy::{Policy, SecretAt};
 
-use super::redact::Redaction;
+use hookward_gate::redaction::Redaction;
 
 /// Policy of a tunnel, for the inspector.
 pub(crate) struct InspectedPolicy {

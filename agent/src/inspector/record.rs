@@ -26,8 +26,8 @@ use super::capture::{
 use super::history::{HistoryQueue, Record, RecordedBy};
 use super::message::StoredMessage;
 use super::policy::InspectedPolicy;
-use super::redact::Redacted;
 use crate::events::RequestResult;
+use hookward_gate::redaction::Redacted;
 
 /// Time in which requests are gathered for one commit: ten at the highest rate, and no delay that people
 /// notice.
@@ -373,11 +373,8 @@ fn message(
     }
 
     let kind = headers.get(header::CONTENT_TYPE);
-    let kind = kind
-        .and_then(|kind| kind.to_str().ok())
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    let shown = redacted.body(&kind, &body.kept, !body.is_whole());
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let shown = redacted.body(kind, &body.kept, !body.is_whole());
     StoredMessage {
         head,
         is_redacted: matches!(shown, Cow::Owned(_)),

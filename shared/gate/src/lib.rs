@@ -12,5 +12,6 @@ pub mod engine;
 pub mod inspection;
 pub mod policy;
 pub mod providers;
+pub mod redaction;
 pub mod request;
 pub mod sign;

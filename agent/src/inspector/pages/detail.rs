@@ -14,9 +14,9 @@ use crate::inspector::capture::BODY_BYTES;
 use crate::inspector::curl;
 use crate::inspector::history::{Detail, Summary};
 use crate::inspector::message::StoredMessage;
-use crate::inspector::redact::REDACTED;
 use crate::inspector::remedy::Remedy;
 use crate::inspector::rule::Rule;
+use hookward_gate::redaction::REDACTED;
 
 /// Page of a request.
 #[derive(Template)]

@@ -2,8 +2,12 @@
 //! secrets.
 
 use axum::http::HeaderName;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use hookward_core::secret::names::is_secret_name;
 use hookward_core::text::shown_path;
 use hookward_gate::engine::{Grant, TokenSpan};
+use hookward_gate::policy::{Accept, Policy, Route, SignatureCheck};
+use hookward_gate::redaction::Redaction;
 use hookward_observe::api::deliveries::{
     DeliveryContent, DeliveryStatus, JobStatus, StoredRequest, StoredResponse,
 };
@@ -53,24 +57,41 @@ impl From<&Job> for JobStatus {
 
 /// Returns a delivery with its content, without secrets.
 pub(super) fn content(detail: DeliveryDetail) -> DeliveryContent {
-    let text = |bytes: &[u8]| {
-        let beginning = bytes
-            .get(..bytes.len().min(SHOWN_BYTES))
-            .unwrap_or_default();
-        String::from_utf8_lossy(beginning).into_owned()
-    };
+    let rules = rules_of(detail.row.provider.as_deref());
     let response = detail.response.map(|response| StoredResponse {
         head: response.head,
-        body: text(&response.body),
+        body: text(&rules, "", &response.body),
     });
     DeliveryContent {
         delivery: DeliveryStatus::from(detail.row),
-        request: detail.payload.and_then(|payload| request(payload, text)),
+        request: detail.payload.and_then(|payload| request(payload, &rules)),
         response,
     }
 }
 
-fn request(payload: Payload, text: impl Fn(&[u8]) -> String) -> Option<StoredRequest> {
+/// Returns the rules for the webhooks of a provider: names that say that a value is secret, and the
+/// places where the provider puts one.
+fn rules_of(provider: Option<&str>) -> Redaction {
+    let mut route = Route::new("stored", Vec::new());
+    route.accept.push(Accept {
+        verify: provider.map(SignatureCheck::by).into_iter().collect(),
+        ..Accept::default()
+    });
+    Redaction::of(&Policy::new(vec![route]), &[])
+}
+
+/// Returns the beginning of a body as text, without secrets.
+fn text(rules: &Redaction, media_type: &str, body: &[u8]) -> String {
+    let shown = body.get(..body.len().min(SHOWN_BYTES)).unwrap_or_default();
+    let is_cut = shown.len() < body.len();
+    let shown = rules
+        .redacted()
+        .body(media_type, shown, is_cut)
+        .into_owned();
+    String::from_utf8_lossy(&shown).into_owned()
+}
+
+fn request(payload: Payload, rules: &Redaction) -> Option<StoredRequest> {
     let Payload { head, grant, body } = payload;
     let head = ExchangeRequest::decode(head).ok()?;
     let grant: Grant = serde_json::from_slice(&grant).ok()?;
@@ -79,6 +100,9 @@ fn request(payload: Payload, text: impl Fn(&[u8]) -> String) -> Option<StoredReq
         grant.tokens.iter().any(is_own)
     };
 
+    let media_type = head.headers.get(CONTENT_TYPE);
+    let media_type = media_type.and_then(|kind| kind.to_str().ok());
+    let media_type = media_type.unwrap_or_default();
     let headers = head.headers.iter().map(|(name, value)| {
         let value = match !is_token(name) && is_harmless(name) {
             true => String::from_utf8_lossy(value.as_bytes()).into_owned(),
@@ -92,7 +116,13 @@ fn request(payload: Payload, text: impl Fn(&[u8]) -> String) -> Option<StoredReq
         path: shown_path(&head.target).into_owned(),
         headers: headers.collect(),
         body_bytes: body.len() as u64,
-        body: text(&body),
+        body: match head.headers.get(CONTENT_ENCODING) {
+            // Secrets in it cannot be found.
+            Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+                "(compressed)".to_owned()
+            }
+            _ => text(rules, media_type, &body),
+        },
     })
 }
 
@@ -111,7 +141,8 @@ fn is_harmless(name: &HeaderName) -> bool {
     ];
     const ENDS: [&str; 5] = ["-event", "-event-key", "-event-type", "-topic", "-delivery"];
     let name = name.as_str();
-    NAMES.contains(&name) || ENDS.iter().any(|end| name.ends_with(end))
+    let is_plain = NAMES.contains(&name) || ENDS.iter().any(|end| name.ends_with(end));
+    is_plain && !is_secret_name(name.as_bytes())
 }
 
 /// Maximum number of bytes of a body that are shown.

@@ -14,30 +14,48 @@ type Found = (Range<usize>, Vec<u8>);
 /// Maximum depth of JSON within strings of JSON.
 const MAX_DEPTH: usize = 4;
 
-/// Returns the secret values of a body. `kind` is its media type, in lower case.
+/// Returns the secret values of a body with this media type.
 pub(super) fn body(rules: &Redaction, kind: &str, body: &[u8]) -> Vec<Found> {
+    let lower = kind.to_ascii_lowercase();
     let first = body.trim_ascii_start().first();
-    if kind.starts_with("multipart/") {
-        parts(rules, body)
-    } else if kind.starts_with("application/x-www-form-urlencoded") {
-        pairs(rules, body, 0)
+    if lower.starts_with("multipart/") {
+        parts(rules, boundary(kind, &lower), body)
+    } else if lower.starts_with("application/x-www-form-urlencoded") {
+        pairs(rules, body, 0, FORM_SEPARATORS)
     } else if matches!(first, Some(b'{' | b'[' | b'"')) {
         members(rules, body, 0)
     } else {
-        // A form or JSON without its media type.
-        match pairs(rules, body, 0) {
-            found if found.is_empty() => members(rules, body, 0),
-            found => found,
-        }
+        // A form or JSON without its media type, or a text that has both.
+        text(rules, body)
     }
 }
 
+/// Returns the secret values of a text that may be a form, or have JSON.
+fn text(rules: &Redaction, text: &[u8]) -> Vec<Found> {
+    let mut all = pairs(rules, text, 0, FORM_SEPARATORS);
+    all.extend(members(rules, text, 0));
+    all.sort_by_key(|(range, _)| range.start);
+    let mut end = 0;
+    all.retain(|(range, _)| {
+        let is_apart = range.start >= end;
+        end = end.max(range.end);
+        is_apart
+    });
+    all
+}
+
+/// Separators of the pairs of a form.
+pub(super) const FORM_SEPARATORS: &[u8] = b"&;";
+
+/// Separators of the pairs of a URL, whose fragment may have parameters, too.
+pub(super) const URL_SEPARATORS: &[u8] = b"&;?#";
+
 /// Returns the secret values of a query or form that begins at `start`.
-pub(super) fn pairs(rules: &Redaction, text: &[u8], start: usize) -> Vec<Found> {
+pub(super) fn pairs(rules: &Redaction, text: &[u8], start: usize, separators: &[u8]) -> Vec<Found> {
     let mut at = start;
     let mut found = Vec::new();
     let rest = text.get(start..).unwrap_or_default();
-    for pair in rest.split(|byte| matches!(byte, b'&' | b';')) {
+    for pair in rest.split(|byte| separators.contains(byte)) {
         let end = at + pair.len();
         if let Some(equals) = pair.iter().position(|byte| *byte == b'=') {
             let (name, value) = pair.split_at_checked(equals).unwrap_or_default();
@@ -52,6 +70,18 @@ pub(super) fn pairs(rules: &Redaction, text: &[u8], start: usize) -> Vec<Found> 
         at = end + 1;
     }
     found
+}
+
+/// Returns the user and password of a URL.
+pub(super) fn user_info(url: &[u8]) -> Option<Found> {
+    let start = memmem::find(url, b"://")? + b"://".len();
+    let rest = url.get(start..)?;
+    let end = rest
+        .iter()
+        .position(|byte| matches!(byte, b'/' | b'?' | b'#'));
+    let authority = rest.get(..end.unwrap_or(rest.len()))?;
+    let at = authority.iter().rposition(|byte| *byte == b'@')?;
+    Some((start..start + at, REDACTED_ESCAPED.as_bytes().to_vec()))
 }
 
 /// Returns a form's value that is JSON, such as Slack's `payload`, without secrets; `None` if it has
@@ -107,62 +137,88 @@ fn inner_json(rules: &Redaction, content: &[u8], depth: usize) -> Option<Vec<u8>
     serde_json::to_vec(&String::from_utf8_lossy(&redacted)).ok()
 }
 
-/// Returns the secret values of a multipart body, at its own boundary.
-fn parts(rules: &Redaction, body: &[u8]) -> Vec<Found> {
-    let mut found = Vec::new();
-    let line_end = body.iter().position(|byte| *byte == b'\n');
-    let Some(boundary) = line_end.and_then(|end| body.get(..end)) else {
-        return found;
+/// Returns the parameter `boundary` of a media type (RFC 2046 §5.1.1), also given in lower case.
+fn boundary<'k>(kind: &'k str, lower: &str) -> Option<&'k [u8]> {
+    let value = kind.get(lower.find("boundary=")? + "boundary=".len()..)?;
+    let value = match value.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next(),
+        None => value.split([';', ' ']).next(),
     };
-    let boundary = boundary.trim_ascii_end();
-    let has_crlf = body.get(boundary.len()) == Some(&b'\r');
-    let (gap, line): (&[u8], &[u8]) = match has_crlf {
-        true => (b"\r\n\r\n", b"\r\n"),
-        false => (b"\n\n", b"\n"),
-    };
-    let delimiter = [line, boundary].concat();
+    value.filter(|value| !value.is_empty()).map(str::as_bytes)
+}
 
-    let mut at = boundary.len();
+/// Returns the secret values of a multipart body, at this boundary or at that of its first line.
+fn parts(rules: &Redaction, boundary: Option<&[u8]>, body: &[u8]) -> Vec<Found> {
+    let mut found = Vec::new();
+    let first_line = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let delimiter = match boundary.map(|boundary| [b"--", boundary].concat()) {
+        Some(delimiter) if memmem::find(body, &delimiter).is_some() => delimiter,
+        _ if first_line.len() < body.len() => first_line.trim_ascii_end().to_vec(),
+        _ => return text(rules, body),
+    };
+    // A preamble may come before the first part.
+    let start = memmem::find(body, &delimiter).unwrap_or_default();
+    found.extend(text(rules, body.get(..start).unwrap_or_default()));
+
+    let mut at = start + delimiter.len();
     while let Some(rest) = body.get(at..) {
-        let Some(head) = memmem::find(rest, gap) else {
-            break;
-        };
-        let content = head + gap.len();
-        let after = rest.get(content..).unwrap_or_default();
-        let length = memmem::find(after, &delimiter).unwrap_or(after.len());
-        let name = part_name(rest.get(..head).unwrap_or_default());
-        let range = at + content..at + content + length;
-        if name.is_some_and(|name| rules.is_field(name)) {
-            found.push((range, REDACTED.as_bytes().to_vec()));
-        } else {
-            let inner = members(rules, after.get(..length).unwrap_or_default(), 0);
-            let moved = inner
-                .into_iter()
-                .map(|(inner, by)| (range.start + inner.start..range.start + inner.end, by));
-            found.extend(moved);
+        let length = memmem::find(rest, &delimiter).unwrap_or(rest.len());
+        let part = rest.get(..length).unwrap_or_default();
+        if let Some(content) = content_start(part) {
+            let head = part.get(..content).unwrap_or_default();
+            let inside = part.get(content..).unwrap_or_default();
+            let end = content + without_line_end(inside).len();
+            let range = at + content..at + end;
+            if part_name(head).is_some_and(|name| rules.is_field(name)) {
+                found.push((range, REDACTED.as_bytes().to_vec()));
+            } else {
+                let inner = text(rules, part.get(content..end).unwrap_or_default());
+                let moved = inner
+                    .into_iter()
+                    .map(|(inner, by)| (range.start + inner.start..range.start + inner.end, by));
+                found.extend(moved);
+            }
         }
-        at += content + length + delimiter.len();
+        at += length + delimiter.len();
     }
     found
 }
 
-/// Returns the name of a part, by its header fields.
+/// Returns the position after the empty line of a part.
+fn content_start(part: &[u8]) -> Option<usize> {
+    let with_crlf = memmem::find(part, b"\r\n\r\n").map(|at| at + 4);
+    let with_lf = memmem::find(part, b"\n\n").map(|at| at + 2);
+    match (with_crlf, with_lf) {
+        (Some(crlf), Some(lf)) => Some(crlf.min(lf)),
+        (crlf, lf) => crlf.or(lf),
+    }
+}
+
+/// Removes the line end that belongs to the next delimiter.
+fn without_line_end(content: &[u8]) -> &[u8] {
+    let content = content.strip_suffix(b"\n").unwrap_or(content);
+    content.strip_suffix(b"\r").unwrap_or(content)
+}
+
+/// Returns the name of a part: the parameter `name` outside of quotation marks.
 fn part_name(fields: &[u8]) -> Option<&[u8]> {
-    let lower = fields.to_ascii_lowercase();
-    let mut starts = memmem::find_iter(&lower, b"name=").filter(|at| {
-        // Not the end of `filename=`.
-        let before = at.checked_sub(1).and_then(|before| lower.get(before));
-        before.is_none_or(|byte| !byte.is_ascii_alphanumeric())
+    let mut is_quoted = false;
+    let parameters = fields.split(|byte| {
+        is_quoted ^= *byte == b'"';
+        !is_quoted && matches!(byte, b';' | b'\r' | b'\n')
     });
-    let rest = fields.get(starts.next()? + b"name=".len()..)?;
-    let quoted = rest.strip_prefix(b"\"");
-    let value = quoted.unwrap_or(rest);
-    let is_end = |byte: &u8| match quoted {
-        Some(_) => *byte == b'"',
-        None => matches!(byte, b';' | b'\r' | b'\n' | b' '),
-    };
-    let end = value.iter().position(is_end).unwrap_or(value.len());
-    value.get(..end)
+    parameters
+        .filter_map(|parameter| {
+            let equals = parameter.iter().position(|byte| *byte == b'=')?;
+            let (name, value) = parameter.split_at_checked(equals)?;
+            let is_name = name.trim_ascii().eq_ignore_ascii_case(b"name");
+            is_name.then(|| value.get(1..).unwrap_or_default().trim_ascii())
+        })
+        .map(|value| {
+            let value = value.strip_prefix(b"\"").unwrap_or(value);
+            value.strip_suffix(b"\"").unwrap_or(value)
+        })
+        .next()
 }
 
 /// Returns the runs of letters of a token, in order.

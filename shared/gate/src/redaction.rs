@@ -1,4 +1,4 @@
-//! Redaction of captured requests, before anything is written.
+//! Redaction of requests that people see, or that are written.
 //!
 //! Redacted are values whose name says that they are secret ([`is_secret_name`]), the locations that
 //! the policy's checks read a secret from, and, wherever they occur: the policy's signing secrets,
@@ -16,17 +16,18 @@ use std::ops::Range;
 use data_encoding::BASE64;
 use hookward_core::secret::names::is_secret_name;
 use hookward_core::secret::{Secret, SecretDigest};
-use hookward_gate::engine::explain::{CheckStep, Explanation};
-use hookward_gate::policy::Policy;
-use hookward_gate::providers::ValueLocator;
 use http::HeaderName;
 use memchr::memmem;
 
+use crate::engine::explain::{CheckStep, Explanation};
+use crate::policy::Policy;
+use crate::providers::ValueLocator;
+
 /// Text in place of a secret.
-pub(crate) const REDACTED: &str = "[redacted]";
+pub const REDACTED: &str = "[redacted]";
 
 /// [`REDACTED`] in a query or a form.
-pub(crate) const REDACTED_ESCAPED: &str = "%5Bredacted%5D";
+pub const REDACTED_ESCAPED: &str = "%5Bredacted%5D";
 
 /// Minimum length of a secret that is searched for, in bytes: shorter ones occur by chance.
 const SEARCHED_BYTES: usize = 6;
@@ -38,7 +39,7 @@ const TOKEN_BYTES: Range<usize> = 16..257;
 const REMEMBERED: usize = 32;
 
 /// Rules of redaction for one tunnel.
-pub(crate) struct Redaction {
+pub struct Redaction {
     /// Names of header fields.
     headers: BTreeSet<String>,
     /// Names in queries and forms, in lower case.
@@ -52,7 +53,7 @@ pub(crate) struct Redaction {
 
 impl Redaction {
     /// Returns the rules for a policy, and for further names in lower case.
-    pub(super) fn of(policy: &Policy, names: &[String]) -> Self {
+    pub fn of(policy: &Policy, names: &[String]) -> Self {
         let signing = policy.signing_secrets().flat_map(parts);
         let allowed = policy
             .secret_values()
@@ -95,7 +96,7 @@ impl Redaction {
     }
 
     /// Returns a collector for one request.
-    pub(super) fn redacted(&self) -> Redacted<'_> {
+    pub fn redacted(&self) -> Redacted<'_> {
         Redacted::with_secrets(self, Vec::new())
     }
 
@@ -131,7 +132,7 @@ fn lower(name: &[u8]) -> String {
 }
 
 /// Redaction of one request: remembers what it has redacted, because other texts may repeat it.
-pub(super) struct Redacted<'r> {
+pub struct Redacted<'r> {
     rules: &'r Redaction,
     /// Values that were redacted.
     secrets: Vec<Vec<u8>>,
@@ -139,12 +140,12 @@ pub(super) struct Redacted<'r> {
 
 impl<'r> Redacted<'r> {
     /// Continues with the values that were redacted before.
-    pub(super) fn with_secrets(rules: &'r Redaction, secrets: Vec<Vec<u8>>) -> Self {
+    pub fn with_secrets(rules: &'r Redaction, secrets: Vec<Vec<u8>>) -> Self {
         Self { rules, secrets }
     }
 
     /// Returns the values that were redacted.
-    pub(super) fn into_secrets(self) -> Vec<Vec<u8>> {
+    pub fn into_secrets(self) -> Vec<Vec<u8>> {
         self.secrets
     }
 
@@ -168,34 +169,43 @@ impl<'r> Redacted<'r> {
     }
 
     /// Returns the value of a header field, or [`REDACTED`].
-    pub(super) fn header<'v>(&mut self, name: &HeaderName, value: &'v [u8]) -> Cow<'v, [u8]> {
+    pub fn header<'v>(&mut self, name: &HeaderName, value: &'v [u8]) -> Cow<'v, [u8]> {
         let numbered = name.as_str().rsplit_once('-').map_or("", |(stem, _)| stem);
         let is_secret = is_secret_name(name.as_str().as_bytes())
             || self.rules.headers.contains(name.as_str())
-            || self.rules.headers.contains(numbered);
+            || self.rules.headers.contains(numbered)
+            || is_credential(value);
         if is_secret {
             self.remember(value);
             return Cow::Borrowed(REDACTED.as_bytes());
         }
 
         // A URL, as in Referer and Location.
-        match value.contains(&b'?') {
-            true => self.target(value),
-            false => self.without_known(Cow::Borrowed(value), REDACTED),
+        if memmem::find(value, b"://").is_some() || value.contains(&b'?') {
+            return self.target(value);
         }
+        self.without_known(Cow::Borrowed(value), REDACTED)
     }
 
     /// Returns a target whose query has no secrets.
-    pub(super) fn target<'t>(&mut self, target: &'t [u8]) -> Cow<'t, [u8]> {
-        let query = target.iter().position(|byte| *byte == b'?');
-        let found = query.map_or_else(Vec::new, |at| scan::pairs(self.rules, target, at + 1));
+    pub fn target<'t>(&mut self, target: &'t [u8]) -> Cow<'t, [u8]> {
+        let mut found = Vec::from_iter(scan::user_info(target));
+        let query = target.iter().position(|byte| matches!(byte, b'?' | b'#'));
+        if let Some(at) = query {
+            found.extend(scan::pairs(
+                self.rules,
+                target,
+                at + 1,
+                scan::URL_SEPARATORS,
+            ));
+        }
         let redacted = self.replace(target, &found);
         self.without_known(redacted, REDACTED_ESCAPED)
     }
 
-    /// Returns a body without secrets. `kind` is its media type, in lower case. A body that `is_cut`
+    /// Returns a body without secrets. `kind` is its media type. A body that `is_cut`
     /// may end within a secret.
-    pub(super) fn body<'b>(&mut self, kind: &str, body: &'b [u8], is_cut: bool) -> Cow<'b, [u8]> {
+    pub fn body<'b>(&mut self, kind: &str, body: &'b [u8], is_cut: bool) -> Cow<'b, [u8]> {
         let found = scan::body(self.rules, kind, body);
         let redacted = self.replace(body, &found);
         let redacted = self.without_known(redacted, REDACTED);
@@ -206,13 +216,13 @@ impl<'r> Redacted<'r> {
     }
 
     /// Returns a text that may repeat what was redacted.
-    pub(super) fn text(&self, text: &str) -> String {
+    pub fn text(&self, text: &str) -> String {
         let text = self.without_known(Cow::Borrowed(text.as_bytes()), REDACTED);
         String::from_utf8_lossy(&text).into_owned()
     }
 
     /// Returns an explanation whose texts do not repeat what was redacted.
-    pub(super) fn explanation(&self, explained: Explanation) -> Explanation {
+    pub fn explanation(&self, explained: Explanation) -> Explanation {
         let texts = |texts: Vec<String>| texts.iter().map(|text| self.text(text)).collect();
         let step = |step: CheckStep| CheckStep {
             reason: self.text(&step.reason),
@@ -301,17 +311,29 @@ fn forms(secret: &Secret) -> Vec<Secret> {
     let bytes = secret.expose();
     let json = std::str::from_utf8(bytes).ok();
     let json = json.and_then(|text| serde_json::to_string(text).ok());
-    let json = json.map(|quoted| quoted.trim_matches('"').as_bytes().to_vec());
+    let json = json.map(|quoted| quoted.trim_matches('"').to_owned());
+    // Some encoders escape slashes (RFC 8259 §7 allows it).
+    let slashed = json.as_ref().map(|json| json.replace('/', "\\/"));
     let forms = [
         Some(bytes.to_vec()),
         Some(escaped(bytes).into_bytes()),
-        json,
+        json.map(String::into_bytes),
+        slashed.map(String::into_bytes),
         Some(BASE64.encode(bytes).into_bytes()),
     ];
     let mut forms: Vec<_> = forms.into_iter().flatten().collect();
     forms.sort();
     forms.dedup();
     forms.into_iter().filter_map(Secret::new).collect()
+}
+
+/// Returns `true` for the value of a field that has credentials under any name (RFC 9110 §11.4).
+fn is_credential(value: &[u8]) -> bool {
+    let starts = |scheme: &[u8]| {
+        let start = value.get(..scheme.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    };
+    starts(b"bearer ") || starts(b"basic ")
 }
 
 /// Escapes a value of a form.
@@ -327,9 +349,7 @@ fn escaped(value: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hookward_gate::policy::{
-        Accept, ActiveSecret, HeaderRule, Route, SignatureCheck, TokenCheck,
-    };
+    use crate::policy::{Accept, ActiveSecret, HeaderRule, Route, SignatureCheck, TokenCheck};
 
     use super::*;
 
@@ -385,6 +405,7 @@ mod tests {
         ] {
             assert_eq!(header(name, "abc"), REDACTED, "{name}");
         }
+        assert_eq!(header("x-custom", "Bearer abc"), REDACTED);
         assert_eq!(header("x-hub-signature-256", "sha256=00"), "sha256=00");
         assert_eq!(header("x-other", "a s3cr3t-value b"), "a [redacted] b");
         assert_eq!(
@@ -415,6 +436,10 @@ mod tests {
             ),
             ("/token=abc", "/token=abc"),
             ("/a?b=s3cr3t-value", "/a?b=%5Bredacted%5D"),
+            (
+                "https://u:pw@h/cb?a=1?token=x#access_token=y",
+                "https://%5Bredacted%5D@h/cb?a=1?token=%5Bredacted%5D#access_token=%5Bredacted%5D",
+            ),
             (
                 "/s3cr3t-value/a-minted-token-of-the-tunnel",
                 "/%5Bredacted%5D/%5Bredacted%5D",
@@ -481,6 +506,16 @@ mod tests {
                 PARTS,
                 "--x\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\nabc\r\n--x\r\nContent-Disposition: form-data; name=a\r\n\r\n{\"token\":\"b\"}\r\n--x--\r\n",
                 "--x\r\nContent-Disposition: form-data; name=\"password\"\r\n\r\n[redacted]\r\n--x\r\nContent-Disposition: form-data; name=a\r\n\r\n{\"token\":\"[redacted]\"}\r\n--x--\r\n",
+            ),
+            (
+                "multipart/form-data; boundary=\"X\"",
+                "password=p\r\n--X\r\nContent-Disposition: form-data; x=\"name=z\"; name=\"password\"\r\n\r\nabc\r\n--X\r\nContent-Disposition: form-data; name=payload\r\n\r\na=1&token=b\r\n--X--\r\n",
+                "password=%5Bredacted%5D--X\r\nContent-Disposition: form-data; x=\"name=z\"; name=\"password\"\r\n\r\n[redacted]\r\n--X\r\nContent-Disposition: form-data; name=payload\r\n\r\na=1&token=%5Bredacted%5D\r\n--X--\r\n",
+            ),
+            (
+                "text/plain",
+                "x&token=1&{\"password\":\"abc\"}",
+                "x&token=%5Bredacted%5D&{\"password\":\"[redacted]\"}",
             ),
             (
                 PARTS,
