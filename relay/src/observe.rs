@@ -1,7 +1,7 @@
 //! Observation of the relay's work. The edge produces one [`outcome`] for each request. The
 //! [`observer`] consumes it. It writes a record of the [`audit`] log and a line of the log
-//! ([`request_log`]), counts it ([`metrics`], [`clients`], [`activity`]), notifies the tunnel's owner ([`owner_events`]), and publishes an event for
-//! subscribers ([`events`]). [`acts`] records administrative acts of other processes.
+//! ([`request_log`]), counts it ([`metrics`], [`clients`], [`activity`]), notifies the tunnel's owner
+//! ([`owner_events`]), and publishes an event for subscribers ([`events`]). [`acts`] records administrative acts of other processes.
 
 use std::time::Duration;
 

@@ -61,7 +61,7 @@ async fn requests_are_kept_without_secrets() {
     let html = agent.get("/requests/1").await.body;
     for phase in [
         "Relay: gate",
-        "Tunnel, there and back",
+        "Tunnel round trip, about",
         "Agent: gate",
         "Application",
     ] {

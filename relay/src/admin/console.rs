@@ -1,5 +1,5 @@
 //! Console: the pages of the admin API. They show the state of the relay, its deliveries and its audit
-//! log, and ask before they revoke, drop or stop.
+//! log, and ask before they revoke, drop, stop, or deliver again what was delivered.
 
 mod audit;
 mod audit_filter;

@@ -253,7 +253,7 @@ fn phases(detail: &Detail) -> Vec<Phase> {
     let known = [
         (0, "Edge: receiving", summary.receive_us),
         (4, "Relay: gate", summary.relay_us),
-        (5, "Tunnel, there and back", summary.tunnel_us),
+        (5, "Tunnel round trip, about", summary.tunnel_us),
         (1, "Agent: gate", summary.gate_us),
         (2, "Application", summary.application_us),
     ];

@@ -440,7 +440,7 @@ fn verdict_of(outcome: &RequestResult) -> (&'static str, Option<String>) {
             return (OBSERVED, Some(reason));
         }
         RequestResult::Answered { secrets, .. } if secrets.is_empty() => None,
-        RequestResult::Answered { secrets, .. } => Some(format!("by {}", secrets.join(", "))),
+        RequestResult::Answered { .. } => None,
         RequestResult::Challenge { .. } => Some("the provider's challenge".to_owned()),
         RequestResult::Refused { check, reason, .. } => {
             Some(format!("by the agent's {check}: {reason}"))

@@ -181,7 +181,7 @@ pub(super) async fn ended_by_change(
 pub(super) const CHANGED: &str = "the administrator changed what the agent may open";
 
 /// Reason of the end of a session whose credential was revoked.
-const WITHDRAWN: &str = "the agent's credential was withdrawn";
+const WITHDRAWN: &str = "the agent's credential was withdrawn; it needs a new join token (hookward-relay agent add NAME)";
 
 pub(super) fn refuse_credential(message: &str) -> Step {
     let refusal = OpenRefused(RefusedReason::Credential, message.to_owned());

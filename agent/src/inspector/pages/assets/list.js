@@ -51,7 +51,8 @@ if (isLive) {
     if (received === 0) state.textContent = "live";
   });
   stream.addEventListener("error", () => {
-    state.textContent = "not connected to the agent; trying again";
+    const isOver = stream.readyState === EventSource.CLOSED;
+    state.textContent = `not connected to the agent${isOver ? ": reload the page" : "; trying again"}`;
   });
 }
 
