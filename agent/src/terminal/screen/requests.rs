@@ -439,7 +439,6 @@ fn verdict_of(outcome: &RequestResult) -> (&'static str, Option<String>) {
             let reason = format!("would be refused by {check}: {reason}");
             return (OBSERVED, Some(reason));
         }
-        RequestResult::Answered { secrets, .. } if secrets.is_empty() => None,
         RequestResult::Answered { .. } => None,
         RequestResult::Challenge { .. } => Some("the provider's challenge".to_owned()),
         RequestResult::Refused { check, reason, .. } => {
