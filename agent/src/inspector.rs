@@ -83,9 +83,11 @@ impl Inspector {
         self.capture.clone()
     }
 
-    /// Returns the inspector for the API.
-    pub(crate) fn view(&self) -> InspectorView {
+    /// Returns the inspector for the API. `ca` is the file of the relay's certificate, if it is
+    /// self-signed.
+    pub(crate) fn view(&self, ca: Option<String>) -> InspectorView {
         InspectorView {
+            ca,
             history: self.history.clone(),
             capture: self.capture.clone(),
         }
@@ -103,6 +105,8 @@ impl Inspector {
 /// The inspector as the API shows it.
 #[derive(Clone)]
 pub(crate) struct InspectorView {
+    /// File of the relay's self-signed certificate, for commands that users copy.
+    pub ca: Option<String>,
     pub history: History,
     pub capture: Capture,
 }

@@ -129,7 +129,7 @@ async fn a_refusal_is_explained_check_by_check() {
     for advice in [
         "To let such a request pass",
         "Let GitHub sign it.",
-        "hookward send --provider github --secret env:GITHUB_SECRET https://",
+        "hookward send --provider github --secret env:GITHUB_SECRET --cacert",
     ] {
         assert!(html.contains(advice), "{advice} is missing in {html}");
     }

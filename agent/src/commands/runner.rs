@@ -175,7 +175,7 @@ impl TunnelRunner {
             }
         };
 
-        let source = outputs.serve(&agent, &events);
+        let source = outputs.serve(&agent, &events, local.as_ref().and_then(Local::ca));
         let on_screen = Quit {
             in_order: quit.clone(),
             at_once: CancellationToken::new(),

@@ -4,9 +4,9 @@ use hookward_core::text::is_invisible;
 
 use super::message::StoredMessage;
 
-/// Returns the command that sends a request to its public host; `None` if a command cannot. Redacted
-/// values stay redacted.
-pub(super) fn command(request: &StoredMessage, host: &str) -> Option<String> {
+/// Returns the command that sends a request to its public host, whose certificate is that of the file
+/// `ca`. `None` if a command cannot. Redacted values stay redacted.
+pub(super) fn command(request: &StoredMessage, host: &str, ca: Option<&str>) -> Option<String> {
     let head = request.parts();
     let method = head.start_line.split(' ').next().unwrap_or("POST");
     // Otherwise it would name another host.
@@ -17,6 +17,9 @@ pub(super) fn command(request: &StoredMessage, host: &str) -> Option<String> {
         quoted(method),
         quoted(&format!("https://{}{target}", request.authority(host)))
     )];
+    if let Some(ca) = ca {
+        parts.push(format!("--cacert {}", quoted(ca)));
+    }
     for (name, value) in &head.fields {
         let is_computed = ["host", "content-length", "transfer-encoding", "connection"]
             .iter()
@@ -37,7 +40,7 @@ pub(super) fn command(request: &StoredMessage, host: &str) -> Option<String> {
 
 /// Quotes a text for a POSIX shell. Invisible characters cannot end the quotation, but could control
 /// the terminal or hide text, so they are written by `printf`.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let is_hidden = |letter: char| is_invisible(letter) && letter != '\n';
     if text.chars().any(is_hidden) {
         let escaped: String = text
@@ -68,8 +71,8 @@ mod tests {
             ..StoredMessage::default()
         };
         assert_eq!(
-            command(&request, "h.example.com").unwrap(),
-            "curl --globoff --path-as-is -X 'POST' 'https://h.example.com:8443/a?b='\\''c'\\''' \\\n  -H 'X-A: it'\\''s' \\\n  \
+            command(&request, "h.example.com", Some("/edge.pem")).unwrap(),
+            "curl --globoff --path-as-is -X 'POST' 'https://h.example.com:8443/a?b='\\''c'\\''' \\\n  --cacert '/edge.pem' \\\n  -H 'X-A: it'\\''s' \\\n  \
              --data-raw '{\"a\": \"$(id) `id` '\\''x'\\''\"}'"
         );
         assert_eq!(quoted("a\u{202e}"), "\"$(printf 'a\\342\\200\\256')\"");
@@ -77,7 +80,7 @@ mod tests {
             head: b"POST @evil.example/x HTTP/1.1\r\n".to_vec(),
             ..StoredMessage::default()
         };
-        assert_eq!(command(&foreign, "h.example.com"), None);
+        assert_eq!(command(&foreign, "h.example.com", None), None);
         assert_eq!(quoted("a\x1b'%"), "\"$(printf 'a\\033\\047%%')\"");
     }
 }

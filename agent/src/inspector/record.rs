@@ -63,11 +63,15 @@ impl Recorder {
     /// Records what is captured, until every sender is gone.
     pub(super) fn run(&self, captured: &Receiver<Captured>) {
         while let Ok(first) = captured.recv() {
-            // Sleeping costs one wakeup for all, where waiting would cost one for each.
-            std::thread::sleep(GATHER_TIME);
-            let all = std::iter::once(first).chain(captured.try_iter());
-            let batch = all.take(BATCH).filter_map(|next| self.record(next));
-            self.history.insert(batch.collect());
+            let waiting = captured.try_iter().take(BATCH - 1);
+            let mut batch: Vec<_> = std::iter::once(first).chain(waiting).collect();
+            if batch.len() < BATCH {
+                // Sleeping costs one wakeup for all, where waiting would cost one for each.
+                std::thread::sleep(GATHER_TIME);
+                batch.extend(captured.try_iter().take(BATCH - batch.len()));
+            }
+            let records = batch.into_iter().filter_map(|next| self.record(next));
+            self.history.insert(records.collect());
         }
     }
 

@@ -4,6 +4,7 @@ use hookward_core::reason::Check;
 use hookward_gate::policy::{Policy, Route, SignatureCheck};
 use hookward_gate::providers;
 
+use super::curl::quoted;
 use super::history::Detail;
 
 /// A way to let a request pass.
@@ -14,8 +15,9 @@ pub(crate) struct Remedy {
     pub command: Option<String>,
 }
 
-/// Returns the ways to let a refused request of a tunnel pass.
-pub(crate) fn remedies(policy: &Policy, detail: &Detail) -> Vec<Remedy> {
+/// Returns the ways to let a refused request of a tunnel pass. `ca` is the file of the relay's self-signed
+/// certificate.
+pub(crate) fn remedies(policy: &Policy, detail: &Detail, ca: Option<&str>) -> Vec<Remedy> {
     let summary = &detail.summary;
     if summary.verdict != "refused" {
         return Vec::new();
@@ -26,7 +28,7 @@ pub(crate) fn remedies(policy: &Policy, detail: &Detail) -> Vec<Remedy> {
         return Vec::new();
     };
     match summary.check.as_deref() {
-        Some(check) if check == Check::Signature.as_str() => signatures(route, detail),
+        Some(check) if check == Check::Signature.as_str() => signatures(route, detail, ca),
         Some(check) if check == Check::Token.as_str() => vec![Remedy {
             text: "Use the webhook URL with its token, as the agent's terminal shows it."
                 .to_owned(),
@@ -36,16 +38,17 @@ pub(crate) fn remedies(policy: &Policy, detail: &Detail) -> Vec<Remedy> {
     }
 }
 
-fn signatures(route: &Route, detail: &Detail) -> Vec<Remedy> {
+fn signatures(route: &Route, detail: &Detail, ca: Option<&str>) -> Vec<Remedy> {
     let checks = route.accept.iter().flat_map(|rule| &rule.verify);
     let remedies = checks.map(|check| Remedy {
         text: setup(check),
         command: check.provider.as_deref().and_then(|provider| {
             let secret = &check.secrets.first()?.name;
             let authority = detail.request.authority(&detail.summary.tunnel);
+            let ca = ca.map_or_else(String::new, |ca| format!(" --cacert {}", quoted(ca)));
+            let url = quoted(&format!("https://{authority}{}", detail.summary.path));
             Some(format!(
-                "hookward send --provider {provider} --secret {secret} https://{authority}{}",
-                detail.summary.path
+                "hookward send --provider {provider} --secret {secret}{ca} {url}"
             ))
         }),
     });

@@ -108,9 +108,10 @@ async fn request_page(view: &AgentView, detail: &Detail) -> Result<RequestPage, 
         Some(id) => Some(view.delivery(id).await?),
         None => None,
     };
-    let mut page = RequestPage::new(detail, stuck, delivery)?;
+    let ca = view.inspector()?.ca.as_deref();
+    let mut page = RequestPage::new(detail, stuck, delivery, ca)?;
     if let Some(tunnel) = tunnel {
-        page.remedies = remedies(&tunnel.gate.policy().policy, detail);
+        page.remedies = remedies(&tunnel.gate.policy().policy, detail, ca);
     }
     Ok(page)
 }

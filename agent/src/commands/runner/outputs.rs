@@ -122,9 +122,16 @@ impl Outputs {
         self.audit.act(event, Actor::program(), details);
     }
 
-    /// Serves the API of an agent. Returns the source of the screen's state.
-    pub(super) fn serve(&mut self, agent: &Agent, events: &EventSink) -> Option<ScreenSource> {
-        let inspector = self.inspector.as_ref().map(Inspector::view);
+    /// Serves the API of an agent. `ca` is the file of the relay's certificate, if it is self-signed.
+    /// Returns the source of the screen's state.
+    pub(super) fn serve(
+        &mut self,
+        agent: &Agent,
+        events: &EventSink,
+        ca: Option<String>,
+    ) -> Option<ScreenSource> {
+        let inspector = self.inspector.as_ref();
+        let inspector = inspector.map(|inspector| inspector.view(ca));
         let view = Arc::new(agent.view(Arc::clone(&self.observer), inspector));
         let api = self.api.take()?;
         if let Some(address) = api.address() {

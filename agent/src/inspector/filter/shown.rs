@@ -79,15 +79,22 @@ fn field<'r>(column: &str, request: &ShownRequest<'r>) -> Option<&'r str> {
         "method" => request.method,
         "path" => request.path,
         "client" => request.client,
-        "provider" | "event" => request.sender,
+        "provider" => request.sender.split(' ').next()?,
+        "event" => request
+            .sender
+            .split_once(' ')
+            .map_or("", |(_, event)| event),
         "verdict" => request.verdict,
         "check_name" => request.check,
         _ => return None,
     })
 }
 
+/// Returns `true` if a field has a text, in any case of ASCII letters, as in the history.
 fn contains(field: &str, text: &str) -> bool {
-    field.to_lowercase().contains(&text.to_lowercase())
+    let (field, text) = (field.as_bytes(), text.as_bytes());
+    let mut windows = field.windows(text.len().max(1));
+    text.is_empty() || windows.any(|window| window.eq_ignore_ascii_case(text))
 }
 
 #[cfg(test)]
@@ -116,6 +123,8 @@ mod tests {
             ("-another", false),
             ("status:4xx provider:github event:push", true),
             ("status:200", false),
+            ("provider:push", false),
+            ("event:github", false),
             ("verdict:refused check:signature", true),
             ("check:token", false),
             ("path:/git -client:192.0.2.7", false),

@@ -119,7 +119,8 @@ struct MessageView {
 }
 
 impl RequestPage {
-    /// Creates the page of a request. `stuck` is the reason why it cannot be sent again.
+    /// Creates the page of a request. `stuck` is the reason why it cannot be sent again, and `ca` the
+    /// file of the relay's self-signed certificate.
     ///
     /// # Errors
     /// A failure of a template, which is a bug.
@@ -127,6 +128,7 @@ impl RequestPage {
         detail: &Detail,
         stuck: Option<String>,
         delivery: Option<DeliveryView>,
+        ca: Option<&str>,
     ) -> askama::Result<Self> {
         let summary = &detail.summary;
         let explanation = detail.explanation.as_ref();
@@ -185,7 +187,7 @@ impl RequestPage {
             response: detail.response.as_ref().map(MessageView::of).transpose()?,
             again_of: summary.again_of,
             is_refused: summary.verdict == "refused",
-            curl: whole.and_then(|request| curl::command(request, &summary.tunnel)),
+            curl: whole.and_then(|request| curl::command(request, &summary.tunnel, ca)),
             is_whole: whole.is_some(),
             rule: Rule::of(detail),
             stuck,
