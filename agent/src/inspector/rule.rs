@@ -27,8 +27,8 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    /// Returns the rule for a request whose provider is known.
-    pub(crate) fn of(detail: &Detail) -> Option<Self> {
+    /// Returns the rule for a request of an application, if the request's provider is known.
+    pub(crate) fn of(detail: &Detail, application: &str) -> Option<Self> {
         let summary = &detail.summary;
         let provider = providers::find(summary.provider.as_deref()?)?;
         // Paths and methods of the history are escaped; only plain ones are worth a rule.
@@ -86,7 +86,10 @@ impl Rule {
             ));
         }
         Some(Self {
-            flags: format!("hookward http PORT \\\n  {}", flags.join(" \\\n  ")),
+            flags: format!(
+                "hookward http {application} \\\n  {}",
+                flags.join(" \\\n  ")
+            ),
             toml: toml.join("\n"),
         })
     }
@@ -138,22 +141,25 @@ mod tests {
     use crate::inspector::message::StoredMessage;
 
     fn rule(method: &str, path: &str, body: &str) -> Option<Rule> {
-        Rule::of(&Detail {
-            summary: Summary {
-                method: method.to_owned(),
-                path: path.to_owned(),
-                provider: Some("github".to_owned()),
-                event: Some("push".to_owned()),
-                ..Summary::default()
+        Rule::of(
+            &Detail {
+                summary: Summary {
+                    method: method.to_owned(),
+                    path: path.to_owned(),
+                    provider: Some("github".to_owned()),
+                    event: Some("push".to_owned()),
+                    ..Summary::default()
+                },
+                request: StoredMessage {
+                    body: body.as_bytes().to_vec(),
+                    is_whole: true,
+                    ..StoredMessage::default()
+                },
+                response: None,
+                explanation: None,
             },
-            request: StoredMessage {
-                body: body.as_bytes().to_vec(),
-                is_whole: true,
-                ..StoredMessage::default()
-            },
-            response: None,
-            explanation: None,
-        })
+            "localhost:8000",
+        )
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::inspector::again::{Draft, Restored};
 use crate::inspector::capture::Source;
 use crate::inspector::filter::Filter;
 use crate::inspector::history::{Detail, HistoryError, Page, Summary};
-use crate::inspector::pages::detail::{DeliveryView, RequestPage};
+use crate::inspector::pages::detail::{DeliveryView, RequestPage, RequestPlace};
 use crate::inspector::pages::edit::EditPage;
 use crate::inspector::pages::{INSPECTOR, REQUESTS};
 use crate::inspector::remedy::remedies;
@@ -109,7 +109,13 @@ async fn request_page(view: &AgentView, detail: &Detail) -> Result<RequestPage, 
         None => None,
     };
     let ca = view.inspector()?.ca.as_deref();
-    let mut page = RequestPage::new(detail, stuck, delivery, ca)?;
+    let application = tunnel.as_ref();
+    let application = application.map(|tunnel| tunnel.handler.pool.application().to_string());
+    let place = RequestPlace {
+        ca,
+        application: application.as_deref().unwrap_or("PORT"),
+    };
+    let mut page = RequestPage::new(detail, stuck, delivery, place)?;
     if let Some(tunnel) = tunnel {
         page.remedies = remedies(&tunnel.gate.policy().policy, detail, ca);
     }

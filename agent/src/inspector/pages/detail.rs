@@ -62,6 +62,15 @@ pub(crate) struct RequestPage {
     pub problem: Option<String>,
 }
 
+/// What the commands on a page need to know of the agent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestPlace<'p> {
+    /// File of the relay's self-signed certificate.
+    pub ca: Option<&'p str>,
+    /// Application of the tunnel.
+    pub application: &'p str,
+}
+
 /// Stored delivery of a request.
 pub(crate) struct DeliveryView {
     id: String,
@@ -119,8 +128,7 @@ struct MessageView {
 }
 
 impl RequestPage {
-    /// Creates the page of a request. `stuck` is the reason why it cannot be sent again, and `ca` the
-    /// file of the relay's self-signed certificate.
+    /// Creates the page of a request. `stuck` is the reason why it cannot be sent again.
     ///
     /// # Errors
     /// A failure of a template, which is a bug.
@@ -128,7 +136,7 @@ impl RequestPage {
         detail: &Detail,
         stuck: Option<String>,
         delivery: Option<DeliveryView>,
-        ca: Option<&str>,
+        place: RequestPlace<'_>,
     ) -> askama::Result<Self> {
         let summary = &detail.summary;
         let explanation = detail.explanation.as_ref();
@@ -187,9 +195,9 @@ impl RequestPage {
             response: detail.response.as_ref().map(MessageView::of).transpose()?,
             again_of: summary.again_of,
             is_refused: summary.verdict == "refused",
-            curl: whole.and_then(|request| curl::command(request, &summary.tunnel, ca)),
+            curl: whole.and_then(|request| curl::command(request, &summary.tunnel, place.ca)),
             is_whole: whole.is_some(),
-            rule: Rule::of(detail),
+            rule: Rule::of(detail, place.application),
             stuck,
             delivery,
             remedies: Vec::new(),

@@ -86,7 +86,7 @@ pub(crate) struct ListItem {
     verdict: String,
     class: &'static str,
     reason: Option<String>,
-    /// `again` or `sample`, if the user sent it.
+    /// `again` or `sample`, if the user sent it; `stored` for an attempt of a stored delivery.
     source: Option<String>,
 }
 
@@ -122,7 +122,11 @@ impl ListItem {
             class: verdict_class(&summary.verdict, summary.status),
             verdict: summary.verdict,
             reason: reason.map(|reason| visible(&reason).into_owned()),
-            source: Some(summary.source).filter(|source| source != "sender"),
+            source: match (summary.source.as_str(), &summary.delivery) {
+                ("sender", None) => None,
+                ("sender", Some(_)) => Some("stored".to_owned()),
+                _ => Some(summary.source),
+            },
         }
     }
 }
