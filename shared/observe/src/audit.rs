@@ -19,6 +19,8 @@ mod sinks;
 mod verify;
 mod writer;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 pub use self::chain::{ChainHead, KEPT_HASH_DIGITS, KeptHead};
 pub use self::error::AuditError;
 pub use self::limited::{Causer, LimitedKind};
@@ -28,3 +30,9 @@ pub use self::recent::RecentRecord;
 pub use self::record::{Act, Actor};
 pub use self::settings::{AuditSettings, FileSettings, OnFailure, RawAudit, SyslogTarget};
 pub use self::verify::{Flaw, Report, verify};
+
+/// Locks a mutex of the log, also after a panic of another thread: its state is whole after each
+/// statement.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -14,10 +14,10 @@ const CHAIN: [&str; 2] = ["seq", "prev"];
 
 /// A filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct AuditFilter(Vec<Term>);
+pub(super) struct AuditFilter(Vec<AuditTerm>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Term {
+struct AuditTerm {
     is_negated: bool,
     /// Field of the record; `None` for any.
     field: Option<String>,
@@ -38,7 +38,7 @@ impl AuditFilter {
             let is_name = |name: &str| name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_'));
             let pair = word.split_once(':');
             let pair = pair.filter(|(name, _)| !name.is_empty() && is_name(name));
-            Term {
+            AuditTerm {
                 is_negated: positive.is_some(),
                 field: pair.map(|(name, _)| name.to_owned()),
                 text: pair.map_or(word, |(_, text)| text).to_lowercase(),
@@ -54,7 +54,7 @@ impl AuditFilter {
     }
 }
 
-impl Term {
+impl AuditTerm {
     fn matches(&self, record: &Map<String, Value>) -> bool {
         match &self.field {
             Some(field) if field == "is" => self.text == "act" && record.contains_key("actor"),

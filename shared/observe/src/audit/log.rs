@@ -11,7 +11,8 @@ use tokio::sync::watch;
 
 use super::error::AuditError;
 use super::limited::{Causer, LimitedKind};
-use super::queue::{AuditStatus, LIMITED_BYTES, LogState, QUEUE_BYTES, lock};
+use super::lock;
+use super::queue::{AuditStatus, LIMITED_BYTES, LogState, QUEUE_BYTES};
 use super::recent::RecentRecord;
 use super::record::{Act, Actor, encode};
 use super::settings::AuditSettings;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use hookward_core::clock::UnixMillis;
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::chain::ChainHead;
 use super::limited::{Causer, CountedEvents, LimitedCounts, LimitedKind};
+use super::lock;
 use super::recent::RecentRecords;
 use super::record::encode;
 use super::settings::OnFailure;
@@ -278,8 +279,4 @@ struct CountedFields {
     client: Option<IpAddr>,
     second: String,
     count: u64,
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

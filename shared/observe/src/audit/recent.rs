@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 use super::chain::ChainFields;
-use super::queue::lock;
+use super::lock;
 
 /// A record as the sinks have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
