@@ -308,6 +308,30 @@ async fn the_console_follows_the_audit_log() {
     browser.close().await;
 }
 
+/// The state on the page is fresh without a reload, while the user does nothing.
+#[tokio::test]
+async fn the_console_refreshes_its_state() {
+    let Some(browser) = Browser::start(Window::default()).await else {
+        return;
+    };
+    let application = Application::start(|_| Reply::ok("fine")).await;
+    let relay = admin::private(&application).await;
+    let home = format!("http://me:{}@{}/", relay.token, relay.admin);
+    browser.open(&home).await;
+    browser.shows("No refusals.").await;
+    relay.stage.edge.get("/nothing").await;
+    browser.shows("up to 1 a minute").await;
+    let rows = "return document.querySelectorAll('.over-time rect').length";
+    assert_eq!(browser.run(rows).await, 1);
+
+    // A webhook appears in the list.
+    click(&browser, "nav a[href='/deliveries']").await;
+    browser.shows("No webhooks are stored.").await;
+    relay.stage.edge.post("/stored/a", &[], b"{}").await;
+    browser.shows("1 attempt").await;
+    browser.close().await;
+}
+
 #[tokio::test]
 async fn the_console_asks_before_it_revokes() {
     let application = Application::start(|_| Reply::ok("fine")).await;
