@@ -1229,6 +1229,9 @@ async fn the_screen_is_not_written_over_and_a_second_ctrl_c_ends_at_once() {
 
         let (screen, _) = parts().unwrap();
         let screen = screen.split(LEAVE_SCREEN).next().unwrap();
+        // The wheel sends arrow keys while the screen is open.
+        let wheel = ["\u{1b}[?1007h", "\u{1b}[?1007r"].map(|code| screen.find(code));
+        assert!(wheel[0].is_some() && wheel[0] < wheel[1], "{screen}");
         assert!(
             !screen.contains("DEBUG") && !screen.contains("open files"),
             "{screen}"

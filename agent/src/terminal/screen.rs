@@ -50,6 +50,7 @@ pub(crate) fn run(
     let held = process::hold_log();
     let opened = Instant::now();
     let mut terminal = ratatui::try_init()?;
+    let wheel = WheelKeys::enable()?;
     let mut screen = Screen {
         several,
         known_senders: source.as_ref().map_or(0, ScreenSource::newest),
@@ -58,6 +59,7 @@ pub(crate) fn run(
     };
     let shown = screen.show(&mut terminal, &mut reports, quit, &held);
 
+    drop(wheel);
     ratatui::restore();
     drop(held);
     shown?;
@@ -65,6 +67,27 @@ pub(crate) fn run(
     let mut out = io::stdout();
     writeln!(out, "{}", screen.summary(opened.elapsed()))?;
     out.flush()
+}
+
+/// Mode in which the wheel sends arrow keys (alternate scroll in xterm's control sequences). Text can still be
+/// selected, unlike with mouse events. Dropping it restores the terminal's own setting.
+struct WheelKeys;
+
+impl WheelKeys {
+    fn enable() -> io::Result<Self> {
+        let mut out = io::stdout();
+        out.write_all(b"\x1b[?1007s\x1b[?1007h")?;
+        out.flush()?;
+        Ok(Self)
+    }
+}
+
+impl Drop for WheelKeys {
+    fn drop(&mut self) {
+        let mut out = io::stdout();
+        // Without a terminal there is nothing to restore.
+        let _ = out.write_all(b"\x1b[?1007r").and_then(|()| out.flush());
+    }
 }
 
 /// State of the screen.
