@@ -38,9 +38,18 @@ pub(super) fn command(request: &StoredMessage, host: &str, ca: Option<&str>) -> 
     Some(parts.join(" \\\n  "))
 }
 
+/// Returns a text as a word of a POSIX shell, quoted if it must be.
+pub(super) fn shell_word(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/:._-".contains(&byte);
+    match !text.is_empty() && text.bytes().all(is_plain) {
+        true => text.to_owned(),
+        false => quoted(text),
+    }
+}
+
 /// Quotes a text for a POSIX shell. Invisible characters cannot end the quotation, but could control
 /// the terminal or hide text, so they are written by `printf`.
-pub(super) fn quoted(text: &str) -> String {
+fn quoted(text: &str) -> String {
     let is_hidden = |letter: char| is_invisible(letter) && letter != '\n';
     if text.chars().any(is_hidden) {
         let escaped: String = text

@@ -4,7 +4,7 @@ use hookward_core::reason::Check;
 use hookward_gate::policy::{Policy, Route, SignatureCheck};
 use hookward_gate::providers;
 
-use super::curl::quoted;
+use super::curl::shell_word;
 use super::history::Detail;
 
 /// A way to let a request pass.
@@ -43,12 +43,17 @@ fn signatures(route: &Route, detail: &Detail, ca: Option<&str>) -> Vec<Remedy> {
     let remedies = checks.map(|check| Remedy {
         text: setup(check),
         command: check.provider.as_deref().and_then(|provider| {
-            let secret = &check.secrets.first()?.name;
+            // The name of a secret from a command is not the whole command.
+            let secret = check.secrets.first()?.name.as_str();
+            let secret = Some(secret).filter(|secret| !secret.starts_with("cmd:"))?;
+            let secret = shell_word(secret);
+            let variant = check.variant.as_deref();
+            let variant = variant.map_or_else(String::new, |variant| format!("/{variant}"));
             let authority = detail.request.authority(&detail.summary.tunnel);
-            let ca = ca.map_or_else(String::new, |ca| format!(" --cacert {}", quoted(ca)));
-            let url = quoted(&format!("https://{authority}{}", detail.summary.path));
+            let ca = ca.map_or_else(String::new, |ca| format!(" --cacert {}", shell_word(ca)));
+            let url = shell_word(&format!("https://{authority}{}", detail.summary.path));
             Some(format!(
-                "hookward send --provider {provider} --secret {secret}{ca} {url}"
+                "hookward send --provider {provider}{variant} --secret {secret}{ca} {url}"
             ))
         }),
     });

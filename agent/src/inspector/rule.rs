@@ -5,6 +5,7 @@ use hookward_core::json::JsonPath;
 use hookward_core::text::is_invisible;
 use hookward_gate::providers::{self, Provider, ValueLocator};
 
+use super::curl::shell_word;
 use super::history::Detail;
 
 /// Places of the repository or project in the bodies of well-known providers.
@@ -87,7 +88,8 @@ impl Rule {
         }
         Some(Self {
             flags: format!(
-                "hookward http {application} \\\n  {}",
+                "hookward http {} \\\n  {}",
+                shell_word(application),
                 flags.join(" \\\n  ")
             ),
             toml: toml.join("\n"),

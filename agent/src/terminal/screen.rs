@@ -50,7 +50,7 @@ pub(crate) fn run(
     let held = process::hold_log();
     let opened = Instant::now();
     let mut terminal = ratatui::try_init()?;
-    let wheel = WheelKeys::enable()?;
+    let wheel = WheelKeys::enable();
     let mut screen = Screen {
         several,
         known_senders: source.as_ref().map_or(0, ScreenSource::newest),
@@ -70,23 +70,26 @@ pub(crate) fn run(
 }
 
 /// Mode in which the wheel sends arrow keys (alternate scroll in xterm's control sequences). Text can still be
-/// selected, unlike with mouse events. Dropping it restores the terminal's own setting.
+/// selected, unlike with mouse events. Dropping it restores the terminal's own setting, where the terminal
+/// can.
 struct WheelKeys;
 
 impl WheelKeys {
-    fn enable() -> io::Result<Self> {
+    fn enable() -> Self {
+        Self::write(b"\x1b[?1007s\x1b[?1007h");
+        Self
+    }
+
+    fn write(code: &[u8]) {
         let mut out = io::stdout();
-        out.write_all(b"\x1b[?1007s\x1b[?1007h")?;
-        out.flush()?;
-        Ok(Self)
+        // A terminal that is gone ends the screen elsewhere.
+        let _ = out.write_all(code).and_then(|()| out.flush());
     }
 }
 
 impl Drop for WheelKeys {
     fn drop(&mut self) {
-        let mut out = io::stdout();
-        // Without a terminal there is nothing to restore.
-        let _ = out.write_all(b"\x1b[?1007r").and_then(|()| out.flush());
+        Self::write(b"\x1b[?1007r");
     }
 }
 

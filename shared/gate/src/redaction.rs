@@ -156,15 +156,20 @@ impl<'r> Redacted<'r> {
     }
 
     /// Replaces these ranges of a text, and remembers what was there.
-    fn replace<'t>(&mut self, text: &'t [u8], found: &[(Range<usize>, Vec<u8>)]) -> Cow<'t, [u8]> {
-        for (range, _) in found {
+    fn replace<'t>(
+        &mut self,
+        text: &'t [u8],
+        found: Vec<(Range<usize>, Vec<u8>)>,
+    ) -> Cow<'t, [u8]> {
+        let found = merged(found);
+        for (range, _) in &found {
             let value = text.get(range.clone()).unwrap_or_default();
             let value = value.strip_prefix(b"\"").unwrap_or(value);
             self.remember(value.strip_suffix(b"\"").unwrap_or(value));
         }
         match found.is_empty() {
             true => Cow::Borrowed(text),
-            false => Cow::Owned(replaced(text, found)),
+            false => Cow::Owned(replaced(text, &found)),
         }
     }
 
@@ -189,17 +194,13 @@ impl<'r> Redacted<'r> {
 
     /// Returns a target whose query has no secrets.
     pub fn target<'t>(&mut self, target: &'t [u8]) -> Cow<'t, [u8]> {
-        let mut found = Vec::from_iter(scan::user_info(target));
         let query = target.iter().position(|byte| matches!(byte, b'?' | b'#'));
+        let before = target.get(..query.unwrap_or(target.len()));
+        let mut found = Vec::from_iter(scan::user_info(before.unwrap_or_default()));
         if let Some(at) = query {
-            found.extend(scan::pairs(
-                self.rules,
-                target,
-                at + 1,
-                scan::URL_SEPARATORS,
-            ));
+            found.extend(scan::pairs(self.rules, target, at + 1, &scan::URL));
         }
-        let redacted = self.replace(target, &found);
+        let redacted = self.replace(target, found);
         self.without_known(redacted, REDACTED_ESCAPED)
     }
 
@@ -207,7 +208,7 @@ impl<'r> Redacted<'r> {
     /// may end within a secret.
     pub fn body<'b>(&mut self, kind: &str, body: &'b [u8], is_cut: bool) -> Cow<'b, [u8]> {
         let found = scan::body(self.rules, kind, body);
-        let redacted = self.replace(body, &found);
+        let redacted = self.replace(body, found);
         let redacted = self.without_known(redacted, REDACTED);
         match is_cut {
             true => self.without_cut_secret(redacted),
@@ -259,6 +260,25 @@ impl<'r> Redacted<'r> {
             None => body,
         }
     }
+}
+
+/// Returns these ranges in order. Those that overlap become one, which hides both.
+fn merged(mut ranges: Vec<(Range<usize>, Vec<u8>)>) -> Vec<(Range<usize>, Vec<u8>)> {
+    ranges.sort_by_key(|(range, _)| range.start);
+    let mut merged: Vec<(Range<usize>, Vec<u8>)> = Vec::with_capacity(ranges.len());
+    for (range, by) in ranges {
+        match merged.last_mut() {
+            Some((last, last_by)) if range.start < last.end => {
+                if range.end > last.end {
+                    // The replacement of one would leave a part of the other.
+                    last.end = range.end;
+                    *last_by = REDACTED.as_bytes().to_vec();
+                }
+            }
+            _ => merged.push((range, by)),
+        }
+    }
+    merged
 }
 
 /// Returns the text with these ranges, which are in order, replaced.
@@ -436,6 +456,11 @@ mod tests {
             ),
             ("/token=abc", "/token=abc"),
             ("/a?b=s3cr3t-value", "/a?b=%5Bredacted%5D"),
+            ("/a?token=abc?def&b=1", "/a?token=%5Bredacted%5D&b=1"),
+            (
+                "/cb?token=ab&url=http://x.example&email=joe@b.c",
+                "/cb?token=%5Bredacted%5D&url=http://x.example&email=joe@b.c",
+            ),
             (
                 "https://u:pw@h/cb?a=1?token=x#access_token=y",
                 "https://%5Bredacted%5D@h/cb?a=1?token=%5Bredacted%5D#access_token=%5Bredacted%5D",
@@ -512,6 +537,21 @@ mod tests {
                 "password=p\r\n--X\r\nContent-Disposition: form-data; x=\"name=z\"; name=\"password\"\r\n\r\nabc\r\n--X\r\nContent-Disposition: form-data; name=payload\r\n\r\na=1&token=b\r\n--X--\r\n",
                 "password=%5Bredacted%5D--X\r\nContent-Disposition: form-data; x=\"name=z\"; name=\"password\"\r\n\r\n[redacted]\r\n--X\r\nContent-Disposition: form-data; name=payload\r\n\r\na=1&token=%5Bredacted%5D\r\n--X--\r\n",
             ),
+            // The delimiter begins a line, and each name counts.
+            (
+                "multipart/form-data; boundary=x",
+                "--x\r\nX: \"\r\nContent-Type: text/plain; name=f\r\nContent-Disposition: form-data; filename=\"a\\\"b\"; name=\"password\"\r\n\r\nabc--xdef\r\n--x--",
+                "--x\r\nX: \"\r\nContent-Type: text/plain; name=f\r\nContent-Disposition: form-data; filename=\"a\\\"b\"; name=\"password\"\r\n\r\n[redacted]\r\n--x--",
+            ),
+            (
+                PARTS,
+                "--x\n\n{\"x\":\"token=abc\",\"password\":\"p&q\"}\n--x\n\nx={\"password\":\"ab&cd\"}\n--x--",
+                "--x\n\n{\"x\":\"token=abc\",\"password\":\"[redacted]\"}\n--x\n\nx=[redacted]}\n--x--",
+            ),
+            // Without a delimiter.
+            (PARTS, "\n", "\n"),
+            (PARTS, "\r\n\r\ntoken=a", "\r\n\r\ntoken=%5Bredacted%5D"),
+            (PARTS, "--", "--"),
             (
                 "text/plain",
                 "x&token=1&{\"password\":\"abc\"}",

@@ -81,7 +81,7 @@ pub async fn show_errors(
     let title = status.canonical_reason().unwrap_or("Error");
     let detail = match (detail.is_empty(), status) {
         (true, StatusCode::METHOD_NOT_ALLOWED) => {
-            "this page is only the result of a form".to_owned()
+            "this address only accepts a form: go back, and use the button".to_owned()
         }
         _ => visible(&detail).into_owned(),
     };

@@ -138,10 +138,11 @@ pub(super) async fn show(
 ) -> Result<Html<String>, ConsoleError> {
     let log = overview.edge.observer.audit();
     let newest = log.newest().ok_or(ConsoleError::NoAuditLog)?;
-    let newest = *newest.borrow();
+    let records = log.recent(0);
+    let last = records.last().map(|record| record.seq);
     let content = AuditPage {
-        newest,
-        rows: rows_of(&log.recent(0), &query.parsed()?, 0)?,
+        newest: last.unwrap_or_else(|| *newest.borrow()),
+        rows: rows_of(&records, &query.parsed()?, 0)?,
         filter: visible(&query.filter).into_owned(),
     };
     Ok(Html(CONSOLE.page(

@@ -4,6 +4,8 @@
 //! event:refused client:192.0.2.7 -check:path
 //! ```
 
+use std::net::IpAddr;
+
 use serde_json::{Map, Value};
 
 /// Maximum length of a filter, in bytes.
@@ -35,12 +37,13 @@ impl AuditFilter {
             let positive = word.strip_prefix('-').filter(|rest| !rest.is_empty());
             let word = positive.unwrap_or(word);
             // Times and IPv6 addresses have colons, too.
-            let is_name = |name: &str| name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_'));
-            let pair = word.split_once(':');
-            let pair = pair.filter(|(name, _)| !name.is_empty() && is_name(name));
+            let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+            let is_address = word.parse::<IpAddr>().is_ok();
+            let pair = word.split_once(':').filter(|_| !is_address);
+            let pair = pair.filter(|(name, _)| !name.is_empty() && name.bytes().all(is_letter));
             AuditTerm {
                 is_negated: positive.is_some(),
-                field: pair.map(|(name, _)| name.to_owned()),
+                field: pair.map(|(name, _)| name.to_lowercase()),
                 text: pair.map_or(word, |(_, text)| text).to_lowercase(),
             }
         });
@@ -100,6 +103,8 @@ mod tests {
             ("-refused", false),
             ("2001:db8::7", true),
             ("client:2001:db8", true),
+            ("Event:REFUSED", true),
+            ("fdab:cd::1", false),
             ("is:act", false),
         ] {
             assert_eq!(matches(filter, &record), expected, "{filter}");

@@ -344,8 +344,7 @@ async fn set_paused(
     is_paused: bool,
     caller: Caller,
 ) -> Result<Redirect, ConsoleError> {
-    let known = overview.edge.registry.find(&form.tunnel);
-    if known.is_none() {
+    if !is_known(overview, &form.tunnel) {
         return Err(ConsoleError::NoTunnel);
     }
     let requester = Requester::administrator(Actor::api(caller));

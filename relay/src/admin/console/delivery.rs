@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use askama::Template;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, Form, Path, Query, State};
 use axum::response::{Html, Redirect};
 use hookward_observe::api::access::Caller;
 use hookward_observe::api::deliveries::{DeliveryContent, DeliveryStatus};
@@ -18,7 +18,7 @@ use super::{ConsoleError, DELIVERIES, page};
 use crate::admin::deliveries::content;
 use crate::admin::overview::Overview;
 use crate::delivery::{ChangeResult, Requester};
-use crate::storage::deliveries::{Change, DeliveryFilter};
+use crate::storage::deliveries::{Change, DeliveryFilter, DeliveryState};
 
 /// The page.
 #[derive(Template)]
@@ -157,20 +157,31 @@ pub(super) async fn confirm_redeliver(
         }
         .to_owned(),
         facts: facts(&delivery),
+        fields: vec![("state", delivery.state.clone())],
         action: format!("/deliveries/{id}/redeliver"),
         button: "Redeliver",
         back: format!("/deliveries/{id}"),
-        ..ConfirmationPage::default()
     };
     page("Redeliver", DELIVERIES, &confirmation)
 }
 
-/// Makes a new attempt.
+/// State of a delivery that the user saw.
+#[derive(Deserialize)]
+pub(super) struct SeenForm {
+    state: String,
+}
+
+/// Makes a new attempt. A webhook that was delivered meanwhile needs a question first.
 pub(super) async fn redeliver(
     State(overview): State<Arc<Overview>>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<Uuid>,
+    Form(form): Form<SeenForm>,
 ) -> Result<Redirect, ConsoleError> {
+    let delivered = DeliveryState::Delivered.as_str();
+    if form.state != delivered && find(&overview, id).await?.state == delivered {
+        return Ok(Redirect::to(&format!("/deliveries/{id}/redeliver")));
+    }
     change(&overview, id, Change::Redeliver, caller).await?;
     Ok(Redirect::to(&format!("/deliveries/{id}?done=redeliver")))
 }

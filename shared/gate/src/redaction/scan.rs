@@ -21,7 +21,7 @@ pub(super) fn body(rules: &Redaction, kind: &str, body: &[u8]) -> Vec<Found> {
     if lower.starts_with("multipart/") {
         parts(rules, boundary(kind, &lower), body)
     } else if lower.starts_with("application/x-www-form-urlencoded") {
-        pairs(rules, body, 0, FORM_SEPARATORS)
+        pairs(rules, body, 0, &FORM)
     } else if matches!(first, Some(b'{' | b'[' | b'"')) {
         members(rules, body, 0)
     } else {
@@ -32,54 +32,74 @@ pub(super) fn body(rules: &Redaction, kind: &str, body: &[u8]) -> Vec<Found> {
 
 /// Returns the secret values of a text that may be a form, or have JSON.
 fn text(rules: &Redaction, text: &[u8]) -> Vec<Found> {
-    let mut all = pairs(rules, text, 0, FORM_SEPARATORS);
+    let mut all = pairs(rules, text, 0, &FORM);
     all.extend(members(rules, text, 0));
-    all.sort_by_key(|(range, _)| range.start);
-    let mut end = 0;
-    all.retain(|(range, _)| {
-        let is_apart = range.start >= end;
-        end = end.max(range.end);
-        is_apart
-    });
     all
 }
 
-/// Separators of the pairs of a form.
-pub(super) const FORM_SEPARATORS: &[u8] = b"&;";
+/// Separators of pairs.
+pub(super) struct PairSyntax {
+    /// Bytes after which a name begins.
+    starts: &'static [u8],
+    /// Bytes at which the value of a secret ends.
+    ends: &'static [u8],
+}
 
-/// Separators of the pairs of a URL, whose fragment may have parameters, too.
-pub(super) const URL_SEPARATORS: &[u8] = b"&;?#";
+/// Pairs of a form.
+pub(super) const FORM: PairSyntax = PairSyntax {
+    starts: b"&;",
+    ends: b"&;",
+};
+
+/// Pairs of a URL: its fragment may have parameters, too, and a query may contain question marks (RFC
+/// 3986 §3.4).
+pub(super) const URL: PairSyntax = PairSyntax {
+    starts: b"&;?#",
+    ends: b"&;#",
+};
 
 /// Returns the secret values of a query or form that begins at `start`.
-pub(super) fn pairs(rules: &Redaction, text: &[u8], start: usize, separators: &[u8]) -> Vec<Found> {
+pub(super) fn pairs(
+    rules: &Redaction,
+    text: &[u8],
+    start: usize,
+    syntax: &PairSyntax,
+) -> Vec<Found> {
+    let end_of = |from: usize, separators: &[u8]| {
+        find(text, from, |byte| separators.contains(&byte)).unwrap_or(text.len())
+    };
     let mut at = start;
     let mut found = Vec::new();
-    let rest = text.get(start..).unwrap_or_default();
-    for pair in rest.split(|byte| separators.contains(byte)) {
-        let end = at + pair.len();
+    while at < text.len() {
+        let end = end_of(at, syntax.starts);
+        let pair = text.get(at..end).unwrap_or_default();
+        let mut next = end + 1;
         if let Some(equals) = pair.iter().position(|byte| *byte == b'=') {
-            let (name, value) = pair.split_at_checked(equals).unwrap_or_default();
+            let value = at + equals + 1;
+            let whole = value..end_of(value, syntax.ends);
+            let name = pair.get(..equals).unwrap_or_default();
             let name = form::decode(name, true).unwrap_or(Cow::Borrowed(name));
-            let range = at + equals + 1..end;
-            if rules.is_field(name.trim_ascii()) {
-                found.push((range, REDACTED_ESCAPED.as_bytes().to_vec()));
-            } else if let Some(json) = json_value(rules, value.get(1..).unwrap_or_default()) {
-                found.push((range, json));
+            let replacement = match rules.is_field(name.trim_ascii()) {
+                true => Some(REDACTED_ESCAPED.as_bytes().to_vec()),
+                false => json_value(rules, text.get(whole.clone()).unwrap_or_default()),
+            };
+            if let Some(replacement) = replacement {
+                next = whole.end + 1;
+                found.push((whole, replacement));
             }
         }
-        at = end + 1;
+        at = next;
     }
     found
 }
 
-/// Returns the user and password of a URL.
+/// Returns the user and password of a URL without a query.
 pub(super) fn user_info(url: &[u8]) -> Option<Found> {
     let start = memmem::find(url, b"://")? + b"://".len();
     let rest = url.get(start..)?;
-    let end = rest
-        .iter()
-        .position(|byte| matches!(byte, b'/' | b'?' | b'#'));
-    let authority = rest.get(..end.unwrap_or(rest.len()))?;
+    let is_end = |byte: &u8| matches!(byte, b'/' | b'&' | b' ' | b'>' | b',');
+    let end = rest.iter().position(is_end).unwrap_or(rest.len());
+    let authority = rest.get(..end)?;
     let at = authority.iter().rposition(|byte| *byte == b'@')?;
     Some((start..start + at, REDACTED_ESCAPED.as_bytes().to_vec()))
 }
@@ -149,39 +169,59 @@ fn boundary<'k>(kind: &'k str, lower: &str) -> Option<&'k [u8]> {
 
 /// Returns the secret values of a multipart body, at this boundary or at that of its first line.
 fn parts(rules: &Redaction, boundary: Option<&[u8]>, body: &[u8]) -> Vec<Found> {
-    let mut found = Vec::new();
-    let first_line = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let delimiter = match boundary.map(|boundary| [b"--", boundary].concat()) {
-        Some(delimiter) if memmem::find(body, &delimiter).is_some() => delimiter,
-        _ if first_line.len() < body.len() => first_line.trim_ascii_end().to_vec(),
-        _ => return text(rules, body),
+    let named = boundary.map(|boundary| [b"--", boundary].concat());
+    let named = named.filter(|named| delimiter_at(body, named, 0).is_some());
+    let first_line = body.split(|byte| *byte == b'\n').next();
+    let first_line = first_line.unwrap_or_default().trim_ascii_end();
+    let is_delimiter = first_line.len() > 2 && first_line.starts_with(b"--");
+    let own = is_delimiter.then(|| first_line.to_vec());
+    let Some(delimiter) = named.or(own) else {
+        return text(rules, body);
     };
-    // A preamble may come before the first part.
-    let start = memmem::find(body, &delimiter).unwrap_or_default();
-    found.extend(text(rules, body.get(..start).unwrap_or_default()));
 
+    // A preamble may come before the first part.
+    let start = delimiter_at(body, &delimiter, 0).unwrap_or(body.len());
+    let mut found = text(rules, body.get(..start).unwrap_or_default());
     let mut at = start + delimiter.len();
-    while let Some(rest) = body.get(at..) {
-        let length = memmem::find(rest, &delimiter).unwrap_or(rest.len());
-        let part = rest.get(..length).unwrap_or_default();
-        if let Some(content) = content_start(part) {
-            let head = part.get(..content).unwrap_or_default();
-            let inside = part.get(content..).unwrap_or_default();
-            let end = content + without_line_end(inside).len();
-            let range = at + content..at + end;
-            if part_name(head).is_some_and(|name| rules.is_field(name)) {
-                found.push((range, REDACTED.as_bytes().to_vec()));
-            } else {
-                let inner = text(rules, part.get(content..end).unwrap_or_default());
-                let moved = inner
-                    .into_iter()
-                    .map(|(inner, by)| (range.start + inner.start..range.start + inner.end, by));
-                found.extend(moved);
-            }
-        }
-        at += length + delimiter.len();
+    while at < body.len() {
+        let end = delimiter_at(body, &delimiter, at).unwrap_or(body.len());
+        let part = body.get(at..end).unwrap_or_default();
+        found.extend(of_part(rules, part, at));
+        at = end + delimiter.len();
     }
     found
+}
+
+/// Returns the next delimiter from a position on, which begins a line (RFC 2046 §5.1.1).
+fn delimiter_at(body: &[u8], delimiter: &[u8], from: usize) -> Option<usize> {
+    let rest = body.get(from..)?;
+    let mut places = memmem::find_iter(rest, delimiter).map(|at| from + at);
+    places.find(|at| {
+        at.checked_sub(1)
+            .is_none_or(|before| body.get(before) == Some(&b'\n'))
+    })
+}
+
+/// Returns the secret values of a part that begins at a position of the body.
+fn of_part(rules: &Redaction, part: &[u8], at: usize) -> Vec<Found> {
+    let Some(start) = content_start(part) else {
+        return Vec::new();
+    };
+    let head = part.get(..start).unwrap_or_default();
+    let content = without_line_end(part.get(start..).unwrap_or_default());
+    let begins = at + start;
+    if part_names(head).any(|name| rules.is_field(&name)) {
+        let range = begins..begins + content.len();
+        return vec![(range, REDACTED.as_bytes().to_vec())];
+    }
+    let found = match content.trim_ascii_start().first() {
+        Some(b'{' | b'[' | b'"') => members(rules, content, 0),
+        _ => text(rules, content),
+    };
+    let moved = found
+        .into_iter()
+        .map(|(inner, by)| (begins + inner.start..begins + inner.end, by));
+    moved.collect()
 }
 
 /// Returns the position after the empty line of a part.
@@ -200,25 +240,40 @@ fn without_line_end(content: &[u8]) -> &[u8] {
     content.strip_suffix(b"\r").unwrap_or(content)
 }
 
-/// Returns the name of a part: the parameter `name` outside of quotation marks.
-fn part_name(fields: &[u8]) -> Option<&[u8]> {
-    let mut is_quoted = false;
-    let parameters = fields.split(|byte| {
-        is_quoted ^= *byte == b'"';
-        !is_quoted && matches!(byte, b';' | b'\r' | b'\n')
+/// Returns the values of all parameters `name` of a part's header fields.
+fn part_names(head: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let lines = head.split(|byte| matches!(byte, b'\r' | b'\n'));
+    lines.flat_map(parameters).filter_map(|parameter| {
+        let equals = parameter.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = parameter.split_at_checked(equals)?;
+        let is_name = name.trim_ascii().eq_ignore_ascii_case(b"name");
+        is_name.then(|| unquoted(value.get(1..).unwrap_or_default().trim_ascii()))
+    })
+}
+
+/// Splits a header field at semicolons outside of quoted strings (RFC 9110 §5.6.4).
+fn parameters(line: &[u8]) -> Vec<&[u8]> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let split = line.split(|byte| {
+        let was_escaped = std::mem::take(&mut is_escaped);
+        match byte {
+            b'\\' if is_quoted && !was_escaped => is_escaped = true,
+            b'"' if !was_escaped => is_quoted = !is_quoted,
+            _ => {}
+        }
+        !is_quoted && *byte == b';'
     });
-    parameters
-        .filter_map(|parameter| {
-            let equals = parameter.iter().position(|byte| *byte == b'=')?;
-            let (name, value) = parameter.split_at_checked(equals)?;
-            let is_name = name.trim_ascii().eq_ignore_ascii_case(b"name");
-            is_name.then(|| value.get(1..).unwrap_or_default().trim_ascii())
-        })
-        .map(|value| {
-            let value = value.strip_prefix(b"\"").unwrap_or(value);
-            value.strip_suffix(b"\"").unwrap_or(value)
-        })
-        .next()
+    split.collect()
+}
+
+fn unquoted(value: &[u8]) -> Vec<u8> {
+    let value = value.strip_prefix(b"\"").unwrap_or(value);
+    let value = value.strip_suffix(b"\"").unwrap_or(value);
+    value
+        .iter()
+        .copied()
+        .filter(|byte| *byte != b'\\')
+        .collect()
 }
 
 /// Returns the runs of letters of a token, in order.

@@ -337,7 +337,7 @@ fn is_local_name(host: &str) -> bool {
     let address = address.or_else(|_| bracketed.unwrap_or(host).parse::<IpAddr>());
     if let Ok(address) = address {
         // Browsers send no fetch metadata to these, which lead to this machine, too.
-        return !address.is_unspecified();
+        return !address.to_canonical().is_unspecified();
     }
     let (name, port) = host.split_once(':').unwrap_or((host, "0"));
     name.eq_ignore_ascii_case("localhost") && port.parse::<u16>().is_ok()
@@ -451,6 +451,7 @@ mod tests {
             "[evil]",
             "0.0.0.0:4041",
             "[::]:4041",
+            "[::ffff:0.0.0.0]:4041",
             "[::]",
         ] {
             assert!(!is_local_name(host), "{host}");

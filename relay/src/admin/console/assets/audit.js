@@ -27,7 +27,7 @@ function show(rows) {
   for (const row of rows) row.classList.add("new");
   list.prepend(...rows);
   while (list.children.length > MAX_ROWS) list.lastElementChild.remove();
-  document.querySelector("#empty").hidden = true;
+  if (rows.length > 0) document.querySelector("#empty").hidden = true;
   received += rows.filter((row) => row.querySelector("details")).length;
 }
 
