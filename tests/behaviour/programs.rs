@@ -1051,6 +1051,16 @@ async fn the_screen_follows_requests_and_the_application() {
             shows("\u{1b}[6~", "signature");
             shows("r", "sent again: the application answers 200");
             shows("x", "21 answered");
+
+            // A term that only the history can answer, and a mistake.
+            shows("\u{1b}", "? help");
+            shows("/body::12}", "Enter searches");
+            shows("\r", "v1/12 ");
+            shows("\u{1b}", "? help");
+            shows("/status:x", "is not a status");
+            shows("\u{1b}", "? help");
+            shows("/v1/7", "filter: v1/7_");
+            shows("\r", "v1/7 ");
             process
         })
         .await;

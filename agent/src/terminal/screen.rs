@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use time::OffsetDateTime;
 
 use self::details::Details;
-use self::keys::Action;
+use self::keys::{Action, Search};
 use self::requests::{RequestList, Row};
 pub(crate) use self::source::ScreenSource;
 use self::source::Snapshot;
@@ -102,6 +102,8 @@ pub(crate) struct Screen {
     stopping: bool,
     /// Time at which the user copied the webhook URL.
     copied: Option<Instant>,
+    /// Search of the history for the filter.
+    search: Option<Search>,
     /// Result of the last action, with its time.
     result: Option<(String, Instant)>,
     /// URL of the inspector.
@@ -221,6 +223,7 @@ impl Screen {
 
     /// Reads what changes without events, at most once an interval.
     fn refresh(&mut self) {
+        self.show_search();
         let Some(source) = &self.source else { return };
         let (senders, known) = source.senders(self.known_senders);
         self.known_senders = known;

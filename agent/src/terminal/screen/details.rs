@@ -1,5 +1,7 @@
 //! One request on the screen: verdict, checks, advice, header fields, and the beginning of bodies.
 
+use std::cell::Cell;
+
 use hookward_gate::engine::explain::CheckOutcome;
 use hookward_pages::text::{bytes, date_time, duration, visible};
 use ratatui::style::Stylize as _;
@@ -15,27 +17,29 @@ const BODY_LINES: usize = 200;
 /// A request that the screen shows in full.
 pub(super) struct Details {
     pub detail: Box<Detail>,
-    /// Number of lines above the first visible one.
-    scrolled: usize,
+    /// Number of lines above the first visible one, which drawing bounds.
+    scrolled: Cell<usize>,
 }
 
 impl Details {
     pub(super) fn new(detail: Detail) -> Self {
         Self {
             detail: Box::new(detail),
-            scrolled: 0,
+            scrolled: Cell::default(),
         }
     }
 
     /// Scrolls by this number of lines.
-    pub(super) fn scroll(&mut self, lines: isize) {
-        self.scrolled = self.scrolled.saturating_add_signed(lines);
+    pub(super) fn scroll(&self, lines: isize) {
+        let scrolled = self.scrolled.get().saturating_add_signed(lines);
+        self.scrolled.set(scrolled);
     }
 
     /// Returns the lines that fill an area of this size.
     pub(super) fn lines(&self, width: usize, height: usize) -> Vec<Line<'static>> {
         let all = self.all(width);
-        let first = self.scrolled.min(all.len().saturating_sub(height));
+        let first = self.scrolled.get().min(all.len().saturating_sub(height));
+        self.scrolled.set(first);
         all.into_iter().skip(first).take(height).collect()
     }
 

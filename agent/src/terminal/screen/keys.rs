@@ -1,7 +1,9 @@
 //! Keys of the screen, and the actions that they request.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -9,6 +11,7 @@ use data_encoding::BASE64;
 
 use super::details::Details;
 use super::{Mode, Screen};
+use crate::inspector::filter::Filter;
 use crate::inspector::history::Detail;
 
 /// Rows by which a page key scrolls.
@@ -31,6 +34,18 @@ pub(super) const KEYS: [(&str, &str); 11] = [
     ("?", "show these keys"),
     ("q, Ctrl-C", "stop; Ctrl-C again does not wait"),
 ];
+
+/// Maximum number of requests without a capture that Left and Right skip.
+const SKIPPED: usize = 50;
+
+/// A search of the history.
+pub(super) struct Search {
+    terms: Filter,
+    /// Number of the newest request when it began.
+    newest: i64,
+    /// Ids of the requests, or the reason why there are none; `None` once it was shown.
+    result: Option<Receiver<Result<HashSet<String>, String>>>,
+}
 
 /// Action that the user requests by a key, beyond the list.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,8 +81,7 @@ impl Screen {
                 KeyCode::Left | KeyCode::Right => {
                     let step = if key.code == KeyCode::Left { -1 } else { 1 };
                     let id = details.detail.summary.id.clone();
-                    let is_other = self.requests.select_beside(&id, step);
-                    return is_other.then_some(Action::Details);
+                    self.open_beside(&id, step);
                 }
                 KeyCode::Esc | KeyCode::Enter | KeyCode::Backspace | KeyCode::Char('q' | 'x') => {
                     self.mode = Mode::List;
@@ -77,8 +91,10 @@ impl Screen {
             return None;
         }
         if matches!(self.mode, Mode::Help | Mode::Log) {
-            // Any key closes them.
-            self.mode = Mode::List;
+            // Any key closes them, but those that the wheel sends.
+            if !matches!(key.code, KeyCode::Up | KeyCode::Down) {
+                self.mode = Mode::List;
+            }
             return None;
         }
 
@@ -129,14 +145,53 @@ impl Screen {
         }
     }
 
-    /// Searches the history, if the filter needs it.
+    /// Searches the history, if the filter needs it and the history has changed.
     pub(super) fn search(&mut self) {
         let (Some(source), Some(terms)) = (&self.source, self.requests.history_terms()) else {
+            self.search = None;
             return;
         };
-        match source.matching(terms) {
-            Ok(ids) => self.requests.show_found(ids),
-            Err(reason) => self.result = Some((reason, Instant::now())),
+        let newest = source.newest();
+        let is_known = |search: &Search| search.terms == *terms && search.newest == newest;
+        if self.search.as_ref().is_some_and(is_known) {
+            return;
+        }
+        self.search = Some(Search {
+            terms: terms.clone(),
+            newest,
+            result: Some(source.search(terms)),
+        });
+    }
+
+    /// Shows the result of a search, once it is there.
+    pub(super) fn show_search(&mut self) {
+        let Some(search) = &mut self.search else {
+            return;
+        };
+        let result = search.result.as_ref().map(Receiver::try_recv);
+        let is_present = self.requests.history_terms() == Some(&search.terms);
+        match result {
+            Some(Ok(result)) => {
+                search.result = None;
+                match result {
+                    _ if !is_present => {}
+                    Ok(ids) => self.requests.show_found(ids),
+                    Err(reason) => self.requests.show_failure(reason),
+                }
+            }
+            Some(Err(TryRecvError::Disconnected)) => search.result = None,
+            Some(Err(TryRecvError::Empty)) | None => {}
+        }
+    }
+
+    /// Opens the next captured request beside that of `id`.
+    fn open_beside(&mut self, id: &str, step: isize) {
+        let Some(source) = &self.source else { return };
+        let beside = self.requests.beside(id, step).into_iter().take(SKIPPED);
+        let found = beside.filter_map(|id| source.detail(&id).ok()).next();
+        if let Some(detail) = found {
+            self.requests.select_id(&detail.summary.id);
+            self.mode = Mode::Details(Details::new(detail));
         }
     }
 

@@ -26,10 +26,21 @@ pub(super) struct RequestList {
     /// Rows that arrived during the pause, oldest first; `None` without a pause.
     waiting: Option<VecDeque<Row>>,
     filter: ListFilter,
-    /// Position of the selected row among the matching ones; `None` to follow the newest.
-    selected: Option<usize>,
-    /// Position of the first visible row among the matching ones, which drawing adjusts.
-    top: Cell<usize>,
+    /// Number of the last row that arrived.
+    last: u64,
+    /// The selected row; `None` to follow the newest.
+    selected: Option<Selection>,
+    /// Number of visible rows above the selected one, which drawing adjusts.
+    above: Cell<usize>,
+}
+
+/// The selected row.
+#[derive(Debug, Clone, Copy)]
+struct Selection {
+    /// Number of the row.
+    number: u64,
+    /// Its position among the matching rows, from 0.
+    at: usize,
 }
 
 /// Filter of the list.
@@ -41,6 +52,8 @@ struct ListFilter {
     mistake: Option<FilterError>,
     /// Ids of the requests that the history finds, for terms that need it.
     found: Option<HashSet<String>>,
+    /// Reason why it finds none.
+    failure: Option<String>,
 }
 
 impl ListFilter {
@@ -55,6 +68,7 @@ impl ListFilter {
             terms,
             mistake,
             found: None,
+            failure: None,
         }
     }
 
@@ -70,19 +84,20 @@ impl ListFilter {
 
     /// Returns the sentence in place of rows, if none is visible.
     fn explanation(&self) -> String {
-        match &self.mistake {
-            Some(mistake) => mistake.to_string(),
-            None if self.terms.needs_history() && self.found.is_none() => {
+        match (&self.mistake, &self.failure) {
+            (Some(mistake), _) => mistake.to_string(),
+            (None, Some(failure)) => failure.clone(),
+            (None, None) if self.terms.needs_history() && self.found.is_none() => {
                 "Enter searches the history of the inspector.".to_owned()
             }
-            None => "No request matches the filter.".to_owned(),
+            (None, None) => "No request matches the filter.".to_owned(),
         }
     }
 }
 
 impl RequestList {
     /// Inserts a request at its place: refusals by the relay arrive a little late.
-    pub(super) fn insert(&mut self, row: Row) {
+    pub(super) fn insert(&mut self, mut row: Row) {
         if let Some(waiting) = &mut self.waiting {
             if waiting.len() == MAX_ROWS {
                 waiting.pop_front();
@@ -91,20 +106,8 @@ impl RequestList {
             return;
         }
 
-        // The rows that the user looks at stay in place.
-        if let Some(selected) = self.selected
-            && self.filter.selects(&row)
-        {
-            let is_above = |at: usize| {
-                let shown = self.matching().nth(at);
-                shown.is_none_or(|shown| shown.moment <= row.moment)
-            };
-            let top = self.top.get();
-            let (moves, scrolls) = (is_above(selected), is_above(top));
-            self.selected = Some(selected + usize::from(moves));
-            self.top.set(top + usize::from(scrolls));
-        }
-
+        self.last += 1;
+        row.number = self.last;
         let place = self
             .rows
             .iter()
@@ -112,13 +115,27 @@ impl RequestList {
             .unwrap_or(self.rows.len());
         self.rows.insert(place, row);
         self.rows.truncate(MAX_ROWS);
-        self.clamp();
+        self.find_selected();
     }
 
-    /// Moves the selection to the last row, if the selected one is gone.
-    fn clamp(&mut self) {
-        let last = self.matching().count().saturating_sub(1);
-        self.selected = self.selected.map(|selected| selected.min(last));
+    /// Finds the selected row again after a change of the rows. Without it, the one in its place is
+    /// selected.
+    fn find_selected(&mut self) {
+        let Some(Selection { number, at }) = self.selected else {
+            return;
+        };
+        let found = self.matching().position(|row| row.number == number);
+        self.select_at(found.unwrap_or(at));
+    }
+
+    /// Selects the row at this position, or the last one.
+    fn select_at(&mut self, at: usize) {
+        let last = self.matching().count().checked_sub(1);
+        let at = last.map(|last| at.min(last));
+        self.selected = at.and_then(|at| {
+            let number = self.matching().nth(at)?.number;
+            Some(Selection { number, at })
+        });
     }
 
     /// Holds new rows back, or shows those that were held back and returns to the newest row.
@@ -164,56 +181,69 @@ impl RequestList {
     /// Shows what the history finds for the filter.
     pub(super) fn show_found(&mut self, ids: HashSet<String>) {
         self.filter.found = Some(ids);
-        self.clamp();
+        self.filter.failure = None;
+        self.find_selected();
+    }
+
+    /// Shows why the history finds nothing for the filter.
+    pub(super) fn show_failure(&mut self, reason: String) {
+        self.filter.found = None;
+        self.filter.failure = Some(reason);
+        self.find_selected();
     }
 
     /// Selects no row, and follows the newest.
     pub(super) fn follow(&mut self) {
         self.selected = None;
-        self.top.set(0);
+        self.above.set(0);
     }
 
     /// Moves the selection by this number of rows; positive numbers lead to older ones.
     pub(super) fn scroll(&mut self, rows: isize) {
-        let last = self.matching().count().saturating_sub(1);
-        let selected = match self.selected {
-            Some(selected) => selected.saturating_add_signed(rows),
+        let at = match self.selected {
+            Some(Selection { at, .. }) => at.saturating_add_signed(rows),
             // The first step selects the newest row.
             None => 0_usize.saturating_add_signed(rows - rows.signum()),
         };
-        self.selected = Some(selected.min(last));
+        let above = self.above.get().saturating_add_signed(rows);
+        self.above.set(above);
+        self.select_at(at);
     }
 
-    /// Selects the next row with a request, beside that of the request `id`: the older one if `step`
-    /// is positive. Returns `false` at the end.
-    pub(super) fn select_beside(&mut self, id: &str, step: isize) -> bool {
-        let ids: Vec<_> = self.matching().map(|row| row.id.as_deref()).collect();
-        let Some(mut at) = ids.iter().position(|known| *known == Some(id)) else {
-            return false;
-        };
-        while let Some(next) = at.checked_add_signed(step) {
-            match ids.get(next) {
-                Some(Some(_)) => {
-                    self.selected = Some(next);
-                    return true;
-                }
-                Some(None) => at = next,
-                None => return false,
-            }
+    /// Returns the ids of the requests beside that of `id`, the next one first: the older ones if
+    /// `step` is positive.
+    pub(super) fn beside(&self, id: &str, step: isize) -> Vec<String> {
+        let ids: Vec<_> = self.matching().map(|row| row.id.clone()).collect();
+        let at = ids.iter().position(|known| known.as_deref() == Some(id));
+        let (newer, older) = ids.split_at(at.unwrap_or_default());
+        match (at, step > 0) {
+            (None, _) => Vec::new(),
+            (_, true) => older.iter().skip(1).flatten().cloned().collect(),
+            (_, false) => newer.iter().rev().flatten().cloned().collect(),
         }
-        false
+    }
+
+    /// Selects the row of a request.
+    pub(super) fn select_id(&mut self, id: &str) {
+        let mut rows = self.matching();
+        let at = rows.position(|row| row.id.as_deref() == Some(id));
+        drop(rows);
+        if let Some(at) = at {
+            self.select_at(at);
+        }
     }
 
     /// Returns the id of the selected request. Selects the newest row, if none is selected.
     pub(super) fn selected_id(&mut self) -> Option<String> {
-        let selected = *self.selected.get_or_insert(0);
-        self.matching().nth(selected)?.id.clone()
+        let at = self.selected.map_or(0, |selected| selected.at);
+        self.select_at(at);
+        self.matching().nth(at)?.id.clone()
     }
 
     /// Returns the position of the selected row, from 1, and the number of all.
     pub(super) fn position(&self) -> Option<(usize, usize)> {
         let selected = self.selected?;
-        Some((selected + 1, self.matching().count()))
+        Some((selected.at + 1, self.matching().count()))
     }
 
     /// Adds the provider and the event to a request's row.
@@ -224,6 +254,8 @@ impl RequestList {
         if let Some(cells) = row.and_then(|row| row.cells.as_mut()) {
             cells.sender = printable(sender);
         }
+        // It may match now, or no longer.
+        self.find_selected();
     }
 
     fn matching(&self) -> impl Iterator<Item = &Row> {
@@ -243,7 +275,7 @@ impl RequestList {
             if lines.len() >= height {
                 break;
             }
-            let is_selected = self.selected == Some(number);
+            let is_selected = self.selected.is_some_and(|selected| selected.at == number);
             lines.extend(row.lines(&columns, width, is_selected));
         }
 
@@ -258,7 +290,7 @@ impl RequestList {
     /// Returns the position of the first visible row: near the one before, and so that the selected row
     /// is visible.
     fn first_visible(&self, columns: &Columns, (width, height): (usize, usize)) -> usize {
-        let Some(selected) = self.selected else {
+        let Some(Selection { at: selected, .. }) = self.selected else {
             return 0;
         };
         let rows: Vec<_> = self.matching().take(selected + 1).collect();
@@ -270,15 +302,16 @@ impl RequestList {
             has_room
         };
         let visible = rows.iter().rev().take_while(fits).count().max(1);
-        let lowest = (selected + 1).saturating_sub(visible);
-        let top = self.top.get().clamp(lowest, selected);
-        self.top.set(top);
-        top
+        let above = self.above.get().min(visible - 1).min(selected);
+        self.above.set(above);
+        selected - above
     }
 }
 
 /// Row of a request.
 pub(super) struct Row {
+    /// Number of the row, in the order of arrival.
+    number: u64,
     /// Request id; `None` for a summary.
     id: Option<String>,
     moment: Instant,
@@ -334,6 +367,7 @@ impl Row {
         };
 
         Some(Self {
+            number: 0,
             id,
             moment: stamped.moment,
             at: millis(stamped.at),
@@ -654,6 +688,30 @@ mod tests {
         assert!(shown(&list)[1].contains("/newer"));
     }
 
+    /// Rows begin to match after they have arrived.
+    #[test]
+    fn a_selection_is_a_request_and_not_a_place() {
+        let mut list = RequestList::default();
+        list.edit_filter(UnixMillis(0), |text| text.push_str("provider:github"));
+        list.scroll(1);
+        assert_eq!((list.position(), list.selected_id()), (None, None));
+
+        for number in 0..3 {
+            list.insert(refusal(&format!("/at-{number}"), "192.0.2.1"));
+            list.name_sender(&format!("of /at-{number}"), "github push");
+        }
+        list.scroll(2);
+        assert_eq!(list.selected_id().as_deref(), Some("of /at-1"));
+        list.insert(refusal("/newer", "192.0.2.1"));
+        list.name_sender("of /newer", "github push");
+        assert_eq!(list.selected_id().as_deref(), Some("of /at-1"));
+        assert_eq!(list.position(), Some((3, 4)));
+
+        // Its place is taken when it no longer matches.
+        list.name_sender("of /at-1", "gitlab push");
+        assert_eq!(list.selected_id().as_deref(), Some("of /at-0"));
+    }
+
     #[test]
     fn the_requests_beside_one_are_found_by_its_id() {
         let mut list = RequestList::default();
@@ -664,15 +722,14 @@ mod tests {
         list.insert(Row::of(&summary.into(), false).unwrap());
         list.insert(refusal("/newest", "192.0.2.1"));
 
-        let mut next = |id: &str, step| {
-            let found = list.select_beside(id, step);
-            found.then(|| list.selected_id().unwrap())
-        };
-        assert_eq!(next("of /newest", 1).as_deref(), Some("of /at-2"));
-        assert_eq!(next("of /at-2", -1).as_deref(), Some("of /newest"));
-        assert_eq!(next("of /newest", -1), None);
-        assert_eq!(next("of /at-0", 1), None);
-        assert_eq!(next("unknown", 1), None);
+        let next = |id: &str, step| list.beside(id, step);
+        assert_eq!(next("of /at-2", 1), ["of /at-1", "of /at-0"]);
+        assert_eq!(next("of /at-2", -1), ["of /newest"]);
+        for (id, step) in [("of /newest", -1), ("of /at-0", 1), ("unknown", 1)] {
+            assert!(next(id, step).is_empty(), "{id}");
+        }
+        list.select_id("of /at-1");
+        assert_eq!(list.position(), Some((4, 5)));
     }
 
     #[test]

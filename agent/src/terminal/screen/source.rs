@@ -2,6 +2,7 @@
 //! and captured requests.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -92,19 +93,28 @@ impl ScreenSource {
         (senders.collect(), last)
     }
 
-    /// Returns the ids of the requests that match a filter, as many as the screen shows.
-    ///
-    /// # Errors
-    /// The reason, for the user.
-    pub(super) fn matching(&self, filter: &Filter) -> Result<HashSet<String>, String> {
+    /// Searches the history in the background, which may take seconds. The result is the ids of the
+    /// requests that match, as many as the screen shows, or the reason, for the user.
+    pub(super) fn search(&self, filter: &Filter) -> Receiver<Result<HashSet<String>, String>> {
+        let (sender, receiver) = sync_channel(1);
         let view = self.view.upgrade();
-        let Some(inspector) = view.as_ref().and_then(|view| view.inspector.as_ref()) else {
-            return Err("the inspector keeps no requests (--inspect off)".to_owned());
-        };
-        let found = inspector.history.list(filter, Page::Newest, MAX_ROWS);
-        let found = self.runtime.block_on(found);
-        let found = found.map_err(|error| error.to_string())?;
-        Ok(found.into_iter().map(|summary| summary.id).collect())
+        let inspector = view.and_then(|view| view.inspector.clone());
+        let filter = filter.clone();
+        self.runtime.spawn(async move {
+            let result = match inspector {
+                Some(inspector) => {
+                    let history = &inspector.history;
+                    let found = history.list(&filter, Page::Newest, MAX_ROWS).await;
+                    found
+                        .map(|found| found.into_iter().map(|found| found.id).collect())
+                        .map_err(|error| error.to_string())
+                }
+                None => Err("the inspector keeps no requests (--inspect off)".to_owned()),
+            };
+            // The user may have left meanwhile.
+            let _ = sender.try_send(result);
+        });
+        receiver
     }
 
     /// Returns the number of the newest request of the history.
