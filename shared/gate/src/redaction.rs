@@ -589,4 +589,59 @@ mod tests {
             "x-auth-token is [redacted], and not [redacted]"
         );
     }
+
+    /// Malformed bodies and URLs end, and keep no secret of the policy.
+    #[test]
+    fn every_input_is_read_to_its_end() {
+        const PIECES: [&str; 22] = [
+            "--x",
+            "--",
+            "x",
+            "\r\n",
+            "\n",
+            "=",
+            "&",
+            ";",
+            "?",
+            "#",
+            "\"",
+            "\\",
+            "{",
+            "}",
+            "[",
+            ":",
+            "://",
+            "@",
+            "name=",
+            "token",
+            "%",
+            "s3cr3t-value",
+        ];
+        let kinds = [
+            "",
+            "multipart/a",
+            "multipart/a; boundary=x",
+            "application/json",
+        ];
+        let rules = rules();
+        // A linear congruential generator (Numerical Recipes): the same inputs in each run.
+        let mut state = 7_u32;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state as usize / 65_536 % below
+        };
+        for _ in 0..20_000 {
+            let length = next(24);
+            let input: String = (0..length).map(|_| PIECES[next(PIECES.len())]).collect();
+            let kind = kinds[next(kinds.len())];
+            let body = text(rules.redacted().body(kind, input.as_bytes(), false));
+            let target = text(rules.redacted().target(input.as_bytes()));
+            for shown in [body, target] {
+                assert!(
+                    !shown.contains("s3cr3t-value"),
+                    "{kind}: {input:?}: {shown:?}"
+                );
+            }
+        }
+    }
 }
