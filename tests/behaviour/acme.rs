@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use hookward_core::clock::Clock;
 use hookward_tests::acme::{AcmePlan, AcmeServer, EXTERNAL_ACCOUNT};
 use hookward_tests::application::{Application, Reply};
+use hookward_tests::ports::free_port;
 use hookward_tests::process::{Process, run};
 use hookward_tests::sender::{Edge, github_signature};
 use hookward_tests::stage::PREFIX;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 
-use super::programs::{free_port, mode, off, serve};
+use super::programs::{mode, off, serve};
 
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 

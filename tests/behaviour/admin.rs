@@ -11,6 +11,7 @@ use hookward_gate::policy::{Delivery, DeliveryMode, Route};
 use hookward_observe::audit::{AuditSettings, FileSettings};
 use hookward_relay::{AdminListen, AdminSettings};
 use hookward_tests::application::{Application, Reply};
+use hookward_tests::ports::free_port;
 use hookward_tests::private_api::{Response, call, get};
 use hookward_tests::process::{NAMESPACE, Process, have, run};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, open_policy};
@@ -18,7 +19,7 @@ use hookward_tests::wait::{DEADLINE, eventually, happens};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::programs::{edge, free_port, off, serve};
+use super::programs::{edge, off, serve};
 
 const ANY: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use hookward_observe::audit::{AuditSettings, FileSettings, OnFailure, SyslogTarget};
 use hookward_tests::application::{Application, Reply};
+use hookward_tests::ports::free_port;
 use hookward_tests::process::{NAMESPACE, Process, have, program, run};
 use hookward_tests::sender::github_signature;
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, policy, signed_policy};
@@ -16,7 +17,7 @@ use hookward_tests::wait::{eventually, happens};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::programs::{edge, free_port, off};
+use super::programs::{edge, off};
 
 const SECRET: &str = "It's a Secret to Everybody";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";

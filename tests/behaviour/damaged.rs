@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hookward_agent::StateDir;
+use hookward_tests::ports::free_port;
 use hookward_tests::process::{Ended, Process, have, program, run};
 use hookward_tunnel::transport::Transport;
 use tempfile::TempDir;
 
-use super::programs::{free_port, off, serve};
+use super::programs::{off, serve};
 
 /// Returns the data directory of a relay that has served and stopped.
 fn data_of_a_relay() -> TempDir {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use hookward_core::clock::UnixMillis;
 use hookward_gate::policy::Policy;
 use hookward_tests::application::{Application, Received, Reply};
+use hookward_tests::ports::free_port;
 use hookward_tests::process::{Ended, Process, have, program, run};
 use hookward_tests::sender::{Answer, Edge, github_signature};
 use hookward_tests::stage::{HOST, PREFIX, Plan, Stage, clock_at, policy, signed_policy};
@@ -20,7 +21,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
-use super::programs::{edge, free_port, mode, off};
+use super::programs::{edge, mode, off};
 
 /// Returns a policy whose deliveries are stored.
 fn stored(delivery: &str) -> Policy {

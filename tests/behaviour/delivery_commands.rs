@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hookward_core::clock::Clock;
 use hookward_tests::application::{Application, Reply};
+use hookward_tests::ports::free_port;
 use hookward_tests::process::{Ended, Process, run};
 use hookward_tests::sender::{Edge, github_signature};
 use hookward_tests::stage::{PREFIX, roots};
@@ -16,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-use super::programs::{free_port, mode, off, serve};
+use super::programs::{mode, off, serve};
 
 /// Secret of GitHub's signatures.
 const SECRET: &str = "the secret of the test";

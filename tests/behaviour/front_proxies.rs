@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hookward_tests::application::{Application, Reply};
+use hookward_tests::ports::free_port;
 use hookward_tests::process::{Process, have, run};
 use hookward_tests::sender::github_signature;
 use hookward_tests::stage::PREFIX;
@@ -12,7 +13,7 @@ use rcgen::{CertificateParams, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::programs::{free_port, off, serve};
+use super::programs::{off, serve};
 
 /// A relay behind a proxy, and the ports of both.
 struct Front {

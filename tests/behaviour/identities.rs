@@ -7,6 +7,7 @@ use hookward_agent::{LinkSettings, RelayEndpoint, join};
 use hookward_core::clock::{Clock, UnixMillis};
 use hookward_core::secret::Secret;
 use hookward_tests::application::{Application, Reply};
+use hookward_tests::ports::free_port;
 use hookward_tests::process::{Ended, Process, run};
 use hookward_tests::sender::Edge;
 use hookward_tests::stage::{PREFIX, Plan, Stage};
@@ -15,7 +16,7 @@ use hookward_tunnel::join_token::JoinToken;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::programs::{edge, free_port, off, serve};
+use super::programs::{edge, off, serve};
 
 /// A relay, and the directory of an agent that has joined it.
 struct Site {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::network::Network;
+use hookward_tests::ports::free_port_at;
 use hookward_tests::process::Process;
 use hookward_tests::sender::Edge;
 use hookward_tests::wait::{eventually, within};
@@ -13,7 +14,7 @@ use hookward_tunnel::transport::Transport;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
-use super::programs::{edge, free_port_at, off, serve};
+use super::programs::{edge, off, serve};
 
 const HOST: &str = "flexdeploy.hooks.example.test";
 const HOOK: &str = "/flexdeploy/webhooks/v1";

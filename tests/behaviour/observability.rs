@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hookward_tests::ports::free_port;
 use hookward_tests::private_api::call;
 use hookward_tests::process::{Process, have, run};
 use hookward_tests::wait::happens;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::programs::{free_port, off, serve};
+use super::programs::{off, serve};
 
 const INSTALL: &str = "apt-get install prometheus";
 

@@ -4,12 +4,13 @@
 use std::path::Path;
 
 use hookward_tests::application::{Application, Reply};
+use hookward_tests::ports::free_port;
 use hookward_tests::process::{Ended, Process, run};
 use hookward_tests::sender::Edge;
 use hookward_tests::wait::happens;
 use tempfile::TempDir;
 
-use super::programs::{edge, free_port, off, serve};
+use super::programs::{edge, off, serve};
 
 const HOOK: &str = "/flexdeploy/webhooks/v1";
 

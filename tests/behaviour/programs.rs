@@ -13,6 +13,7 @@ use hookward_core::secret::Secret;
 use hookward_relay::Store;
 use hookward_tests::application::{Application, Reply};
 use hookward_tests::h2_frames;
+use hookward_tests::ports::{free_port, free_port_at};
 use hookward_tests::process::{Process, have, program, run};
 use hookward_tests::rogue;
 use hookward_tests::sender::{Edge, github_signature};
@@ -206,21 +207,6 @@ pub(super) fn serve(data: &Path, listen: &str, more: &[&str]) -> Process {
 pub(super) fn serve_at(data: &Path, address: std::net::Ipv4Addr) -> Process {
     let listen = format!("{address}:{}", free_port_at(address));
     serve(data, &listen, &["--tunnel-address", &listen])
-}
-
-/// Returns a port that is free for TCP and UDP, so that a relay can be restarted on it.
-pub(super) fn free_port() -> u16 {
-    free_port_at(std::net::Ipv4Addr::LOCALHOST)
-}
-
-pub(super) fn free_port_at(address: std::net::Ipv4Addr) -> u16 {
-    loop {
-        let tcp = std::net::TcpListener::bind((address, 0)).unwrap();
-        let port = tcp.local_addr().unwrap().port();
-        if std::net::UdpSocket::bind((address, port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 #[tokio::test]

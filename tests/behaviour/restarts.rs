@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hookward_tests::application::{Application, Reply};
+use hookward_tests::ports::free_port;
 use hookward_tests::process::{Process, run};
 use hookward_tests::sender::{Edge, Http1};
 use hookward_tests::wait::{eventually, within};
@@ -18,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 
-use super::programs::{edge, free_port, off, serve};
+use super::programs::{edge, off, serve};
 
 const HOST: &str = "flexdeploy.hooks.example.test";
 const HOOK: &str = "/flexdeploy/webhooks/v1";

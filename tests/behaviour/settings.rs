@@ -4,13 +4,14 @@
 use std::path::Path;
 
 use hookward_tests::application::{Application, Reply};
+use hookward_tests::ports::free_port;
 use hookward_tests::process::{Process, have, run};
 use hookward_tests::sender::github_signature;
 use hookward_tests::wait::happens;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::programs::{edge, free_port, mode, off};
+use super::programs::{edge, mode, off};
 
 fn text_of(path: &Path) -> &str {
     path.to_str().unwrap()

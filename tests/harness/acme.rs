@@ -2,7 +2,7 @@
 //! name as 127.0.0.1.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +17,7 @@ use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::ports::free_port;
 use crate::process::{Process, have};
 use crate::sender::Edge;
 use crate::stage::roots;
@@ -216,9 +217,4 @@ fn make_certificate(dir: &TempDir) {
     ] {
         fs::write(dir.path().join(name), text).unwrap();
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }

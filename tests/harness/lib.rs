@@ -13,6 +13,7 @@ pub mod initials;
 pub mod inspector;
 pub mod link;
 pub mod network;
+pub mod ports;
 pub mod private_api;
 pub mod process;
 pub mod proxy;
