@@ -15,9 +15,13 @@ pub(crate) struct Remedy {
     pub command: Option<String>,
 }
 
-/// Returns the ways to let a refused request of a tunnel pass. `ca` is the file of the relay's self-signed
-/// certificate.
-pub(crate) fn remedies(policy: &Policy, detail: &Detail, ca: Option<&str>) -> Vec<Remedy> {
+/// Returns the ways to let a refused request of a tunnel with this origin pass. `ca` is the file of the
+/// relay's self-signed certificate.
+pub(crate) fn remedies(
+    policy: &Policy,
+    detail: &Detail,
+    (origin, ca): (&str, Option<&str>),
+) -> Vec<Remedy> {
     let summary = &detail.summary;
     if summary.verdict != "refused" {
         return Vec::new();
@@ -28,7 +32,9 @@ pub(crate) fn remedies(policy: &Policy, detail: &Detail, ca: Option<&str>) -> Ve
         return Vec::new();
     };
     match summary.check.as_deref() {
-        Some(check) if check == Check::Signature.as_str() => signatures(route, detail, ca),
+        Some(check) if check == Check::Signature.as_str() => {
+            signatures(route, &format!("{origin}{}", summary.path), ca)
+        }
         Some(check) if check == Check::Token.as_str() => vec![Remedy {
             text: "Use the webhook URL with its token, as the agent's terminal shows it."
                 .to_owned(),
@@ -38,7 +44,7 @@ pub(crate) fn remedies(policy: &Policy, detail: &Detail, ca: Option<&str>) -> Ve
     }
 }
 
-fn signatures(route: &Route, detail: &Detail, ca: Option<&str>) -> Vec<Remedy> {
+fn signatures(route: &Route, url: &str, ca: Option<&str>) -> Vec<Remedy> {
     let checks = route.accept.iter().flat_map(|rule| &rule.verify);
     let remedies = checks.map(|check| Remedy {
         text: setup(check),
@@ -49,9 +55,8 @@ fn signatures(route: &Route, detail: &Detail, ca: Option<&str>) -> Vec<Remedy> {
             let secret = shell_word(secret);
             let variant = check.variant.as_deref();
             let variant = variant.map_or_else(String::new, |variant| format!("/{variant}"));
-            let authority = detail.request.authority(&detail.summary.tunnel);
             let ca = ca.map_or_else(String::new, |ca| format!(" --cacert {}", shell_word(ca)));
-            let url = shell_word(&format!("https://{authority}{}", detail.summary.path));
+            let url = shell_word(url);
             Some(format!(
                 "hookward send --provider {provider}{variant} --secret {secret}{ca} {url}"
             ))

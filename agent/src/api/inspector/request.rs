@@ -117,7 +117,7 @@ async fn request_page(view: &AgentView, detail: &Detail) -> Result<RequestPage, 
     };
     let mut page = RequestPage::new(detail, stuck, delivery, place)?;
     if let Some(tunnel) = tunnel {
-        page.remedies = remedies(&tunnel.gate.policy().policy, detail, ca);
+        page.remedies = remedies(&tunnel.gate.policy().policy, detail, (&tunnel.origin, ca));
     }
     Ok(page)
 }
