@@ -227,9 +227,7 @@ impl Screen {
         let Some(source) = &self.source else { return };
         let (senders, known) = source.senders(self.known_senders);
         self.known_senders = known;
-        for (id, sender) in senders {
-            self.requests.name_sender(&id, &sender);
-        }
+        self.requests.name_senders(&senders);
 
         if self
             .snapshot_at

@@ -62,7 +62,7 @@ pub(crate) struct RequestPage {
     pub problem: Option<String>,
 }
 
-/// What the commands on a page need to know of the agent.
+/// Facts of the agent for the commands on a page.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestPlace<'p> {
     /// File of the relay's self-signed certificate.

@@ -246,16 +246,24 @@ impl RequestList {
         Some((selected.at + 1, self.matching().count()))
     }
 
-    /// Adds the provider and the event to a request's row.
-    pub(super) fn name_sender(&mut self, id: &str, sender: &str) {
+    /// Adds the providers and events to the rows of requests, by their ids.
+    pub(super) fn name_senders(&mut self, senders: &[(String, String)]) {
+        for (id, sender) in senders {
+            self.name_sender(id, sender);
+        }
+        // Rows may match now, or no longer.
+        if !senders.is_empty() {
+            self.find_selected();
+        }
+    }
+
+    fn name_sender(&mut self, id: &str, sender: &str) {
         let waiting = self.waiting.iter_mut().flatten();
         let mut rows = self.rows.iter_mut().chain(waiting);
         let row = rows.find(|row| row.id.as_deref() == Some(id));
         if let Some(cells) = row.and_then(|row| row.cells.as_mut()) {
             cells.sender = printable(sender);
         }
-        // It may match now, or no longer.
-        self.find_selected();
     }
 
     fn matching(&self) -> impl Iterator<Item = &Row> {
@@ -698,17 +706,17 @@ mod tests {
 
         for number in 0..3 {
             list.insert(refusal(&format!("/at-{number}"), "192.0.2.1"));
-            list.name_sender(&format!("of /at-{number}"), "github push");
+            list.name_senders(&[(format!("of /at-{number}"), "github push".to_owned())]);
         }
         list.scroll(2);
         assert_eq!(list.selected_id().as_deref(), Some("of /at-1"));
         list.insert(refusal("/newer", "192.0.2.1"));
-        list.name_sender("of /newer", "github push");
+        list.name_senders(&[("of /newer".to_owned(), "github push".to_owned())]);
         assert_eq!(list.selected_id().as_deref(), Some("of /at-1"));
         assert_eq!(list.position(), Some((3, 4)));
 
         // Its place is taken when it no longer matches.
-        list.name_sender("of /at-1", "gitlab push");
+        list.name_senders(&[("of /at-1".to_owned(), "gitlab push".to_owned())]);
         assert_eq!(list.selected_id().as_deref(), Some("of /at-0"));
     }
 

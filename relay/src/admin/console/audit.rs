@@ -58,7 +58,7 @@ struct AuditItem {
     time: String,
     event: String,
     class: &'static str,
-    /// Who or what the record is about.
+    /// Actor, client and object of the record.
     subject: String,
     reason: String,
     /// The whole record.

@@ -69,6 +69,8 @@ pub(super) fn pairs(
         find(text, from, |byte| separators.contains(&byte)).unwrap_or(text.len())
     };
     let mut at = start;
+    // A value that may be JSON is read once: names after a question mark are within it.
+    let mut is_parameter = true;
     let mut found = Vec::new();
     while at < text.len() {
         let end = end_of(at, syntax.starts);
@@ -76,18 +78,23 @@ pub(super) fn pairs(
         let mut next = end + 1;
         if let Some(equals) = pair.iter().position(|byte| *byte == b'=') {
             let value = at + equals + 1;
-            let whole = value..end_of(value, syntax.ends);
             let name = pair.get(..equals).unwrap_or_default();
             let name = form::decode(name, true).unwrap_or(Cow::Borrowed(name));
-            let replacement = match rules.is_field(name.trim_ascii()) {
-                true => Some(REDACTED_ESCAPED.as_bytes().to_vec()),
-                false => json_value(rules, text.get(whole.clone()).unwrap_or_default()),
-            };
-            if let Some(replacement) = replacement {
-                next = whole.end + 1;
-                found.push((whole, replacement));
+            let is_secret = rules.is_field(name.trim_ascii());
+            if is_secret || is_parameter {
+                let whole = value..end_of(value, syntax.ends);
+                let replacement = match is_secret {
+                    true => Some(REDACTED_ESCAPED.as_bytes().to_vec()),
+                    false => json_value(rules, text.get(whole.clone()).unwrap_or_default()),
+                };
+                if let Some(replacement) = replacement {
+                    next = whole.end + 1;
+                    found.push((whole, replacement));
+                }
             }
         }
+        let separator = text.get(next - 1);
+        is_parameter = separator.is_some_and(|byte| syntax.ends.contains(byte));
         at = next;
     }
     found
